@@ -1,0 +1,109 @@
+"""Stage 2: text encoder and UNet together, epsilon objective with min-SNR weights, on the precomputed latents."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer
+
+from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
+
+STEPS, BATCH, LEARNING_RATE, WARMUP = 6000, 64, 1e-3, 200
+UNCONDITIONAL = 0.1  # share of empty captions, for classifier-free guidance
+MIN_SNR = 5.0  # Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556
+
+
+class Denoiser(torch.nn.Module):
+    """The trained pair: text encoder and UNet."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.text = build_text_encoder(config)
+        self.unet = build_unet(config)
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Predicts the noise. Args: noisy [batch, 4, 16, 16]; timestep int [batch]; ids int [batch, 77]."""
+        return self.unet(noisy, timestep, self.text(ids).last_hidden_state).sample
+
+
+def stratified_timesteps(batch: int) -> torch.Tensor:
+    """Returns `batch` timesteps, one from each equal share of 0..999: uniform, with less variance than independent draws."""
+    shares = (torch.arange(batch) + torch.rand(batch)) / batch
+    return (shares * 1000).long().clamp(max=999)[torch.randperm(batch)]
+
+
+class _Epochs:
+    """Endless shuffled batches of indices; its state is the rest of the current shuffle."""
+
+    def __init__(self, count: int):
+        self.count, self.rest = count, []
+
+    def draw(self, batch: int) -> list[int]:
+        while len(self.rest) < batch:
+            self.rest += torch.randperm(self.count).tolist()
+        drawn, self.rest = self.rest[:batch], self.rest[batch:]
+        return drawn
+
+
+def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    timestep = stratified_timesteps(len(latents))
+    ab = alpha_bar[timestep][:, None, None, None]
+    noise = torch.randn_like(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        noise_pred = model(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep, ids).float()
+    snr = (ab / (1 - ab)).flatten()
+    return ((noise_pred - noise).square().mean((1, 2, 3)) * snr.clamp(max=MIN_SNR) / snr).mean()
+
+
+def train(
+    latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, checkpoint: Path
+) -> Iterator[tuple[int, float, float]]:
+    """Trains to STEPS, resuming from `checkpoint`; yields (step, loss, seconds spent in all).
+
+    Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i.
+    """
+    torch.manual_seed(1)
+    model, rng, epochs = Denoiser(load_config()), random.Random(1), _Epochs(len(latents))
+    alpha_bar = noise_schedule().alphas_cumprod
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=WARMUP / STEPS)
+    ema, start, spent = Ema(model, 0.999), 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rate.load_state_dict(state["rate"])
+        torch.set_rng_state(state["rng"])
+        version, words, gauss = state["python_rng"]
+        rng.setstate((version, tuple(words), gauss))
+        ema.shadow, start, spent, epochs.rest = state["ema"], state["step"], state["seconds"], state["rest"]
+    began = time.monotonic()
+    for step in range(start + 1, STEPS + 1):
+        picks = epochs.draw(BATCH)
+        texts = ["" if rng.random() < UNCONDITIONAL else caption(i, rng) for i in picks]
+        ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        loss = _loss(model, latents[picks], ids, alpha_bar)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        ema.update(model, step)
+        seconds = spent + time.monotonic() - began
+        if step % 200 == 0 or step == STEPS:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rate": rate.state_dict()}
+            state |= {"ema": ema.shadow, "step": step, "seconds": seconds, "rest": epochs.rest}
+            state |= {"rng": torch.get_rng_state(), "python_rng": list(rng.getstate())}
+            partial = checkpoint.with_suffix(".part")
+            torch.save(state, partial)
+            partial.replace(checkpoint)
+        yield step, loss.item(), seconds
+
+
+def load_trained(checkpoint: Path) -> Denoiser:
+    """Returns the averaged text encoder and UNet of a finished or unfinished stage 2, in eval mode."""
+    model = Denoiser(load_config())
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["ema"])
+    return model.eval().requires_grad_(False)

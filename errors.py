@@ -1,0 +1,13 @@
+"""The exceptions of every part; each message says what was given, what is allowed and what to do."""
+
+
+class HyperSDError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ScheduleError(HyperSDError, ValueError):
+    """A step count, segment count, eta or denoise that no correct schedule exists for."""
+
+
+class UnsupportedModelError(HyperSDError):
+    """A model or file of a kind this package cannot use."""

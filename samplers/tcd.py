@@ -1,0 +1,141 @@
+"""The segmented consistency step: TCD's stochastic sampler, its jumps kept inside the segment a model was distilled on."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import trange
+
+from ..errors import ScheduleError
+from .schedule import NoiseSchedule, schedule_of
+from .timesteps import segment_boundary
+
+logger = logging.getLogger("hyper_sd")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as plain numbers: x = keep * (denoised + ratio * (x - denoised)) + noise * z."""
+
+    next_timestep: float
+    ratio: float
+    keep: float
+    noise: float
+
+
+def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int) -> list[Step]:
+    """Computes every coefficient of a run before it starts, so that the loop never waits for the device.
+
+    From t the model jumps to s = min(max(floor((1 - eta) * t_next), t_b(t)), t_next) and noise is added from s up to t_next.
+    The jump x_s = denoised + sigma_s / sigma * (x - denoised) is the same line for diffusion (x0 + sigma eps) and flow
+    ((1 - sigma) x0 + sigma eps); the noise then follows sqrt(sigma_next^2 - sigma_s^2), for flow in x / (1 - sigma).
+
+    Source: diffusers TCDScheduler.step; Zheng et al., "Trajectory Consistency Distillation", arXiv 2402.19159 (eta is its
+    gamma); segments: Hyper-SD, arXiv 2404.13686, Eq. 11.
+    Args: sigmas: decreasing [steps + 1]; eta: 0 deterministic .. 1 fully stochastic; num_segments: 1 is plain TCD.
+    Raises: ScheduleError when eta or the sigmas cannot work.
+    """
+    if not 0 <= eta <= 1:
+        raise ScheduleError(f"eta must lie in [0, 1], got {eta}; use 0 for deterministic sampling.")
+    levels = [float(sigma) for sigma in sigmas.tolist()]
+    if not all(high > low >= 0 for high, low in zip(levels, levels[1:], strict=False)):
+        raise ScheduleError(f"sigmas must decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler.")
+    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in zip(levels, levels[1:], strict=False)]
+
+
+def _plan_step(schedule: NoiseSchedule, sigma: float, sigma_next: float, eta: float, num_segments: int) -> Step:
+    if sigma_next == 0:
+        return Step(next_timestep=-1.0, ratio=0.0, keep=1.0, noise=0.0)
+    t, t_next = schedule.timestep(sigma), schedule.timestep(sigma_next)
+    boundary = segment_boundary(math.floor(t), num_segments)
+    if t_next < boundary:
+        logger.warning(
+            "The step from timestep %.0f to %.0f leaves its segment (lower edge %d of %d segments) and is taken "
+            "deterministically; the hyper_sd scheduler with the same num_segments avoids this.",
+            t, t_next, boundary, num_segments,
+        )  # fmt: skip
+    floor = math.floor((1 - eta) * t_next + 1e-6)  # guards 0.1 * 30 = 2.9999..
+    s = min(max(floor, boundary), t_next)
+    sigma_s = sigma_next if s == t_next else min(schedule.sigma(s), sigma_next)
+    keep, scale = 1.0, 1.0
+    rho_s, rho_next = sigma_s, sigma_next
+    if schedule.is_flow:
+        keep, scale = (1 - sigma_next) / (1 - sigma_s), 1 - sigma_next
+        rho_s, rho_next = sigma_s / (1 - sigma_s), sigma_next / (1 - sigma_next)
+    noise = scale * math.sqrt(max(rho_next**2 - rho_s**2, 0.0))
+    return Step(next_timestep=t_next, ratio=sigma_s / sigma, keep=keep, noise=noise)
+
+
+def seeded_noise(x: torch.Tensor, seed: int | None, timesteps: Iterator[float]) -> Callable[..., torch.Tensor]:
+    """Returns a k-diffusion noise sampler that gives every timestep its own noise, the same on every device.
+
+    Drawn on the CPU from a generator seeded by (seed, timestep), never from the one that made the initial noise. A run that is
+    split in two therefore equals the whole one. Without a seed one is taken from torch's global generator.
+
+    Args: x: the latents [batch, ...]; timesteps: the targets of the draws, in order.
+    """
+    base = int(torch.randint(2**62, ())) if seed is None else seed
+
+    def draw(sigma: Any = None, sigma_next: Any = None) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(_mix(base, next(timesteps)))
+        return torch.randn(x.shape, generator=generator).to(x, non_blocking=True)
+
+    return draw
+
+
+def _mix(seed: int, timestep: float) -> int:
+    """splitmix64's finaliser (Steele, Lea, Flood 2014): neighbouring seeds and timesteps give unrelated streams."""
+    mask = 2**64 - 1
+    z = (seed + 0x9E3779B97F4A7C15 * (round(timestep * 1000) + 1)) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) & (2**63 - 1)
+
+
+@torch.no_grad()
+def sample_tcd(
+    model: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    noise_sampler: Callable[..., torch.Tensor] | None = None,
+    *,
+    eta: float = 0.3,
+    num_segments: int = 1,
+    schedule: NoiseSchedule | None = None,
+) -> torch.Tensor:
+    """Segmented consistency sampling in the k-diffusion protocol; see plan_steps for the rule and its sources.
+
+    Args:
+        model: model(x, sigma [batch], **extra_args) -> denoised, guidance included.
+        x: latents [batch, ...] at sigmas[0], in the host's scaling.
+        sigmas: decreasing [steps + 1]; the last may be 0 (ends on the model's x0) or the sigma of alpha_bar[0].
+        extra_args: passed to the model; "seed" also seeds the noise.
+        callback: called every step, before the update, with x, i, sigma, sigma_hat, denoised.
+        disable: hides the progress bar.
+        noise_sampler: noise_sampler(sigma, sigma_next) -> [batch, ...]; default seeded_noise.
+        eta: the TCD paper's gamma, 0 deterministic .. 1 fully stochastic; no effect where a step spans its whole segment.
+        num_segments: segments the model was distilled on; 1 is TCD, = steps is DDIM on the trailing grid.
+        schedule: the model's sigma table; default read from the model.
+    Returns: latents [batch, ...] at sigmas[-1].
+    Raises: ScheduleError, UnsupportedModelError; nothing is evaluated before them.
+    """
+    extra_args = {} if extra_args is None else extra_args
+    plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments)
+    if noise_sampler is None:
+        noise_sampler = seeded_noise(x, extra_args.get("seed"), iter([s.next_timestep for s in plan if s.noise > 0]))
+    s_in = x.new_ones([x.shape[0]])
+    for i in trange(len(plan), disable=disable):
+        denoised = model(x, sigmas[i] * s_in, **extra_args)
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = torch.lerp(denoised, x, plan[i].ratio)
+        if plan[i].noise > 0:
+            x = x.mul_(plan[i].keep) if plan[i].keep != 1 else x
+            x = x.add_(noise_sampler(sigmas[i], sigmas[i + 1]), alpha=plan[i].noise)
+    return x
