@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class NoiseSchedule:
     table: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(low < high for low, high in zip(self.table, self.table[1:], strict=False))
+        rising = all(low < high for low, high in pairwise(self.table))
         if len(self.table) < 2 or not rising or not self.table[0] >= 0:
             raise UnsupportedModelError(
                 f"A noise schedule needs two or more increasing sigmas, got {len(self.table)} that are not; "

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,9 +42,9 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
     if not 0 <= eta <= 1:
         raise ScheduleError(f"eta must lie in [0, 1], got {eta}; use 0 for deterministic sampling.")
     levels = [float(sigma) for sigma in sigmas.tolist()]
-    if not all(high > low >= 0 for high, low in zip(levels, levels[1:], strict=False)):
+    if not all(high > low >= 0 for high, low in pairwise(levels)):
         raise ScheduleError(f"sigmas must decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler.")
-    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in zip(levels, levels[1:], strict=False)]
+    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(levels)]
 
 
 def _plan_step(schedule: NoiseSchedule, sigma: float, sigma_next: float, eta: float, num_segments: int) -> Step:

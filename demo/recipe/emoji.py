@@ -107,9 +107,7 @@ def unique_aliases(concepts: list[Concept]) -> dict[str, tuple[str, ...]]:
         for tag in concept.tags:
             owners.setdefault(tag, set()).add(concept.hexcode)
     labels = {c.label for c in concepts}
-    return {
-        c.hexcode: tuple(t for t in c.tags if len(owners[t]) == 1 and t not in labels and len(t) > 2) for c in concepts
-    }
+    return {c.hexcode: tuple(t for t in c.tags if len(owners[t]) == 1 and t not in labels and len(t) > 2) for c in concepts}
 
 
 def render(svg: str, size: int = IMAGE_SIZE) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The demo model's three networks, described once in demo/model/config.json and built here as diffusers / transformers classes.
+"""The demo model's three networks, described once in demo/model/config.json, built here from diffusers and transformers.
 
 The same file tells the ComfyUI node how to build the host's own classes, so the two sides cannot drift apart.
 """

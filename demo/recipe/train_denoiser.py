@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 
 from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
 
-STEPS, BATCH, LEARNING_RATE, WARMUP = 6000, 64, 1e-3, 200
+STEPS, BATCH, LEARNING_RATE, WARMUP = 5000, 64, 1e-3, 200
 UNCONDITIONAL = 0.1  # share of empty captions, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556
 
@@ -59,8 +59,8 @@ def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: 
 
 def train(
     latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, checkpoint: Path
-) -> Iterator[tuple[int, float, float]]:
-    """Trains to STEPS, resuming from `checkpoint`; yields (step, loss, seconds spent in all).
+) -> Iterator[tuple[int, float]]:
+    """Trains to STEPS, resuming from `checkpoint`; yields (step, loss).
 
     Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i.
     """
@@ -99,7 +99,7 @@ def train(
             partial = checkpoint.with_suffix(".part")
             torch.save(state, partial)
             partial.replace(checkpoint)
-        yield step, loss.item(), seconds
+        yield step, loss.item()
 
 
 def load_trained(checkpoint: Path) -> Denoiser:

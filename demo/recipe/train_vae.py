@@ -86,7 +86,7 @@ def load_trained(checkpoint: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Folds each latent channel's mean and deviation into the (post_)quant convolutions; returns the latents [count, 4, 16, 16].
+    """Folds each channel's mean and deviation into the (post_)quant convolutions; returns the latents [count, 4, 16, 16].
 
     Afterwards scaling_factor * latents has mean 0 and deviation 1 per channel, which is what the noise schedule assumes.
     Args: images: float [count, 3, 128, 128] in [-1, 1].

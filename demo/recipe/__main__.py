@@ -1,0 +1,81 @@
+"""Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
+
+Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder and UNet -> demo/model/hyper_sd_demo.safetensors.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import emoji, train_denoiser, train_vae
+from .export import save_checkpoint
+from .networks import MODEL_FOLDER, load_config
+from .tokenizer import load_tokenizer, train_tokenizer
+
+TRAINED_VENDOR = emoji.FLUENT  # the denoiser learns one vendor's style; the autoencoder knows both
+
+
+def _cached(path: Path, make) -> np.ndarray:
+    if not path.exists():
+        partial = path.with_suffix(".part.npy")
+        np.save(partial, make())
+        partial.replace(path)
+    return np.load(path)
+
+
+def _images(concepts: list[emoji.Concept]) -> np.ndarray:
+    drawings = [concept.svg[vendor] for vendor in (emoji.NOTO, emoji.FLUENT) for concept in concepts]
+    return np.stack([emoji.render(svg) for svg in tqdm(drawings, desc="render")])
+
+
+def _train_autoencoder(images: np.ndarray, checkpoint: Path):
+    """Trains stage 1 and returns (autoencoder with unit latents, scaled latents [count, 4, 16, 16])."""
+    with tqdm(total=train_vae.STEPS, desc="autoencoder") as bar:
+        for step, loss in train_vae.train(images, checkpoint):
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}")
+    vae = train_vae.load_trained(checkpoint)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    latents = train_vae.normalise_latents(vae, pixels) * vae.config.scaling_factor
+    return vae, latents
+
+
+def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], checkpoint: Path) -> None:
+    aliases, tokenizer = emoji.unique_aliases(concepts), load_tokenizer(MODEL_FOLDER / "tokenizer")
+    with tqdm(total=train_denoiser.STEPS, desc="denoiser") as bar:
+        caption = lambda i, rng: concepts[i].caption(rng, aliases)  # noqa: E731
+        for step, loss in train_denoiser.train(latents, caption, tokenizer, checkpoint):
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="hyper_sd.demo.recipe", description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="folder of the data and checkpoints")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default all")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    random.seed(0)
+    modules = emoji.fetch(options.work)
+    concepts = emoji.load_concepts(modules)
+    train_tokenizer(emoji.corpus(modules), load_config()["text"]["vocab_size"], MODEL_FOLDER / "tokenizer")
+    captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
+    (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
+    images = _cached(options.work / "images.npy", lambda: _images(concepts))
+    vae, latents = _train_autoencoder(images, options.work / "vae.pt")
+    first = len(concepts) if TRAINED_VENDOR == emoji.FLUENT else 0
+    checkpoint = options.work / "denoiser.pt"
+    _train_denoiser(latents[first : first + len(concepts)], concepts, checkpoint)
+    denoiser = train_denoiser.load_trained(checkpoint)
+    save_checkpoint(vae, denoiser, MODEL_FOLDER / "hyper_sd_demo.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Stage 3: one fp16 checkpoint in the original Stable Diffusion layout, which the hosts' own classes read."""
+
+import re
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from .train_denoiser import Denoiser
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+TOP = {
+    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_norm_out": "out.0", "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}  # fmt: skip
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def _unet_blocks(unet: UNet2DConditionModel) -> dict[str, str]:
+    """Returns diffusers module prefix -> ldm module prefix for the down and up blocks."""
+    per_level, levels = unet.config.layers_per_block, len(unet.config.block_out_channels)
+    names, position = {}, 1
+    for level in range(levels):
+        for layer in range(per_level):
+            names[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{position}.0"
+            names[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{position}.1"
+            position += 1
+        if level < levels - 1:
+            names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{position}.0.op"
+            position += 1
+    for level in range(levels):
+        attends = "CrossAttn" in unet.config.up_block_types[level]
+        for layer in range(per_level + 1):
+            position = level * (per_level + 1) + layer
+            names[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{position}.0"
+            names[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{position}.1"
+        names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{position}.{1 + attends}.conv"
+    return names
+
+
+def unet_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """Returns the UNet's tensors under ldm names without prefix."""
+    blocks = {**TOP, **_unet_blocks(unet)}
+    prefixes = sorted(blocks, key=len, reverse=True)
+    state = {}
+    for key, tensor in unet.state_dict().items():
+        prefix = next(p for p in prefixes if key.startswith(p + "."))
+        rest = key[len(prefix) + 1 :]
+        if ".resnets." in f".{prefix}":
+            module, kind = rest.rsplit(".", 1)
+            rest = f"{RESNET[module]}.{kind}"
+        state[f"{blocks[prefix]}.{rest}"] = tensor
+    return state
+
+
+def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+    """Returns the autoencoder's tensors under ldm names without prefix."""
+    top = len(vae.config.block_out_channels) - 1
+    rules = [
+        (r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2"),
+        (r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample"),
+        (r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{top - int(m[1])}.block.{m[2]}"),
+        (r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{top - int(m[1])}.upsample"),
+        (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+        (r"mid_block\.attentions\.0\.(\w+(?:\.0)?)\.(weight|bias)", lambda m: f"mid.attn_1.{ATTENTION[m[1]]}.{m[2]}"),
+        (r"conv_shortcut", "nin_shortcut"),
+        (r"conv_norm_out", "norm_out"),
+    ]
+    state = {}
+    for key, tensor in vae.state_dict().items():
+        name = key
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        attention = ".attn_1." in name and name.endswith("weight") and tensor.ndim == 2
+        state[name] = tensor[:, :, None, None] if attention else tensor
+    return state
+
+
+def save_checkpoint(vae: AutoencoderKL, denoiser: Denoiser, path: Path) -> None:
+    """Writes the three networks as one fp16 safetensors checkpoint, whole or not at all."""
+    text = {k: v for k, v in denoiser.text.state_dict().items() if not k.endswith("position_ids")}
+    if not next(iter(text)).startswith("text_model."):  # transformers 5 dropped the wrapper's prefix
+        text = {f"text_model.{k}": v for k, v in text.items()}
+    parts = ((UNET, unet_state(denoiser.unet)), (VAE, vae_state(vae)), (TEXT, text))
+    tensors = {prefix + k: v.half().contiguous() for prefix, state in parts for k, v in state.items()}
+    partial = path.with_suffix(".part")
+    save_file(tensors, partial, metadata={"format": "pt", "title": "Hyper-SD demo model", "prediction_type": "epsilon"})
+    partial.replace(path)

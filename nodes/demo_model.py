@@ -1,0 +1,106 @@
+"""The embedded model: a small emoji painter that ships with the pack, built from the host's own SD1.5 classes."""
+
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.utils
+from comfy_api.latest import io
+
+from ..errors import UnsupportedModelError
+from .sampling import CATEGORY
+
+FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
+CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+
+
+class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
+    """The host's CLIP text model with the demo's sizes and its 4096-token vocabulary."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))["text"]
+        end = config["eos_token_id"]
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            textmodel_json_config=dict(config),
+            special_tokens={"start": config["bos_token_id"], "end": end, "pad": end},
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+        embedding = self.operations.Embedding(config["vocab_size"], config["hidden_size"], dtype=dtype, device=device)
+        self.transformer.set_input_embeddings(embedding)  # the host's class builds CLIP's full 49408
+
+
+class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
+    """The host's prompt parser (weights, embeddings, 77-token chunks) over the demo's byte-pair vocabulary."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(
+            tokenizer_path=str(FOLDER / "tokenizer"),
+            embedding_directory=embedding_directory,
+            embedding_size=json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))["text"]["hidden_size"],
+            tokenizer_data=tokenizer_data or {},
+        )
+
+
+def _load_model(weights: dict, config: dict):
+    model_config = comfy.supported_models.SD15(config["unet"])
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(
+        device=device, supported_dtypes=model_config.supported_inference_dtypes, model_params=len(weights)
+    )
+    manual_cast = comfy.model_management.unet_manual_cast(dtype, device, model_config.supported_inference_dtypes)
+    model_config.set_inference_dtype(dtype, manual_cast)
+    offload = comfy.model_management.unet_offload_device()
+    model = model_config.get_model(weights, UNET, device=offload)
+    model.load_model_weights(weights, UNET)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def _load_clip(weights: dict):
+    target = comfy.supported_models.SD15({}).clip_target(state_dict=weights)
+    options = {"clip_l_class": DemoTextEncoder}
+    clip = comfy.sd.CLIP(target, tokenizer_data={"clip_l_tokenizer_class": DemoTokenizer}, model_options=options)
+    clip.load_sd({k.replace(TEXT, "clip_l.", 1): v for k, v in weights.items() if k.startswith(TEXT)}, full_model=True)
+    return clip
+
+
+def _load_vae(weights: dict, config: dict):
+    ddconfig = dict(config["vae"])
+    state = {k[len(VAE) :]: v for k, v in weights.items() if k.startswith(VAE)}
+    return comfy.sd.VAE(sd=state, config={"params": {"ddconfig": ddconfig, "embed_dim": ddconfig["z_channels"]}})
+
+
+class HyperSDDemoModel(io.ComfyNode):
+    """MODEL, CLIP and VAE of the embedded model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDDemoModel",
+            display_name="Hyper-SD Demo Model",
+            category=CATEGORY,
+            description="A small model that ships with the pack and paints emoji at 128x128, to try workflows on any machine.",
+            inputs=[],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        if not CHECKPOINT.is_file():
+            raise UnsupportedModelError(
+                f"The demo model's weights are missing ({CHECKPOINT.name} in demo/model); get the pack again, "
+                "or load a checkpoint of your own."
+            )
+        config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+        weights = comfy.utils.load_torch_file(str(CHECKPOINT), safe_load=True)
+        return io.NodeOutput(_load_model(dict(weights), config), _load_clip(weights), _load_vae(weights, config))
+
+
+NODES = [HyperSDDemoModel]

@@ -1,0 +1,15 @@
+"""The pack's ComfyExtension: an explicit list of nodes, and the two dropdown entries."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import demo_model, dropdowns, sampling
+
+
+class HyperSDExtension(ComfyExtension):
+    """What ComfyUI loads: sampler and scheduler in the KSampler dropdowns, and the nodes."""
+
+    async def on_load(self) -> None:
+        dropdowns.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [*sampling.NODES, *demo_model.NODES]

@@ -1,0 +1,100 @@
+"""Sampler and scheduler nodes for SamplerCustom and its relatives."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..samplers.schedule import NoiseSchedule
+from ..samplers.tcd import sample_tcd
+from ..samplers.timesteps import hyper_sd_sigmas
+
+CATEGORY = "Hyper-SD"
+ENDS = ["sigma 0", "alpha_bar[0]"]
+
+ETA = io.Float.Input(
+    "eta",
+    default=0.3,
+    min=0.0,
+    max=1.0,
+    step=0.05,
+    tooltip="Randomness per step, 0 to 1. 0 is deterministic (DDIM), 1 redraws all noise at every step. "
+    "Lower it when images look restless, raise it when they look flat. Has no effect at 1 step.",
+)
+NUM_SEGMENTS = io.Int.Input(
+    "num_segments",
+    default=1,
+    min=1,
+    max=50,
+    tooltip="Segments the LoRA was distilled on. 1 for the unified (1-step) LoRA and for TCD LoRAs; for the 2, 4 and 8-step "
+    "LoRAs the same number as steps. Use one value in the Hyper-SD Sampler and the Hyper-SD Scheduler.",
+)
+
+
+class HyperSDSampler(io.ComfyNode):
+    """SAMPLER for SamplerCustom: trajectory segmented consistency sampling."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDSampler",
+            display_name="Hyper-SD Sampler (TCD)",
+            category=CATEGORY,
+            description="Samples Hyper-SD, TCD and other consistency models in 1 to 8 steps.",
+            inputs=[ETA, NUM_SEGMENTS],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, eta: float, num_segments: int) -> io.NodeOutput:
+        options = {"eta": eta, "num_segments": num_segments}
+        return io.NodeOutput(comfy.samplers.KSAMPLER(sample_tcd, extra_options=options))
+
+
+class HyperSDScheduler(io.ComfyNode):
+    """SIGMAS for SamplerCustom: the grid a Hyper-SD model is distilled for."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDScheduler",
+            display_name="Hyper-SD Scheduler",
+            category=CATEGORY,
+            description="The noise levels a Hyper-SD model expects at 1 to 50 steps.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample; its own noise levels are used."),
+                io.Int.Input(
+                    "steps",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="Model evaluations. Hyper-SD LoRAs are made for 1 to 8; a model without one needs about 25.",
+                ),
+                NUM_SEGMENTS,
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the noise to start from: 1 makes a new image, lower values keep more of the input image. "
+                    "The steps are spread anew below that point, so all of them are used.",
+                ),
+                io.Combo.Input(
+                    "end",
+                    options=ENDS,
+                    default=ENDS[0],
+                    optional=True,
+                    tooltip="Where the last step lands. sigma 0 is a clean image; alpha_bar[0] leaves the trace of noise that "
+                    "diffusers leaves, to compare with it.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, steps: int, num_segments: int, denoise: float, end: str = ENDS[0]) -> io.NodeOutput:
+        table = model.get_model_object("model_sampling").sigmas.double().cpu()
+        schedule = NoiseSchedule.from_sigmas(table)
+        return io.NodeOutput(hyper_sd_sigmas(schedule, steps, num_segments, denoise, end_on_zero=end == ENDS[0]))
+
+
+NODES = [HyperSDSampler, HyperSDScheduler]
