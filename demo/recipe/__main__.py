@@ -65,7 +65,8 @@ def main() -> None:
     random.seed(0)
     modules = emoji.fetch(options.work)
     concepts = emoji.load_concepts(modules)
-    train_tokenizer(emoji.corpus(modules), load_config()["text"]["vocab_size"], MODEL_FOLDER / "tokenizer")
+    if not (MODEL_FOLDER / "tokenizer" / "vocab.json").exists():  # its ties break differently each time: never retrain it
+        train_tokenizer(emoji.corpus(modules), load_config()["text"]["vocab_size"], MODEL_FOLDER / "tokenizer")
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
