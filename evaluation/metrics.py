@@ -1,0 +1,34 @@
+"""Scores for sets of images, computed on feature vectors of whatever frozen network the caller chose."""
+
+import torch
+
+
+def kid(features: torch.Tensor, reference: torch.Tensor) -> float:
+    """Returns the kernel inception distance: the unbiased squared MMD under k(a, b) = (a . b / d + 1)^3. 0 for equal sets.
+
+    Source: Binkowski et al., "Demystifying MMD GANs", arXiv 1801.01401, section 4.
+    Args: features [m, d], reference [n, d]: float, m and n at least 2.
+    Raises: ValueError for sets too small or of different width.
+    """
+    if min(len(features), len(reference)) < 2 or features.shape[1] != reference.shape[1]:
+        raise ValueError(f"kid needs two sets of at least 2 vectors of one width, got {features.shape} and {reference.shape}.")
+    x, y = features.double(), reference.double()
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def off_diagonal_mean(k: torch.Tensor) -> torch.Tensor:
+        return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+
+    return float(off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y)) - 2 * kernel(x, y).mean())
+
+
+def retrieval_accuracy(features: torch.Tensor, reference: torch.Tensor, targets: list[int], k: int = 1) -> float:
+    """Returns the share of vectors whose own reference is among their k nearest by cosine; chance is k / len(reference).
+
+    Args: features [m, d]; reference [n, d]; targets: for each vector the index of its reference.
+    """
+    similar = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(reference, dim=1).T
+    nearest = similar.topk(k, dim=1).indices
+    wanted = torch.tensor(targets, device=nearest.device)[:, None]
+    return float((nearest == wanted).any(1).double().mean())

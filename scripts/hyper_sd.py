@@ -1,0 +1,14 @@
+"""Door 2, the A1111 family: binds this folder as the package hyper_sd and hands over to webui_extension."""
+
+import importlib
+import sys
+import types
+
+from modules import scripts
+
+if "hyper_sd" not in sys.modules:
+    package = types.ModuleType("hyper_sd")
+    package.__path__ = [scripts.basedir()]  # right only while the host imports this file
+    sys.modules["hyper_sd"] = package
+
+importlib.import_module("hyper_sd.webui_extension.registration").register()
