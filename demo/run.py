@@ -1,0 +1,140 @@
+"""The demo: one prompt at several step counts on a real ComfyUI, as image files and one labelled sheet."""
+
+import io
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ..evaluation.contact_sheet import contact_sheet
+from .base_directory import BASE, offer_checkpoint, prepare
+from .checkpoint import read_checkpoint
+from .console import StatusLine, progress_text, say
+from .errors import ServerError
+from .options import CFG_CHECKPOINT, CFG_DEMO_MODEL, DemoOptions
+from .server import ComfyServer, device_arguments
+from .workflow import DEMO_SIZE, fill_workflow, load_workflow, node_id
+
+MIB = 2**20
+
+
+def run_demo(options: DemoOptions, comfyui: Path) -> int:
+    """Runs the demo on a ComfyUI and returns the exit code.
+
+    Raises: DemoError; the server is stopped in any case.
+    """
+    _stop_on_signals()
+    base = prepare(BASE)
+    name, arguments, size, default_cfg = None, (), DEMO_SIZE, CFG_DEMO_MODEL
+    if options.checkpoint:
+        checkpoint = read_checkpoint(options.checkpoint)
+        name, arguments = offer_checkpoint(base, checkpoint.path)
+        size, default_cfg = checkpoint.size, CFG_CHECKPOINT
+    settings = {
+        "prompt": options.prompt, "negative": options.negative, "seed": options.seed, "eta": options.eta,
+        "cfg": default_cfg if options.cfg is None else options.cfg, "size": size, "checkpoint": name,
+    }  # fmt: skip
+    started, line = time.monotonic(), StatusLine()
+    server = ComfyServer(
+        comfyui,
+        base,
+        port=options.port,
+        arguments=(*device_arguments(), *arguments),
+        on_wait=lambda seconds: line.update(f"Starting ComfyUI in {comfyui}: {seconds:.0f} s"),
+    )
+    with server:
+        require_nodes(server, {node["class_type"] for node in load_workflow().values()})
+        line.close(f"ComfyUI runs at {server.address} (started in {time.monotonic() - started:.0f} s)")
+        made = list(draw(server, settings, options))
+        save_sheet(made, options)
+        _say_memory(server)
+        if options.ui:
+            _keep_open(server)
+    return 0
+
+
+def require_nodes(server: ComfyServer, wanted: set[str]) -> None:
+    """Raises ServerError when the server lacks nodes, which is how a pack that failed to import shows."""
+    missing = wanted - server.object_info().keys()
+    if missing:
+        raise ServerError(
+            f"ComfyUI started without the nodes {', '.join(sorted(missing))}: the pack did not load there.\n"
+            f"{server.log_tail(60)}"
+        )
+
+
+def draw(server: ComfyServer, settings: dict, options: DemoOptions) -> Iterator[tuple[int, Image.Image]]:
+    """Draws and saves one image per step count and yields (steps, image)."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    workflow = load_workflow()
+    sampling, save = node_id(workflow, "Sampling"), node_id(workflow, "Save")
+    for steps in options.steps:
+        label, started, line = step_label(steps), time.monotonic(), StatusLine()
+        line.update(f"{label}: waiting for ComfyUI")
+
+        def show(done: int, total: int, node: str, label=label, started=started, line=line) -> None:
+            if node == sampling:
+                line.update(progress_text(label, done, total, time.monotonic() - started))
+
+        outputs = server.run(fill_workflow(workflow, steps=steps, **settings), on_progress=show)
+        content = server.image(outputs[save]["images"][0])
+        path = options.out / f"{slug(options.prompt)}-seed{options.seed}-{steps:02d}.png"
+        write_file(path, content)
+        line.close(f"{label}: {time.monotonic() - started:.1f} s  {path}")
+        yield steps, Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def save_sheet(made: list[tuple[int, Image.Image]], options: DemoOptions) -> Path:
+    """Writes the labelled sheet of all images and returns its path."""
+    sheet = contact_sheet([image for _, image in made], [step_label(steps) for steps, _ in made], title=options.prompt)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    path = options.out / f"{slug(options.prompt)}-seed{options.seed}-sheet.png"
+    write_file(path, buffer.getvalue())
+    say(f"All together: {path}")
+    return path
+
+
+def step_label(steps: int) -> str:
+    """Returns "1 step", "2 steps" and so on."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def slug(prompt: str) -> str:
+    """Returns a short file name for a prompt, safe on every system."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "image"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _say_memory(server: ComfyServer) -> None:
+    peak = server.peak_memory()
+    if peak:
+        say(f"ComfyUI needed {peak / MIB:.0f} MB of memory.")
+
+
+def _keep_open(server: ComfyServer) -> None:
+    say(f"Open {server.address} in a browser, and drop demo/workflow.json onto the page. Ctrl-C here stops ComfyUI.")
+    while server.process.poll() is None:
+        time.sleep(0.5)
+    raise ServerError(f"ComfyUI stopped by itself.\n{server.log_tail()}")
+
+
+def _stop_on_signals() -> None:
+    """Lets a termination or a closed terminal end the run like Ctrl-C, so that the server is stopped too."""
+    names = ("SIGTERM",) if os.name == "nt" else ("SIGTERM", "SIGHUP")
+    for name in names:
+        signal.signal(getattr(signal, name), _interrupt)
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt

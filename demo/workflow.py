@@ -1,0 +1,50 @@
+"""Fills the shipped workflow, demo/workflow.json, with what one image needs."""
+
+import copy
+import json
+from pathlib import Path
+
+WORKFLOW = Path(__file__).resolve().parent / "workflow.json"
+DEMO_SIZE = 128
+
+
+def load_workflow() -> dict:
+    """Returns the shipped workflow in ComfyUI's API format."""
+    return json.loads(WORKFLOW.read_text(encoding="utf-8"))
+
+
+def node_id(workflow: dict, title: str) -> str:
+    """Returns the id of the node with a title."""
+    return next(key for key, node in workflow.items() if node["_meta"]["title"] == title)
+
+
+def fill_workflow(
+    workflow: dict,
+    *,
+    prompt: str,
+    negative: str,
+    steps: int,
+    seed: int,
+    cfg: float,
+    eta: float,
+    size: int,
+    checkpoint: str | None,
+) -> dict:
+    """Returns a copy of the workflow with these settings.
+
+    Args: size: width and height in pixels; checkpoint: its name in CheckpointLoaderSimple, None for the demo model.
+    """
+    filled = copy.deepcopy(workflow)
+
+    def inputs(title: str) -> dict:
+        return filled[node_id(filled, title)]["inputs"]
+
+    inputs("Prompt")["text"] = prompt
+    inputs("Negative prompt")["text"] = negative
+    inputs("Size").update(width=size, height=size)
+    inputs("Steps")["steps"] = steps
+    inputs("Sampler")["eta"] = eta
+    inputs("Sampling").update(noise_seed=seed, cfg=cfg)
+    if checkpoint:
+        filled[node_id(filled, "Model")].update(class_type="CheckpointLoaderSimple", inputs={"ckpt_name": checkpoint})
+    return filled
