@@ -48,7 +48,7 @@ def _check(path: Path, origin: str) -> Path:
 def find_comfyui(explicit: Path | str | None = None, *, root: Path = ROOT, home: Path | None = None) -> Path | None:
     """Returns the user's own ComfyUI, or None when there is none.
 
-    Looked for in this order: the one named, COMFYUI_PATH, the one whose custom_nodes holds this pack, ~/comfy/ComfyUI, ~/ComfyUI.
+    In this order: the one named, COMFYUI_PATH, the one whose custom_nodes holds this pack, ~/comfy/ComfyUI, ~/ComfyUI.
     Args: explicit: --comfyui; root: this pack's folder; home: the user's folder.
     Raises: HostError when a named folder is no ComfyUI or too old; one that was only found is passed over instead.
     """
