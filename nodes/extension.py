@@ -8,8 +8,7 @@ from . import demo_model, dropdowns, sampling
 class HyperSDExtension(ComfyExtension):
     """What ComfyUI loads: sampler and scheduler in the KSampler dropdowns, and the nodes."""
 
-    async def on_load(self) -> None:
-        dropdowns.register()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Returns the nodes, and fills the dropdowns: hosts up to 0.3.75 call this but never on_load."""
+        dropdowns.register()
         return [*sampling.NODES, *demo_model.NODES]
