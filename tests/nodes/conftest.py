@@ -1,0 +1,79 @@
+"""A real ComfyUI inside the test process: its own classes, small seeded models, no stand-ins."""
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HELP = "set COMFYUI_PATH to a ComfyUI folder, or run python install.py test"
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI under test."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.skip(HELP)
+    assert (Path(path) / "main.py").is_file(), f"COMFYUI_PATH={path} holds no main.py; {HELP}"
+    return Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
+def host(comfyui_path):
+    """host.py of this folder: the host's nodes, small models, and the pack loaded as the host loads it."""
+    sys.path.insert(0, str(comfyui_path))
+    import comfy.options  # noqa: F401 - the host's arguments stay at their defaults instead of reading pytest's
+    from comfy.cli_args import args
+
+    args.cpu = True
+    module = importlib.import_module("hyper_sd.tests.nodes.host")
+    with torch.inference_mode():
+        module.load_pack()
+    yield module
+    sys.path.remove(str(comfyui_path))
+
+
+@pytest.fixture(scope="session")
+def pack(host):
+    """The pack's node classes by id."""
+    from hyper_sd.nodes.extension import HyperSDExtension
+
+    return {node.define_schema().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    """The host runs nodes under torch.inference_mode()."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def unet(host):
+    """A small SD1.5-type model, epsilon prediction."""
+    return host.small_unet()
+
+
+@pytest.fixture
+def positive(host):
+    """The conditioning that stands for the prompt."""
+    return host.conditioning(seed=1)
+
+
+@pytest.fixture
+def negative(host):
+    """The conditioning that stands for the negative prompt."""
+    return host.conditioning(seed=2)
+
+
+@pytest.fixture(scope="session")
+def demo(host, pack):
+    """(MODEL, CLIP, VAE) of the embedded model."""
+    if not host.demo_checkpoint().is_file():
+        pytest.skip("the embedded model's weights are not in demo/model")
+    with torch.inference_mode():
+        return pack["HyperSDDemoModel"].execute().args

@@ -1,0 +1,155 @@
+"""The host's own nodes as plain functions, and small host models with seeded weights. Imported by the `host` fixture only."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import nodes
+import torch
+from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+from hyper_sd.nodes.extension import HyperSDExtension
+
+CONTEXT = 32
+SIZE = 16
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": CONTEXT,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "dtype": torch.float32,
+}
+MMDIT = {
+    "in_channels": 16,
+    "patch_size": 2,
+    "depth": 2,
+    "input_size": None,
+    "adm_in_channels": CONTEXT,
+    "num_patches": 36864,
+    "pos_embed_max_size": 24,
+    "pos_embed_scaling_factor": None,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": CONTEXT, "out_features": 128}},
+    "dtype": torch.float32,
+}
+
+
+def load_pack() -> list[str]:
+    """Loads the pack's extension as the host does and returns its node ids."""
+    return [node.GET_SCHEMA().node_id for node in asyncio.run(HyperSDExtension().get_node_list())]
+
+
+def demo_checkpoint() -> Path:
+    """Returns where the embedded model's weights lie."""
+    from hyper_sd.nodes import demo_model
+
+    return demo_model.CHECKPOINT
+
+
+def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Gives every parameter seeded values that keep activations near unit size; the host's layers start uninitialised."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.named_parameters():
+        values = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            tensor.data = values / (tensor.numel() / tensor.shape[0]) ** 0.5
+        else:
+            tensor.data = 0.1 * values + name.endswith("weight")
+    return module
+
+
+def _patcher(model) -> comfy.model_patcher.ModelPatcher:
+    fill(model.diffusion_model, seed=7)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def small_unet(kind: str = "EPS") -> comfy.model_patcher.ModelPatcher:
+    """Returns a small UNet MODEL; kind is the name of a host ModelType."""
+    config = comfy.supported_models.SD15({**UNET, "out_channels": 4, "transformer_depth_output": [1, 1, 1, 1]})
+    config.unet_config.update(num_heads=4, num_head_channels=-1)
+    return _patcher(comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType[kind]))
+
+
+def small_mmdit() -> comfy.model_patcher.ModelPatcher:
+    """Returns a small SD3-type MODEL: the host's MMDiT and its flow sampling with shift 3."""
+    return _patcher(comfy.model_base.SD3(comfy.supported_models.SD3(dict(MMDIT))))
+
+
+def small_controlnet() -> comfy.controlnet.ControlNet:
+    """Returns a CONTROL_NET for small_unet."""
+    net = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **UNET)
+    return comfy.controlnet.ControlNet(fill(net, seed=9), load_device=torch.device("cpu"))
+
+
+def conditioning(seed: int) -> list:
+    """Returns a CONDITIONING of random text states."""
+    generator = torch.Generator().manual_seed(seed)
+    states, pooled = torch.randn(1, 77, CONTEXT, generator=generator), torch.randn(1, CONTEXT, generator=generator)
+    return [[states, {"pooled_output": pooled}]]
+
+
+def latent(batch: int = 1, channels: int = 4, seed: int | None = None, size: int = SIZE) -> dict:
+    """Returns a LATENT: empty, or random when a seed is given."""
+    shape = (batch, channels, size, size)
+    samples = torch.zeros(shape) if seed is None else torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return {"samples": samples}
+
+
+def ksampler(
+    model, positive, negative, *, seed=5, steps=4, cfg=1.0, image=None, denoise=1.0, sampler="hyper_sd_tcd"
+) -> torch.Tensor:
+    """Runs the host's KSampler node with the pack's scheduler."""
+    image = latent() if image is None else image
+    node = nodes.KSampler()
+    return node.sample(model, seed, steps, cfg, sampler, "hyper_sd", positive, negative, image, denoise)[0]["samples"]
+
+
+def custom(model, positive, negative, sampler, sigmas, *, seed=5, cfg=1.0, image=None) -> torch.Tensor:
+    """Runs the host's SamplerCustom node."""
+    image = latent() if image is None else image
+    return SamplerCustom.execute(model, True, seed, cfg, positive, negative, sampler, sigmas, image).args[0]["samples"]
+
+
+def initial_noise(image: dict, seed: int = 5) -> torch.Tensor:
+    """Returns the noise the host starts from."""
+    return comfy.sample.prepare_noise(image["samples"], seed)
+
+
+def watched(model) -> tuple:
+    """Returns a clone whose network calls are recorded, and the list of them: batch, cond_or_uncond, sigma."""
+    calls, clone = [], model.clone()
+
+    def wrapper(apply_model, arguments):
+        x, sigma, kinds = arguments["input"], arguments["timestep"], arguments["cond_or_uncond"]
+        calls.append(SimpleNamespace(batch=len(x), kinds=list(kinds), sigma=sigma[0].item(), x=x.clone()))
+        return apply_model(x, sigma, **arguments["c"])
+
+    clone.set_model_unet_function_wrapper(wrapper)
+    return clone, calls
+
+
+def on_progress(hook) -> None:
+    """Sets the host's progress hook, hook(value, total); None clears it."""
+    wrapped = None if hook is None else lambda value, total, *_, **__: hook(value, total)
+    comfy.utils.set_progress_bar_global_hook(wrapped)
