@@ -10,7 +10,7 @@ from .console import say
 from .errors import InstallError
 from .pip import installed_version, pip_install, remove_half_installed
 from .requirements import ROOT, digest
-from .torch_build import install_torch, install_torchvision
+from .torch_build import install_torch, repair_torchvision
 
 VENV = ROOT / ".venv"
 STAMP = "hyper_sd.json"
@@ -99,10 +99,11 @@ def install(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> N
     for name in remove_half_installed(python):
         say(f"An earlier run was cut off while installing {name.removesuffix('.dist-info')}; installing it again.")
     torch_version = install_torch(python, venv)
-    install_torchvision(python, torch_version)
     say(f"Installing {len(requirements)} packages and what they need")
     # Naming the installed torch keeps pip from exchanging it for another build.
     pip_install(python, ["--quiet", "--progress-bar", "on", f"torch=={torch_version}", *requirements])
+    if "torchvision" in requirements:
+        repair_torchvision(python, torch_version)
     write_stamp(command, requirements, venv)
 
 

@@ -10,7 +10,7 @@ FRONTEND = "comfyui-frontend-package"
 
 # ComfyUI 0.3.75's own list, without torch (chosen in demo/torch_build.py) and without its templates and help pages.
 COMFYUI = (
-    f"{FRONTEND}==1.32.9", "torchsde", "numpy>=1.25.0", "einops", "transformers>=4.50.3", "tokenizers>=0.13.3",
+    f"{FRONTEND}==1.32.9", "torchvision", "torchsde", "numpy>=1.25.0", "einops", "transformers>=4.50.3", "tokenizers>=0.13.3",
     "sentencepiece", "safetensors>=0.4.2", "aiohttp>=3.11.8", "yarl>=1.18.0", "pyyaml", "pillow", "scipy", "tqdm", "psutil",
     "alembic", "SQLAlchemy", "av>=14.2.0", "kornia>=0.7.1", "spandrel", "pydantic~=2.0", "pydantic-settings~=2.0", "requests",
 )  # fmt: skip
@@ -18,7 +18,7 @@ TEST = ("pytest", "hypothesis", "diffusers", "ruff==0.17.5")
 RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "resvg-py", "tqdm")
 COMMANDS = ("demo", "test", "train-demo")
 
-_LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
+_LEFT_OUT = {"torch", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 
 
 def name_of(requirement: str) -> str:

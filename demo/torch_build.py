@@ -78,7 +78,7 @@ def install_torch(python: Path, folder: Path) -> str:
 
 
 def torchvision_candidates(torch_version: str) -> tuple[tuple[str, ...], ...]:
-    """Returns pip arguments to try in order: the release made for this torch, then ones that need no particular torch.
+    """Returns pip arguments to try in order: the build made for this torch, then releases that need no particular torch.
 
     Source: the table in torchvision's README: torch 2.N goes with torchvision 0.(N + 15).
     """
@@ -96,12 +96,12 @@ def _imports(python: Path, statement: str) -> bool:
     return result.returncode == 0
 
 
-def install_torchvision(python: Path, torch_version: str) -> None:
-    """Installs a torchvision that really imports beside the installed torch.
+def repair_torchvision(python: Path, torch_version: str) -> None:
+    """Exchanges torchvision where the one pip chose does not import: beside a CPU-only torch it takes one built for CUDA.
 
     Raises: InstallError when none does.
     """
-    if installed_version(python, "torchvision") and _imports(python, _CHECK_TORCHVISION):
+    if _imports(python, _CHECK_TORCHVISION):
         return
     for arguments in torchvision_candidates(torch_version):
         if pip_try(python, list(arguments)) and _imports(python, _CHECK_TORCHVISION):
