@@ -77,3 +77,23 @@ def demo(host, pack):
         pytest.skip("the embedded model's weights are not in demo/model")
     with torch.inference_mode():
         return pack["HyperSDDemoModel"].execute().args
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """The step noise, in the order it is drawn."""
+    from hyper_sd.samplers import tcd
+
+    drawn, original = [], tcd.seeded_noise
+
+    def recording(*arguments):
+        draw = original(*arguments)
+
+        def record(*levels):
+            drawn.append(draw(*levels))
+            return drawn[-1]
+
+        return record
+
+    monkeypatch.setattr(tcd, "seeded_noise", recording)
+    return drawn

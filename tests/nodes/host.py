@@ -1,11 +1,14 @@
 """The host's own nodes as plain functions, and small host models with seeded weights. Imported by the `host` fixture only."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.cldm.cldm
 import comfy.controlnet
+import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -15,11 +18,12 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-import nodes
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
-
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from hyper_sd.nodes.extension import HyperSDExtension
+
+import nodes
 
 CONTEXT = 32
 SIZE = 16
@@ -46,7 +50,7 @@ MMDIT = {
     "depth": 2,
     "input_size": None,
     "adm_in_channels": CONTEXT,
-    "num_patches": 36864,
+    "num_patches": 576,
     "pos_embed_max_size": 24,
     "pos_embed_scaling_factor": None,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": CONTEXT, "out_features": 128}},
@@ -67,9 +71,9 @@ def demo_checkpoint() -> Path:
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Gives every parameter seeded values that keep activations near unit size; the host's layers start uninitialised."""
+    """Gives every parameter and position table seeded values that keep activations near unit size; the host's layers start uninitialised."""
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in module.named_parameters():
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         values = torch.randn(tensor.shape, generator=generator)
         if tensor.ndim > 1:
             tensor.data = values / (tensor.numel() / tensor.shape[0]) ** 0.5
@@ -134,6 +138,21 @@ def custom(model, positive, negative, sampler, sigmas, *, seed=5, cfg=1.0, image
 def initial_noise(image: dict, seed: int = 5) -> torch.Tensor:
     """Returns the noise the host starts from."""
     return comfy.sample.prepare_noise(image["samples"], seed)
+
+
+def with_sampling(model, sampling: str, zero_terminal_snr: bool = False):
+    """Returns the MODEL behind the host's ModelSamplingDiscrete node."""
+    return ModelSamplingDiscrete().patch(model, sampling, zero_terminal_snr)[0]
+
+
+@contextmanager
+def sampling_patched(model) -> Iterator[None]:
+    """Gives the bare network the MODEL's own model_sampling, as a sampling run does."""
+    original, model.model.model_sampling = model.model.model_sampling, model.get_model_object("model_sampling")
+    try:
+        yield
+    finally:
+        model.model.model_sampling = original
 
 
 def watched(model) -> tuple:

@@ -14,26 +14,6 @@ def _nodes_of(pack, model, steps, *, eta=0.3, num_segments=1, denoise=1.0):
     return sampler, sigmas
 
 
-@pytest.fixture
-def draws(monkeypatch):
-    """The step noise, in the order it is drawn."""
-    from hyper_sd.samplers import tcd
-
-    drawn, original = [], tcd.seeded_noise
-
-    def recording(*arguments):
-        draw = original(*arguments)
-
-        def record(*levels):
-            drawn.append(draw(*levels))
-            return drawn[-1]
-
-        return record
-
-    monkeypatch.setattr(tcd, "seeded_noise", recording)
-    return drawn
-
-
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 @pytest.mark.parametrize("steps", STEPS)
 def test_latents_are_bit_equal_in_ksampler_and_sampler_custom(host, pack, unet, positive, negative, steps, cfg):
