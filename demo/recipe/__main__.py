@@ -1,6 +1,6 @@
 """Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
 
-Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder and UNet -> demo/model/hyper_sd_demo.safetensors.
+Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import emoji, train_denoiser, train_vae
+from . import emoji, train_denoiser, train_text, train_vae
 from .export import save_checkpoint
 from .networks import MODEL_FOLDER, load_config
 from .tokenizer import load_tokenizer, train_tokenizer
@@ -46,10 +46,20 @@ def _train_autoencoder(images: np.ndarray, checkpoint: Path):
 
 
 def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], checkpoint: Path) -> None:
+    """Trains stages 2 and 3."""
     aliases, tokenizer = emoji.unique_aliases(concepts), load_tokenizer(MODEL_FOLDER / "tokenizer")
+    text = checkpoint.with_name("text.pt")
+
+    def caption(index: int, rng: random.Random) -> str:
+        return concepts[index].caption(rng, aliases)
+
+    if not text.exists():
+        with tqdm(total=train_text.STEPS, desc="text encoder") as bar:
+            for step, loss, right in train_text.train(latents, caption, tokenizer, text):
+                bar.update(step - bar.n)
+                bar.set_postfix(loss=f"{loss:.3f}", named=f"{right:.0%}")
     with tqdm(total=train_denoiser.STEPS, desc="denoiser") as bar:
-        caption = lambda i, rng: concepts[i].caption(rng, aliases)  # noqa: E731
-        for step, loss in train_denoiser.train(latents, caption, tokenizer, checkpoint):
+        for step, loss in train_denoiser.train(latents, caption, tokenizer, text, checkpoint):
             bar.update(step - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}")
 

@@ -1,12 +1,14 @@
-"""Stage 3: one fp16 checkpoint in the original Stable Diffusion layout, which the hosts' own classes read."""
+"""Stage 4: one fp16 checkpoint in the original Stable Diffusion layout, which the hosts' own classes read."""
 
 import re
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
+from .networks import build_vae, load_config
 from .train_denoiser import Denoiser
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
@@ -83,13 +85,30 @@ def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     return state
 
 
+def text_state(text: CLIPTextModel) -> dict[str, torch.Tensor]:
+    """Returns the text encoder's tensors under the original names; transformers 5 dropped their `text_model.`"""
+    state = {k.removeprefix("text_model."): v for k, v in text.state_dict().items() if not k.endswith("position_ids")}
+    return {f"text_model.{k}": v for k, v in state.items()}
+
+
+def _named(vae: AutoencoderKL, denoiser: Denoiser) -> dict[str, torch.Tensor]:
+    parts = ((UNET, unet_state(denoiser.unet)), (VAE, vae_state(vae)), (TEXT, text_state(denoiser.text)))
+    return {prefix + k: v for prefix, state in parts for k, v in state.items()}
+
+
 def save_checkpoint(vae: AutoencoderKL, denoiser: Denoiser, path: Path) -> None:
     """Writes the three networks as one fp16 safetensors checkpoint, whole or not at all."""
-    text = {k: v for k, v in denoiser.text.state_dict().items() if not k.endswith("position_ids")}
-    if not next(iter(text)).startswith("text_model."):  # transformers 5 dropped the wrapper's prefix
-        text = {f"text_model.{k}": v for k, v in text.items()}
-    parts = ((UNET, unet_state(denoiser.unet)), (VAE, vae_state(vae)), (TEXT, text))
-    tensors = {prefix + k: v.half().contiguous() for prefix, state in parts for k, v in state.items()}
+    tensors = {k: v.half().contiguous() for k, v in _named(vae, denoiser).items()}
     partial = path.with_suffix(".part")
     save_file(tensors, partial, metadata={"format": "pt", "title": "Hyper-SD demo model", "prediction_type": "epsilon"})
     partial.replace(path)
+
+
+@torch.no_grad()
+def load_checkpoint(path: Path) -> tuple[AutoencoderKL, Denoiser]:
+    """Returns the networks of a saved checkpoint in float32, frozen, in eval mode. Raises KeyError for a missing tensor."""
+    config = load_config()
+    vae, denoiser, tensors = build_vae(config), Denoiser(config), load_file(path)
+    for name, parameter in _named(vae, denoiser).items():
+        parameter.copy_(tensors[name])
+    return vae.eval().requires_grad_(False), denoiser.eval().requires_grad_(False)

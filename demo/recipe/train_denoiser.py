@@ -1,4 +1,4 @@
-"""Stage 2: text encoder and UNet together, epsilon objective with min-SNR weights, on the precomputed latents."""
+"""Stage 3: text encoder and UNet together, epsilon objective with min-SNR weights, on the precomputed latents."""
 
 import random
 import time
@@ -9,8 +9,9 @@ import torch
 from transformers import CLIPTokenizer
 
 from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
+from .train_text import tokenize
 
-STEPS, BATCH, LEARNING_RATE, WARMUP = 5000, 64, 1e-3, 200
+STEPS, BATCH, LEARNING_RATE, WARMUP = 4200, 64, 1e-3, 200
 UNCONDITIONAL = 0.1  # share of empty captions, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556
 
@@ -58,14 +59,15 @@ def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: 
 
 
 def train(
-    latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, checkpoint: Path
+    latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, text: Path, checkpoint: Path
 ) -> Iterator[tuple[int, float]]:
     """Trains to STEPS, resuming from `checkpoint`; yields (step, loss).
 
-    Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i.
+    Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i; text: stage 2's weights.
     """
     torch.manual_seed(1)
     model, rng, epochs = Denoiser(load_config()), random.Random(1), _Epochs(len(latents))
+    model.text.load_state_dict(torch.load(text, weights_only=True))
     alpha_bar = noise_schedule().alphas_cumprod
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=WARMUP / STEPS)
@@ -83,8 +85,7 @@ def train(
     for step in range(start + 1, STEPS + 1):
         picks = epochs.draw(BATCH)
         texts = ["" if rng.random() < UNCONDITIONAL else caption(i, rng) for i in picks]
-        ids = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        loss = _loss(model, latents[picks], ids, alpha_bar)
+        loss = _loss(model, latents[picks], tokenize(tokenizer, texts), alpha_bar)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -103,7 +104,7 @@ def train(
 
 
 def load_trained(checkpoint: Path) -> Denoiser:
-    """Returns the averaged text encoder and UNet of a finished or unfinished stage 2, in eval mode."""
+    """Returns the averaged text encoder and UNet of a finished or unfinished stage 3, in eval mode."""
     model = Denoiser(load_config())
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["ema"])
     return model.eval().requires_grad_(False)

@@ -1,0 +1,55 @@
+"""Draws images from the recipe's own networks, without a host: for previews while training and for the quality scores."""
+
+import torch
+from diffusers import AutoencoderKL
+
+from ...samplers.schedule import NoiseSchedule
+from ...samplers.tcd import sample_tcd
+from ...samplers.timesteps import hyper_sd_sigmas
+from .networks import MODEL_FOLDER
+from .tokenizer import load_tokenizer
+from .train_denoiser import Denoiser
+from .train_text import tokenize
+
+
+@torch.no_grad()
+def encode(denoiser: Denoiser, prompts: list[str]) -> torch.Tensor:
+    """Returns the text conditioning [len(prompts), 77, hidden]."""
+    return denoiser.text(tokenize(load_tokenizer(MODEL_FOLDER / "tokenizer"), prompts)).last_hidden_state
+
+
+@torch.no_grad()
+def generate(
+    vae: AutoencoderKL,
+    denoiser: Denoiser,
+    prompts: list[str],
+    *,
+    steps: int = 25,
+    cfg: float = 4.0,
+    eta: float = 0.0,
+    seed: int = 0,
+    latent_size: int = 16,
+) -> torch.Tensor:
+    """Returns uint8 images [len(prompts), 128, 128, 3], each prompt with noise of its own.
+
+    Args: cfg: classifier-free guidance scale, 1 = off; eta: 0 deterministic .. 1.
+    """
+    schedule = NoiseSchedule.from_betas()
+    positive, negative = encode(denoiser, prompts), encode(denoiser, [""]).expand(len(prompts), -1, -1)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        timestep = torch.full((len(x),), round(schedule.timestep(float(sigma[0]))))
+        scaled = x / (1 + sigma[0] ** 2).sqrt()
+        noise_pred = denoiser.unet(scaled, timestep, positive).sample
+        if cfg != 1:
+            without = denoiser.unet(scaled, timestep, negative).sample
+            noise_pred = without + cfg * (noise_pred - without)
+        return x - sigma[0] * noise_pred
+
+    sigmas = hyper_sd_sigmas(schedule, steps)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(prompts), 4, latent_size, latent_size, generator=generator)
+    start = noise * (1 + sigmas[0] ** 2).sqrt()
+    latents = sample_tcd(model, start, sigmas, {}, disable=True, eta=eta, schedule=schedule)
+    images = vae.decode(latents / vae.config.scaling_factor).sample
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
