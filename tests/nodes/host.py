@@ -71,7 +71,7 @@ def demo_checkpoint() -> Path:
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Gives every parameter and position table seeded values that keep activations near unit size; the host's layers start uninitialised."""
+    """Gives parameters and position tables seeded values that keep activations near unit size; the host leaves them empty."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         values = torch.randn(tensor.shape, generator=generator)
