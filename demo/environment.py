@@ -101,7 +101,7 @@ def install(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> N
     torch_version = install_torch(python, venv)
     say(f"Installing {len(requirements)} packages and what they need")
     # Naming the installed torch keeps pip from exchanging it for another build.
-    pip_install(python, ["--quiet", "--progress-bar", "on", f"torch=={torch_version}", *requirements])
+    pip_install(python, [f"torch=={torch_version}", *requirements])
     if "torchvision" in requirements:
         repair_torchvision(python, torch_version)
     write_stamp(command, requirements, venv)

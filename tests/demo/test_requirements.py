@@ -1,0 +1,48 @@
+import sys
+
+import pytest
+from hyper_sd.demo import requirements
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("Pydantic_Settings~=2.0", "pydantic-settings"), ("av>=14.2.0", "av"), ("a[b]==1", "a"), ("x ; python_version>'3'", "x")],
+)
+def test_name_of_reads_the_project(line, name):
+    assert requirements.name_of(line) == name
+
+
+def test_host_requirements_leave_out_torch_comments_and_options(tmp_path):
+    text = "torch\ntorchaudio==2\ntorchvision\n# a comment\naiohttp>=3 # why\n-f somewhere\ncomfyui-workflow-templates==1\n\n"
+    (tmp_path / "requirements.txt").write_text(text, encoding="utf-8")
+    assert requirements.host_requirements(tmp_path) == ("torchvision", "aiohttp>=3", "requests")
+
+
+def test_pinned_list_stands_in_where_a_comfyui_has_none(tmp_path):
+    assert requirements.host_requirements(tmp_path) == requirements.COMFYUI
+
+
+@pytest.mark.parametrize("command", requirements.COMMANDS)
+def test_every_command_names_a_project_once_and_holds_the_packs_own_needs(tmp_path, command):
+    names = [requirements.name_of(line) for line in requirements.requirements_for(command, tmp_path)]
+    assert len(names) == len(set(names))
+    assert {"safetensors", "huggingface-hub", "numpy", "pillow"} <= set(names)
+    assert "torch" not in names
+
+
+def test_train_demo_needs_no_comfyui():
+    names = [requirements.name_of(line) for line in requirements.requirements_for("train-demo", None)]
+    assert requirements.FRONTEND not in names
+    assert "diffusers" in names
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in Python 3.11")
+def test_recipe_extra_of_the_project_file_is_the_same_list():
+    import tomllib
+
+    project = tomllib.loads((requirements.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(project["optional-dependencies"]["recipe"]) == set(requirements.RECIPE)
+
+
+def test_digest_changes_with_the_list_and_not_with_its_order():
+    assert requirements.digest(("a", "b")) == requirements.digest(("b", "a")) != requirements.digest(("a", "c"))

@@ -1,0 +1,89 @@
+"""The demo's workflow over HTTP on a real ComfyUI, started and stopped as the demo does."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hyper_sd.demo import base_directory
+from hyper_sd.demo.commands import DEMO_WEIGHTS
+from hyper_sd.demo.errors import ServerError, WorkflowError
+from hyper_sd.demo.run import require_nodes
+from hyper_sd.demo.server import ComfyServer
+from hyper_sd.demo.workflow import DEMO_SIZE, fill_workflow, load_workflow, node_id
+from PIL import Image
+
+COMFYUI = os.environ.get("COMFYUI_PATH")
+SETTINGS = {"prompt": "red apple", "negative": "", "seed": 1, "cfg": 4.0, "eta": 0.3, "size": DEMO_SIZE, "checkpoint": None}
+
+pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set: run python install.py test")
+
+
+@pytest.fixture(scope="module")
+def real_comfyui(tmp_path_factory):
+    base = base_directory.prepare(tmp_path_factory.mktemp("base"))
+    with ComfyServer(Path(COMFYUI), base, arguments=("--cpu",)) as server:
+        yield server
+    assert server.process.returncode is not None
+
+
+@pytest.fixture
+def weights():
+    if not DEMO_WEIGHTS.is_file():
+        pytest.skip("demo/model holds no weights")
+
+
+def test_pack_loads_with_every_node_of_the_shipped_workflow(real_comfyui):
+    require_nodes(real_comfyui, {node["class_type"] for node in load_workflow().values()})
+
+
+def test_missing_node_shows_the_log(real_comfyui):
+    with pytest.raises(ServerError, match=r"without the nodes NoSuchNode[\s\S]*comfyui\.log"):
+        require_nodes(real_comfyui, {"NoSuchNode"})
+
+
+@pytest.mark.usefixtures("weights")
+def test_workflow_gives_an_image_and_reports_every_step(real_comfyui):
+    workflow = load_workflow()
+    seen = []
+    outputs = real_comfyui.run(
+        fill_workflow(workflow, steps=3, **SETTINGS), on_progress=lambda done, total, node: seen.append((done, total, node))
+    )
+    content = real_comfyui.image(outputs[node_id(workflow, "Save")]["images"][0])
+    image = Image.open(io.BytesIO(content)).convert("L")
+    sampling = node_id(workflow, "Sampling")
+    assert image.size == (DEMO_SIZE, DEMO_SIZE)
+    assert image.getextrema()[0] < image.getextrema()[1]
+    assert [(done, total) for done, total, node in seen if node == sampling and done] == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.usefixtures("weights")
+def test_failing_node_is_named_with_its_message(real_comfyui):
+    filled = fill_workflow(load_workflow(), steps=51, **SETTINGS)
+    with pytest.raises(WorkflowError, match="51") as caught:
+        real_comfyui.run(filled)
+    assert caught.value.node_type == "HyperSDScheduler"
+
+
+def test_refused_workflow_names_the_node_and_the_allowed_value(real_comfyui):
+    with pytest.raises(WorkflowError, match="HyperSDScheduler") as caught:
+        real_comfyui.run(fill_workflow(load_workflow(), steps=0, **SETTINGS))
+    assert caught.value.node_id == node_id(load_workflow(), "Steps")
+
+
+def test_peak_memory_stays_below_the_limit(real_comfyui):
+    peak = real_comfyui.peak_memory()
+    assert peak is None or peak < 2.5e9
+
+
+def test_taken_port_is_refused_before_a_process_is_made(real_comfyui, tmp_path):
+    second = ComfyServer(Path(COMFYUI), tmp_path, port=real_comfyui.port)
+    with pytest.raises(ServerError, match=f"Port {real_comfyui.port} is taken"):
+        second.start()
+    assert second.process is None
+
+
+def test_server_that_cannot_start_shows_its_log(tmp_path):
+    base = base_directory.prepare(tmp_path)
+    with pytest.raises(ServerError, match=r"exit code 2[\s\S]*unrecognized arguments: --no-such-option"):
+        ComfyServer(Path(COMFYUI), base, arguments=("--no-such-option",)).start()
