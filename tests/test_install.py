@@ -65,7 +65,7 @@ def test_failed_pip_is_reported_with_what_to_do(install, monkeypatch, capsys):
         (["--cfg", "0.5"], "cfg must be a number from 1 to 100"),
         (["--seed", "-1"], "seed must be"),
         (["--port", "99999"], "port must be a number from 1 to 65535"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--colour"], "nrecognized arguments: --colour"),
     ],
 )
 def test_wrong_option_gives_one_line_and_exit_code_2(arguments, words):
