@@ -58,7 +58,8 @@ def _plan_step(schedule: NoiseSchedule, sigma: float, sigma_next: float, eta: fl
             "deterministically; the hyper_sd scheduler with the same num_segments avoids this.",
             t, t_next, boundary, num_segments,
         )  # fmt: skip
-    floor = math.floor((1 - eta) * t_next + 1e-6)  # guards 0.1 * 30 = 2.9999..
+    # eta 0 stays deterministic between the timesteps, where hosts' own schedulers land; 1e-6 guards 0.1 * 30 = 2.9999..
+    floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)
     sigma_s = sigma_next if s == t_next else min(schedule.sigma(s), sigma_next)
     keep, scale = 1.0, 1.0
@@ -135,7 +136,7 @@ def sample_tcd(
         denoised = model(x, sigmas[i] * s_in, **extra_args)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
-        x = torch.lerp(denoised, x, plan[i].ratio)
+        x = torch.lerp(denoised.to(x.dtype), x, plan[i].ratio)
         if plan[i].noise > 0:
             x = x.mul_(plan[i].keep) if plan[i].keep != 1 else x
             x = x.add_(noise_sampler(sigmas[i], sigmas[i + 1]), alpha=plan[i].noise)

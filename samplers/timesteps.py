@@ -12,7 +12,7 @@ SPACINGS = (20, 10, 5, 4, 2, 1)
 
 
 def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or value != int(value) or value < least:
+    if isinstance(value, bool) or not value >= least or value % 1 != 0:  # nan and inf fail these too
         raise ScheduleError(f"{name} must be a whole number of at least {least}, got {value}.")
     return int(value)
 
