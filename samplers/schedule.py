@@ -59,10 +59,9 @@ class NoiseSchedule:
         """Whether sigma runs to 1 as in flow models (SD3, FLUX); diffusion tables run to 14.6 and beyond."""
         return self.table[-1] <= 1.0 + 1e-6
 
-    @cached_property
-    def _axis(self) -> tuple[float, ...]:
+    def _axis(self, sigma: float) -> float:
         # Hosts interpolate diffusion sigmas in the logarithm; flow sigmas are near linear in time.
-        return self.table if self.is_flow else tuple(math.log(max(s, 1e-10)) for s in self.table)
+        return sigma if self.is_flow else math.log(max(sigma, 1e-10))
 
     def sigma(self, timestep: float) -> float:
         """Returns sigma at `timestep` in 0..999; between table entries it is interpolated, outside them clamped."""
@@ -72,7 +71,7 @@ class NoiseSchedule:
         share = position - low
         if share < 1e-9:
             return self.table[low]
-        value = (1 - share) * self._axis[low] + share * self._axis[low + 1]
+        value = (1 - share) * self._axis(self.table[low]) + share * self._axis(self.table[low + 1])
         return value if self.is_flow else math.exp(value)
 
     def timestep(self, sigma: float) -> float:
@@ -83,9 +82,8 @@ class NoiseSchedule:
             position = len(self.table) - 1.0
         else:
             high = bisect.bisect_left(self.table, sigma)
-            value = sigma if self.is_flow else math.log(sigma)
-            below, above = self._axis[high - 1], self._axis[high]
-            position = high - 1 + (value - below) / (above - below)
+            below, above = self._axis(self.table[high - 1]), self._axis(self.table[high])
+            position = high - 1 + (self._axis(sigma) - below) / (above - below)
         timestep = max((position + 1) * TRAIN_TIMESTEPS / len(self.table) - 1, 0.0)
         return float(round(timestep)) if abs(timestep - round(timestep)) < SNAP else timestep
 

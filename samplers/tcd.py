@@ -136,7 +136,8 @@ def sample_tcd(
         denoised = model(x, sigmas[i] * s_in, **extra_args)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
-        x = torch.lerp(denoised.to(x.dtype), x, plan[i].ratio)
+        denoised = denoised.to(x.dtype)
+        x = torch.lerp(denoised, x, plan[i].ratio) if plan[i].next_timestep >= 0 else denoised
         if plan[i].noise > 0:
             x = x.mul_(plan[i].keep) if plan[i].keep != 1 else x
             x = x.add_(noise_sampler(sigmas[i], sigmas[i + 1]), alpha=plan[i].noise)
