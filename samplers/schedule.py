@@ -2,10 +2,11 @@
 
 import bisect
 import math
+import operator
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class NoiseSchedule:
     table: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(low < high for low, high in pairwise(self.table))
+        rising = all(map(operator.lt, self.table, self.table[1:]))
         if len(self.table) < 2 or not rising or not self.table[0] >= 0:
             raise UnsupportedModelError(
                 f"A noise schedule needs two or more increasing sigmas, got {len(self.table)} that are not; "
@@ -98,6 +99,12 @@ def sigma_of(alpha_bar: Any) -> Any:
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
+@lru_cache(maxsize=8)
+def _schedule(table: bytes) -> NoiseSchedule:
+    # Keyed by content, so a patched table is a new entry, and the next image does not check a thousand numbers again.
+    return NoiseSchedule(tuple(array("d", table)))
+
+
 def schedule_of(model: Any) -> NoiseSchedule:
     """Finds the sigma table of the model a host hands to a k-diffusion sampler.
 
@@ -111,7 +118,7 @@ def schedule_of(model: Any) -> NoiseSchedule:
         holder = getattr(layer, "model_sampling", layer)
         table = getattr(holder, "sigmas", None)
         if isinstance(table, torch.Tensor) and table.ndim == 1 and len(table) > 1:
-            return NoiseSchedule.from_sigmas(table.detach().double().cpu())
+            return _schedule(table.detach().double().cpu().numpy().tobytes())
         layer = getattr(layer, "inner_model", None)
     raise UnsupportedModelError(
         f"{type(model).__name__} has no sigma table, so timesteps cannot be told from sigmas; "

@@ -44,13 +44,16 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
     levels = [float(sigma) for sigma in sigmas.tolist()]
     if not all(high > low >= 0 for high, low in pairwise(levels)):
         raise ScheduleError(f"sigmas must decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler.")
-    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(levels)]
+    points = [(sigma, schedule.timestep(sigma)) for sigma in levels]
+    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
 
 
-def _plan_step(schedule: NoiseSchedule, sigma: float, sigma_next: float, eta: float, num_segments: int) -> Step:
+def _plan_step(
+    schedule: NoiseSchedule, now: tuple[float, float], then: tuple[float, float], eta: float, num_segments: int
+) -> Step:
+    (sigma, t), (sigma_next, t_next) = now, then
     if sigma_next == 0:
         return Step(next_timestep=-1.0, ratio=0.0, keep=1.0, noise=0.0)
-    t, t_next = schedule.timestep(sigma), schedule.timestep(sigma_next)
     boundary = segment_boundary(math.floor(t), num_segments)
     if t_next < boundary:
         logger.warning(
@@ -80,9 +83,10 @@ def seeded_noise(x: torch.Tensor, seed: int | None, timesteps: Iterator[float]) 
     Args: x: the latents [batch, ...]; timesteps: the targets of the draws, in order.
     """
     base = int(torch.randint(2**62, ())) if seed is None else seed
+    generator = torch.Generator()
 
     def draw(sigma: Any = None, sigma_next: Any = None) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(_mix(base, next(timesteps)))
+        generator.manual_seed(_mix(base, next(timesteps)))
         return torch.randn(x.shape, generator=generator).to(x, non_blocking=True)
 
     return draw

@@ -1,5 +1,7 @@
 """The few-step grids: which timesteps a Hyper-SD model is evaluated at."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -25,8 +27,13 @@ def segment_boundaries(num_segments: int) -> list[int]:
     num_segments = _whole("num_segments", num_segments, 1)
     if num_segments > TRAIN_TIMESTEPS:
         raise ScheduleError(f"num_segments must be at most {TRAIN_TIMESTEPS}, one per timestep, got {num_segments}.")
-    edges = np.round(np.arange(TRAIN_TIMESTEPS, 0, -TRAIN_TIMESTEPS / num_segments)) - 1
-    return [int(edge) for edge in edges[:num_segments]]
+    return list(_trailing(num_segments))
+
+
+@lru_cache(maxsize=32)
+def _trailing(count: int) -> tuple[int, ...]:
+    edges = np.round(np.arange(TRAIN_TIMESTEPS, 0, -TRAIN_TIMESTEPS / count)) - 1
+    return tuple(int(edge) for edge in edges[:count])
 
 
 def segment_boundary(timestep: int, num_segments: int) -> int:
