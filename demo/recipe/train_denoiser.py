@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
 from .train_text import tokenize
 
-STEPS, BATCH, LEARNING_RATE, WARMUP = 4200, 64, 1e-3, 200
+STEPS, BATCH, LEARNING_RATE, WARMUP = 3200, 64, 1e-3, 200
 UNCONDITIONAL = 0.1  # share of empty captions, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556
 

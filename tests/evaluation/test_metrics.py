@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from hyper_sd.evaluation.metrics import kid, retrieval_accuracy
 
 
