@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,9 +51,8 @@ class ConstantModel:
         return self.denoised
 
 
-def load_host(path: Path) -> SimpleNamespace:
-    """Imports the sampling parts of the ComfyUI in `path`; returns its samplers, model sampling and version."""
-    sys.path.insert(0, str(path))
+def load_host() -> SimpleNamespace:
+    """Imports the sampling parts of the ComfyUI on the path; returns its samplers, model sampling and version."""
     import comfy.options  # noqa: F401 - keeps the host from reading this command's arguments
     from comfy.cli_args import args
 
@@ -169,7 +169,12 @@ def main() -> None:
     if not arguments.comfyui or not (Path(arguments.comfyui) / "main.py").is_file():
         parser.error(f"--comfyui or COMFYUI_PATH must name a ComfyUI folder, got {arguments.comfyui}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    host = load_host(Path(arguments.comfyui).resolve())
+    comfyui = str(Path(arguments.comfyui).resolve())
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if comfyui not in paths:  # the same command once more, with the host to import from
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([comfyui, *filter(None, paths)])}
+        raise SystemExit(subprocess.run(sys.orig_argv, env=environment, check=False).returncode)
+    host = load_host()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     with torch.inference_mode():
         results = {device: measure(host, device, arguments.repeats) for device in devices}
