@@ -52,8 +52,6 @@ def _plan_step(
     schedule: NoiseSchedule, now: tuple[float, float], then: tuple[float, float], eta: float, num_segments: int
 ) -> Step:
     (sigma, t), (sigma_next, t_next) = now, then
-    if sigma_next == 0:
-        return Step(next_timestep=-1.0, ratio=0.0, keep=1.0, noise=0.0)
     boundary = segment_boundary(math.floor(t), num_segments)
     if t_next < boundary:
         logger.warning(
@@ -61,6 +59,8 @@ def _plan_step(
             "deterministically; the hyper_sd scheduler with the same num_segments avoids this.",
             t, t_next, boundary, num_segments,
         )  # fmt: skip
+    if sigma_next == 0:
+        return Step(next_timestep=-1.0, ratio=0.0, keep=1.0, noise=0.0)
     # eta 0 stays deterministic between the timesteps, where hosts' own schedulers land; 1e-6 guards 0.1 * 30 = 2.9999..
     floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)

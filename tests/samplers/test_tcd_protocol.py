@@ -7,7 +7,8 @@ import pytest
 import torch
 from hyper_sd.benchmarks.op_recorder import SYNCHRONISING, OpRecorder
 from hyper_sd.errors import ScheduleError, UnsupportedModelError
-from hyper_sd.samplers.tcd import sample_tcd, seeded_noise
+from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.samplers.tcd import plan_steps, sample_tcd, seeded_noise
 from hyper_sd.samplers.timesteps import hyper_sd_sigmas
 from hyper_sd.tests.samplers.fakes import DIFFUSION, flow, host_model, normal, sigmas_of
 
@@ -230,3 +231,20 @@ def test_recorder_counts_new_storages_only():
         y.mul_(2).view(4, 4)
         x[:8] * 2
     assert recorder.allocations == 1
+
+
+def test_warning_names_the_segment_when_the_last_step_crosses_it(caplog):
+    schedule = NoiseSchedule.from_betas()
+    sigmas = torch.tensor([schedule.sigma(999), 0.0])
+    plan_steps(schedule, sigmas, 0.3, 4)
+    assert "lower edge 749 of 4 segments" in caplog.text
+    caplog.clear()
+    plan_steps(schedule, sigmas, 0.3, 1)
+    plan_steps(schedule, torch.tensor([schedule.sigma(249), 0.0]), 0.3, 4)
+    assert not caplog.records
+
+
+def test_wrong_segments_are_refused_even_in_a_run_of_one_step():
+    schedule = NoiseSchedule.from_betas()
+    with pytest.raises(ScheduleError, match=r"num_segments .* got 0"):
+        plan_steps(schedule, torch.tensor([schedule.sigma(999), 0.0]), 0.3, 0)
