@@ -23,12 +23,14 @@ def kid(features: torch.Tensor, reference: torch.Tensor) -> float:
     return float(off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y)) - 2 * kernel(x, y).mean())
 
 
-def retrieval_accuracy(features: torch.Tensor, reference: torch.Tensor, targets: list[int], k: int = 1) -> float:
-    """Returns the share of vectors whose own reference is among their k nearest by cosine; chance is k / len(reference).
+def retrieval_accuracy(
+    features: torch.Tensor, reference: torch.Tensor, targets: list[int], classes: list[int], k: int = 1
+) -> float:
+    """Returns the share of vectors that have a reference of their own class among their k nearest by cosine.
 
-    Args: features [m, d]; reference [n, d]; targets: for each vector the index of its reference.
+    Args: features [m, d]; reference [n, d]; targets: the class of each vector; classes: the class of each reference.
     """
     similar = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(reference, dim=1).T
-    nearest = similar.topk(k, dim=1).indices
-    wanted = torch.tensor(targets, device=nearest.device)[:, None]
+    nearest = torch.tensor(classes, device=similar.device)[similar.topk(k, dim=1).indices]
+    wanted = torch.tensor(targets, device=similar.device)[:, None]
     return float((nearest == wanted).any(1).double().mean())

@@ -6,6 +6,7 @@ Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> 
 import argparse
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from .export import save_checkpoint
 from .networks import MODEL_FOLDER, load_config
 from .tokenizer import load_tokenizer, train_tokenizer
 
-TRAINED_VENDOR = emoji.FLUENT  # the denoiser learns one vendor's style; the autoencoder knows both
+STYLED = 0.3  # share of captions that name the drawing's style; the others leave the choice to the model
+Caption = Callable[[int, random.Random], str]
 
 
 def _cached(path: Path, make) -> np.ndarray:
@@ -45,23 +47,42 @@ def _train_autoencoder(images: np.ndarray, checkpoint: Path):
     return vae, latents
 
 
-def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], checkpoint: Path) -> None:
-    """Trains stages 2 and 3."""
-    aliases, tokenizer = emoji.unique_aliases(concepts), load_tokenizer(MODEL_FOLDER / "tokenizer")
-    text = checkpoint.with_name("text.pt")
+def _train_text(latents: torch.Tensor, caption: Caption, path: Path) -> dict[str, torch.Tensor]:
+    """Trains stage 2 once and returns its weights under the denoiser's names."""
+    if not path.exists():
+        with tqdm(total=train_text.STEPS, desc="text encoder") as bar:
+            for step, loss, right in train_text.train(latents, caption, load_tokenizer(MODEL_FOLDER / "tokenizer"), path):
+                bar.update(step - bar.n)
+                bar.set_postfix(loss=f"{loss:.3f}", named=f"{right:.0%}")
+    return {f"text.{k}": v for k, v in torch.load(path, weights_only=True).items()}
+
+
+def _train_phase(phase: train_denoiser.Phase, latents, caption: Caption, start_from: dict, checkpoint: Path) -> dict:
+    """Trains a phase of stage 3 and returns its averaged weights."""
+    tokenizer = load_tokenizer(MODEL_FOLDER / "tokenizer")
+    with tqdm(total=phase.steps, desc=checkpoint.stem) as bar:
+        for step, loss in train_denoiser.train(phase, latents, caption, tokenizer, start_from, checkpoint):
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}")
+    return train_denoiser.averaged_weights(checkpoint)
+
+
+def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: Path) -> Path:
+    """Trains stages 2 and 3 on latents of both vendors' drawings, Noto's first; returns the last checkpoint."""
+    aliases, count = emoji.unique_aliases(concepts), len(concepts)
 
     def caption(index: int, rng: random.Random) -> str:
         return concepts[index].caption(rng, aliases)
 
-    if not text.exists():
-        with tqdm(total=train_text.STEPS, desc="text encoder") as bar:
-            for step, loss, right in train_text.train(latents, caption, tokenizer, text):
-                bar.update(step - bar.n)
-                bar.set_postfix(loss=f"{loss:.3f}", named=f"{right:.0%}")
-    with tqdm(total=train_denoiser.STEPS, desc="denoiser") as bar:
-        for step, loss in train_denoiser.train(latents, caption, tokenizer, text, checkpoint):
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}")
+    def caption_of_both(index: int, rng: random.Random) -> str:
+        text = caption(index % count, rng)
+        style = emoji.STYLES[emoji.NOTO if index < count else emoji.FLUENT]
+        return f"{text}, {style}" if rng.random() < STYLED else text
+
+    text = _train_text(latents[count:], caption, work / "text.pt")
+    one = _train_phase(train_denoiser.ONE_VENDOR, latents[count:], caption, text, work / "denoiser.pt")
+    _train_phase(train_denoiser.BOTH_VENDORS, latents, caption_of_both, one, work / "denoiser_both.pt")
+    return work / "denoiser_both.pt"
 
 
 def main() -> None:
@@ -81,10 +102,7 @@ def main() -> None:
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
     vae, latents = _train_autoencoder(images, options.work / "vae.pt")
-    first = len(concepts) if TRAINED_VENDOR == emoji.FLUENT else 0
-    checkpoint = options.work / "denoiser.pt"
-    _train_denoiser(latents[first : first + len(concepts)], concepts, checkpoint)
-    denoiser = train_denoiser.load_trained(checkpoint)
+    denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
     save_checkpoint(vae, denoiser, MODEL_FOLDER / "hyper_sd_demo.safetensors")
 
 

@@ -24,6 +24,7 @@ SUBGROUPS = (
     "events & holidays", "sports", "games & hobbies", "clothing", "music", "musical instruments", "computer", "tools",
     "lock & keys", "light, film & video",
 )  # fmt: skip
+STYLES = {NOTO: "noto style", FLUENT: "fluent style"}
 TEMPLATES = ("{}", "{}", "a {}", "a picture of a {}", "an emoji of a {}", "{} emoji", "{} icon", "a drawing of a {}")
 
 

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,9 +12,23 @@ from transformers import CLIPTokenizer
 from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
 from .train_text import tokenize
 
-STEPS, BATCH, LEARNING_RATE, WARMUP = 3200, 64, 1e-3, 200
+BATCH = 64
 UNCONDITIONAL = 0.1  # share of empty captions, for classifier-free guidance
 MIN_SNR = 5.0  # Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: its steps, peak learning rate and warm-up steps; the rate falls as a cosine to nearly 0."""
+
+    steps: int
+    learning_rate: float
+    warmup: int
+
+
+# One drawing a caption teaches what things look like. Two make the model choose, as a real one must: with a single answer to
+# every prompt even one step would find it, and nothing would be left for a distilled model to show.
+ONE_VENDOR, BOTH_VENDORS = Phase(3200, 1e-3, 200), Phase(1200, 6e-4, 50)
 
 
 class Denoiser(torch.nn.Module):
@@ -59,18 +74,28 @@ def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: 
 
 
 def train(
-    latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, text: Path, checkpoint: Path
+    phase: Phase,
+    latents: torch.Tensor,
+    caption: Callable[[int, random.Random], str],
+    tokenizer: CLIPTokenizer,
+    start_from: dict[str, torch.Tensor],
+    checkpoint: Path,
 ) -> Iterator[tuple[int, float]]:
-    """Trains to STEPS, resuming from `checkpoint`; yields (step, loss).
+    """Trains a phase to its end, resuming from `checkpoint`; yields (step, loss).
 
-    Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i; text: stage 2's weights.
+    Args:
+        latents: float [count, 4, 16, 16] with deviation 1.
+        caption: draws a caption of image i.
+        start_from: weights to begin with; what they leave out stays random.
     """
     torch.manual_seed(1)
     model, rng, epochs = Denoiser(load_config()), random.Random(1), _Epochs(len(latents))
-    model.text.load_state_dict(torch.load(text, weights_only=True))
+    model.load_state_dict(start_from, strict=False)
     alpha_bar = noise_schedule().alphas_cumprod
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=WARMUP / STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, phase.learning_rate, total_steps=phase.steps, pct_start=phase.warmup / phase.steps
+    )
     ema, start, spent = Ema(model, 0.999), 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -82,7 +107,7 @@ def train(
         rng.setstate((version, tuple(words), gauss))
         ema.shadow, start, spent, epochs.rest = state["ema"], state["step"], state["seconds"], state["rest"]
     began = time.monotonic()
-    for step in range(start + 1, STEPS + 1):
+    for step in range(start + 1, phase.steps + 1):
         picks = epochs.draw(BATCH)
         texts = ["" if rng.random() < UNCONDITIONAL else caption(i, rng) for i in picks]
         loss = _loss(model, latents[picks], tokenize(tokenizer, texts), alpha_bar)
@@ -93,7 +118,7 @@ def train(
         rate.step()
         ema.update(model, step)
         seconds = spent + time.monotonic() - began
-        if step % 200 == 0 or step == STEPS:
+        if step % 200 == 0 or step == phase.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rate": rate.state_dict()}
             state |= {"ema": ema.shadow, "step": step, "seconds": seconds, "rest": epochs.rest}
             state |= {"rng": torch.get_rng_state(), "python_rng": list(rng.getstate())}
@@ -103,8 +128,13 @@ def train(
         yield step, loss.item()
 
 
+def averaged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Returns the moving average that a finished or unfinished phase has reached."""
+    return torch.load(checkpoint, weights_only=True)["ema"]
+
+
 def load_trained(checkpoint: Path) -> Denoiser:
-    """Returns the averaged text encoder and UNet of a finished or unfinished stage 3, in eval mode."""
+    """Returns the averaged text encoder and UNet of a phase, in eval mode."""
     model = Denoiser(load_config())
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["ema"])
+    model.load_state_dict(averaged_weights(checkpoint))
     return model.eval().requires_grad_(False)

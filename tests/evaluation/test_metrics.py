@@ -31,9 +31,10 @@ def test_kid_refuses_sets_of_one_vector_or_two_widths():
         kid(torch.ones(5, 3), torch.ones(5, 4))
 
 
-def test_retrieval_counts_a_target_among_the_k_nearest():
+def test_retrieval_counts_a_reference_of_the_same_class_among_the_k_nearest():
     reference = torch.tensor([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]])
     features = torch.tensor([[2.0, 0.1], [0.1, 3.0]])
-    assert retrieval_accuracy(features, reference, [0, 2]) == 1.0
-    assert retrieval_accuracy(features, reference, [1, 1]) == 0.0
-    assert retrieval_accuracy(features, reference, [1, 1], k=2) == 1.0
+    assert retrieval_accuracy(features, reference, [0, 2], [0, 1, 2]) == 1.0
+    assert retrieval_accuracy(features, reference, [1, 1], [0, 1, 2]) == 0.0
+    assert retrieval_accuracy(features, reference, [1, 1], [0, 1, 2], k=2) == 1.0
+    assert retrieval_accuracy(features, reference, [7, 7], [7, 1, 2]) == 0.5
