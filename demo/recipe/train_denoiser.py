@@ -73,6 +73,22 @@ def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: 
     return ((noise_pred - noise).square().mean((1, 2, 3)) * snr.clamp(max=MIN_SNR) / snr).mean()
 
 
+def _update(model: Denoiser, optimizer: torch.optim.Optimizer, rate, loss: torch.Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    rate.step()
+
+
+def _save(checkpoint: Path, parts: dict, rest: dict) -> None:
+    """Writes the state of every part, torch's generator and the rest, whole or not at all."""
+    state = {name: part.state_dict() for name, part in parts.items()} | rest | {"rng": torch.get_rng_state()}
+    partial = checkpoint.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(checkpoint)
+
+
 def train(
     phase: Phase,
     latents: torch.Tensor,
@@ -96,12 +112,11 @@ def train(
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, phase.learning_rate, total_steps=phase.steps, pct_start=phase.warmup / phase.steps
     )
-    ema, start, spent = Ema(model, 0.999), 0, 0.0
+    ema, start, spent, parts = Ema(model, 0.999), 0, 0.0, {"model": model, "optimizer": optimizer, "rate": rate}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rate.load_state_dict(state["rate"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["rng"])
         version, words, gauss = state["python_rng"]
         rng.setstate((version, tuple(words), gauss))
@@ -111,20 +126,11 @@ def train(
         picks = epochs.draw(BATCH)
         texts = ["" if rng.random() < UNCONDITIONAL else caption(i, rng) for i in picks]
         loss = _loss(model, latents[picks], tokenize(tokenizer, texts), alpha_bar)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
+        _update(model, optimizer, rate, loss)
         ema.update(model, step)
-        seconds = spent + time.monotonic() - began
         if step % 200 == 0 or step == phase.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rate": rate.state_dict()}
-            state |= {"ema": ema.shadow, "step": step, "seconds": seconds, "rest": epochs.rest}
-            state |= {"rng": torch.get_rng_state(), "python_rng": list(rng.getstate())}
-            partial = checkpoint.with_suffix(".part")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            rest = {"ema": ema.shadow, "step": step, "rest": epochs.rest, "python_rng": list(rng.getstate())}
+            _save(checkpoint, parts, rest | {"seconds": spent + time.monotonic() - began})
         yield step, loss.item()
 
 
