@@ -11,3 +11,7 @@ class ScheduleError(HyperSDError, ValueError):
 
 class UnsupportedModelError(HyperSDError):
     """A model or file of a kind this package cannot use."""
+
+
+class TrainingError(HyperSDError):
+    """Training data, settings or a run that cannot go on."""
