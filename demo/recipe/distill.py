@@ -1,0 +1,76 @@
+"""Stage 4: the demo model's own Hyper-SD LoRAs, one run 8 -> 4 -> 2 -> 1 on the drawings the model was trained on."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from ...samplers.schedule import NoiseSchedule
+from ...training.config import Stage, TrainingConfig
+from ...training.data import Batch
+from ...training.denoiser import Denoiser as TrainedNetwork
+from ...training.diffusion import Diffusion
+from ...training.export import save_lora
+from ...training.loop import TrainingState, train
+from ...training.lora_layers import LoraLayers
+from .networks import MODEL_FOLDER
+from .sample import encode
+from .train_denoiser import Denoiser
+
+RANK = 8
+CONFIG = TrainingConfig(
+    stages=(Stage(8, 300), Stage(4, 300), Stage(2, 400, 1.0, 0.05), Stage(1, 600, 1.0, 0.1)),
+    batch_size=32, learning_rate=2e-3, warmup_steps=30, final_rate=0.1, ema_decay=0.95, guidance_scale=(3.0, 5.0),
+    rank=RANK, precision="bf16", checkpoint_every=100,
+)  # fmt: skip
+FILES = {
+    8: "hyper_sd_demo_8steps_lora",
+    4: "hyper_sd_demo_4steps_lora",
+    2: "hyper_sd_demo_2steps_lora",
+    1: "hyper_sd_demo_1step_lora",
+}
+
+
+class Drawings:
+    """The training set with captions drawn anew for every batch.
+
+    Args: latents: [count, 4, 16, 16] with deviation 1; caption: draws a caption of drawing i.
+    """
+
+    def __init__(self, latents: torch.Tensor, caption: Callable[[int, random.Random], str], denoiser: Denoiser):
+        self.latents, self.caption, self.denoiser = latents, caption, denoiser
+        self.empty = encode(denoiser, [""])
+
+    @property
+    def buckets(self) -> list[list[int]]:
+        return [list(range(len(self.latents)))]
+
+    def batch(self, numbers: Sequence[int], draw: int) -> Batch:
+        rng = random.Random(draw)
+        context = encode(self.denoiser, [self.caption(i, rng) for i in numbers])
+        return Batch(self.latents[list(numbers)], {"context": context}, {"context": self.empty.expand(len(numbers), -1, -1)})
+
+
+def distill(
+    latents: torch.Tensor,
+    caption: Callable[[int, random.Random], str],
+    denoiser: Denoiser,
+    folder: Path,
+    out: Path = MODEL_FOLDER,
+    config: TrainingConfig = CONFIG,
+) -> Iterator[TrainingState]:
+    """Trains all stages, resuming from `folder`, and writes each stage's LoRA into `out` as it ends."""
+    diffusion = Diffusion.from_schedule(NoiseSchedule.from_betas())
+    layers = LoraLayers(denoiser.unet, config.rank, config.lora_alpha)
+    try:
+        for state in train(
+            config, TrainedNetwork(denoiser.unet, diffusion), layers, Drawings(latents, caption, denoiser), folder=folder
+        ):
+            if state.stage_finished:
+                segments = state.stage.num_segments
+                described = {"title": FILES[segments], "num_segments": str(segments), "trained_steps": str(state.step)}
+                save_lora(out / f"{FILES[segments]}.safetensors", layers, metadata=described)
+            yield state
+    finally:
+        layers.detach()

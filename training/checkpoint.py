@@ -1,0 +1,77 @@
+"""A run's whole state as one safetensors file: weights, averages, optimizer and step; replaced whole or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import TrainingError
+
+FORMAT = "hyper_sd training checkpoint 1"
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Returns the optimizer's moments and counters as "position.name" tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Puts flattened moments and counters back; the groups and their rates stay the optimizer's own."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        position, name = key.split(".", 1)
+        state.setdefault(int(position), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file under its final name only when it is whole.
+
+    Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
+        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, partial, metadata)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        remedy = "free some space" if full else "choose a folder that can be written"
+        raise TrainingError(
+            f"{path} could not be written ({error}); {remedy} and start again, nothing older is lost."
+        ) from error
+
+
+def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any]) -> None:
+    """Writes tensors grouped in parts, and plain values (JSON)."""
+    tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
+    save_atomically(path, tensors, {"format": FORMAT, "values": json.dumps(values)})
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Returns the parts and the plain values of a saved run.
+
+    Raises: TrainingError for a file that is no checkpoint, or damaged.
+    """
+    try:
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        with safe_open(path, framework="pt", device=device) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise TrainingError(f"{path} is not a checkpoint of this training; move it away, or choose another folder.")
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                part, name = key.split("/", 1)
+                parts.setdefault(part, {})[name] = file.get_tensor(key)
+        return parts, json.loads(metadata["values"])
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"The checkpoint {path} cannot be read ({error}); move it away to start anew.") from error

@@ -1,0 +1,50 @@
+"""Gradient checkpointing for networks of any host: blocks are computed again in the backward pass instead of kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import TrainingError
+from .lora_layers import LoraLayers
+
+# Class names of the repeated blocks in diffusers, the original Stable Diffusion layout and the hosts' transformers.
+BLOCKS = ("ResnetBlock2D", "ResBlock", "TransformerBlock", "JointBlock", "DoubleStreamBlock", "SingleStreamBlock")
+
+
+@contextmanager
+def recomputing(network: nn.Module, layers: LoraLayers) -> Iterator[None]:
+    """Meanwhile the network's blocks keep only their inputs; in the backward pass each sees the adapter set it saw before.
+
+    Raises: TrainingError for a network without a block of a known class.
+    """
+    blocks = [module for module in network.modules() if type(module).__name__.endswith(BLOCKS)]
+    if not blocks:
+        raise TrainingError(f"{type(network).__name__} has no block to recompute; turn gradient_checkpointing off.")
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = _recomputed(block.forward, layers)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _recomputed(forward, layers: LoraLayers):
+    def run(*args, **kwargs):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        seen = layers.active, layers.frozen
+
+        def contexts():
+            return nullcontext(), layers.using(*seen)
+
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return run

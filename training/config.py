@@ -1,0 +1,193 @@
+"""Everything a training run can be told, as frozen values that are checked once."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import TrainingError
+from .segments import ENDPOINTS, solver_grid
+
+OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
+FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation"}  # between two parts of one run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training on a number of segments.
+
+    Args:
+        num_segments: k; ignored by the finetune objective.
+        steps: optimizer steps.
+        distance_weight, adversarial_weight: of the two parts of the student's loss.
+        learning_rate: None takes the run's.
+    """
+
+    num_segments: int
+    steps: int
+    distance_weight: float = 1.0
+    adversarial_weight: float = 0.0
+    learning_rate: float | None = None
+
+
+def progressive_stages(steps: int, adversarial_weight: float = 0.1) -> tuple[Stage, ...]:
+    """Returns the paper's 8 -> 4 -> 2 -> 1 at `steps` each: MSE or Huber alone for 8 and 4, the adversarial loss joins at 2.
+
+    Source: Hyper-SD, arXiv 2404.13686, section 3.2; 0.1 is the weight of public relatives, the paper gives none.
+    """
+    halves = {8: 0.0, 4: 0.0, 2: adversarial_weight / 2, 1: adversarial_weight}
+    return tuple(Stage(k, steps, 1.0, weight) for k, weight in halves.items())
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A run of one or more stages, the weights carried over from each to the next.
+
+    Args:
+        stages: at least one.
+        objective: "tscd" distillation or "finetune", plain denoising.
+        batch_size: examples per optimizer step, over all processes and accumulated parts.
+        accumulation: parts a process splits its share of the batch into.
+        learning_rate, warmup_steps, final_rate: of the student; every stage warms up linearly and falls as a cosine to
+            final_rate * learning_rate; 1 keeps it constant.
+        max_grad_norm: gradients are scaled down to this norm.
+        ema_decay: of the target, per step.
+        guidance_scale: (w_min, w_max) of the teacher, uniform; (1, 1) is no guidance.
+        solver_steps: the teacher's grid; divides 1000.
+        endpoint: "random" (TSCD; CTM with one segment) or "boundary" (PCM).
+        distance, huber_c: "mse", or "huber" sqrt(d^2 + c^2) - c.
+        offset_noise: strength, 0 = off.
+        adversarial_real: what counts as real: the target's jump, or the data noised to t_end.
+        discriminator_learning_rate: of the heads, and of the backbone's adapters.
+        train_backbone: gives the discriminator's backbone an adapter set of its own.
+        rank, lora_alpha: of every adapter set; lora_alpha None means rank.
+        precision: arithmetic; adapters stay in float32.
+        gradient_checkpointing: recomputes blocks in the backward pass, slower and smaller.
+        seed: of everything that is drawn.
+        checkpoint_every: optimizer steps.
+    Raises: TrainingError naming the value, what is allowed and what to use.
+    """
+
+    stages: tuple[Stage, ...]
+    objective: str = "tscd"
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    warmup_steps: int = 50
+    final_rate: float = 1.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.95
+    guidance_scale: tuple[float, float] = (2.0, 9.0)
+    solver_steps: int = 50
+    endpoint: str = "random"
+    distance: str = "huber"
+    huber_c: float = 0.001
+    offset_noise: float = 0.0
+    adversarial_real: str = "target"
+    discriminator_learning_rate: float = 1e-4
+    train_backbone: bool = False
+    rank: int = 64
+    lora_alpha: float | None = None
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        solver_grid(self.solver_steps)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise TrainingError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        for name, (low, high, hint) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
+                raise TrainingError(f"{name} must lie in [{low:g}, {high:g}], got {value}; {hint}.")
+        if not self.stages or any(stage.steps < 1 or not 1 <= stage.num_segments <= self.solver_steps for stage in self.stages):
+            raise TrainingError(f"stages need 1 step or more and 1 to {self.solver_steps} segments each, got {self.stages}.")
+        if any(not math.isfinite(w) or w < 0 for s in self.stages for w in (s.distance_weight, s.adversarial_weight)):
+            raise TrainingError(f"the weights of a stage must be 0 or more, got {self.stages}.")
+        low, high = self.guidance_scale
+        if not 0 <= low <= high < math.inf:
+            raise TrainingError(f"guidance_scale must be (lowest, highest), 0 or more, got {self.guidance_scale}; use (2, 9).")
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def is_guided(self) -> bool:
+        return self.objective == "tscd" and self.guidance_scale != (1.0, 1.0)
+
+    @property
+    def is_adversarial(self) -> bool:
+        return self.objective == "tscd" and any(stage.adversarial_weight for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """Returns (index of the stage, step inside it) of optimizer step `step`, counted from 0."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise TrainingError(f"The run ends before step {step}.")
+
+    def rate_at(self, step: int) -> float:
+        """Returns the factor of the learning rate at `step` counted from 0, relative to the run's learning_rate."""
+        index, inside = self.stage_at(step)
+        stage = self.stages[index]
+        own = 1.0 if stage.learning_rate is None else stage.learning_rate / self.learning_rate
+        warm = min(1.0, (inside + 1) / max(self.warmup_steps, 1))
+        fall = (1 + math.cos(math.pi * inside / stage.steps)) / 2
+        return own * warm * (self.final_rate + (1 - self.final_rate) * fall)
+
+    def differences(self, saved: Mapping[str, Any]) -> list[str]:
+        """Returns the settings that differ from those of a saved run and must not."""
+        own = to_plain(self)
+        return [
+            f"{name}: {saved.get(name)} then, {value} now"
+            for name, value in own.items()
+            if saved.get(name) != value and name not in FREE_TO_CHANGE
+        ]
+
+
+_CHOICES = {
+    "objective": OBJECTIVES, "endpoint": ENDPOINTS, "distance": DISTANCES, "precision": PRECISIONS, "adversarial_real": REALS,
+}  # fmt: skip
+_RANGES = {
+    "batch_size": (1, 2**20, "16 is a start"), "accumulation": (1, 2**16, "1 does not split"),
+    "learning_rate": (1e-12, 1, "1e-4 is usual for LoRA"), "discriminator_learning_rate": (1e-12, 1, "1e-4 is usual"),
+    "warmup_steps": (0, 2**31, "50 is usual"), "final_rate": (0, 1, "1 keeps the rate constant"),
+    "weight_decay": (0, 1, "0 is usual for LoRA"), "max_grad_norm": (1e-6, 1e6, "1 is usual"),
+    "ema_decay": (0, 1, "0.95 is usual"), "huber_c": (1e-8, 10, "0.001 is usual"), "offset_noise": (0, 1, "0.05 is usual"),
+    "rank": (1, 4096, "64 is the released LoRAs'"), "lora_alpha": (1e-6, 4096, "leave it out for scale 1"),
+    "seed": (0, 2**63 - 1, "any whole number"), "checkpoint_every": (1, 2**31, "200 is usual"),
+}  # fmt: skip
+
+
+def to_plain(config: TrainingConfig) -> dict[str, Any]:
+    """Returns the settings as JSON values."""
+    plain = dataclasses.asdict(config)
+    return plain | {"stages": [dict(s) for s in plain["stages"]], "guidance_scale": list(config.guidance_scale)}
+
+
+def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
+    """Returns the settings of a JSON or TOML table. Raises: TrainingError for unknown or missing names."""
+    known = {f.name for f in dataclasses.fields(TrainingConfig)}
+    stage_known = {f.name for f in dataclasses.fields(Stage)}
+    stages = values.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise TrainingError("The settings need a list of stages, for example [{num_segments = 8, steps = 1000}].")
+    unknown = (values.keys() - known) | set().union(*(set(s) - stage_known for s in stages))
+    if unknown:
+        raise TrainingError(
+            f"Unknown settings {sorted(unknown)}; there are {sorted(known)}, and per stage {sorted(stage_known)}."
+        )
+    try:
+        made = {**values, "stages": tuple(Stage(**s) for s in stages)}
+        if "guidance_scale" in made:
+            low, high = made["guidance_scale"]
+            made["guidance_scale"] = (float(low), float(high))
+        return TrainingConfig(**made)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"The settings do not fit: {error}.") from error

@@ -1,0 +1,59 @@
+"""What runs a step: one process here, or many under accelerate (launch.py), behind the same few methods."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+PRECISION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LocalEngine:
+    """One process, one device.
+
+    Args: device: of the network; precision: "fp32", "bf16" or "fp16", which scales the loss against underflow.
+    """
+
+    rank, world = 0, 1
+
+    def __init__(self, device: torch.device | str = "cpu", precision: str = "fp32"):
+        self.device, self.dtype = torch.device(device), PRECISION_DTYPES[precision]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Returns both as the loop is to use them."""
+        return module, optimizer
+
+    def autocast(self) -> AbstractContextManager:
+        """Returns the context a forward pass runs in."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager:
+        """Returns the context of one part of a step; processes exchange gradients in the last part only."""
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of `loss`, scaled where the precision needs it."""
+        self.scaler.scale(loss).backward()
+
+    def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
+        """Clips each parameter group to `max_grad_norm` and lets the optimizer step."""
+        self.scaler.unscale_(optimizer)
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the mean of `values` over all processes."""
+        return values
+
+    def scaler_state(self) -> dict[str, float]:
+        """Returns the loss scaler's numbers, none where there is no scaler."""
+        return self.scaler.state_dict()
+
+    def load_scaler_state(self, state: dict[str, float]) -> None:
+        """Takes over the loss scaler's numbers."""
+        if state:
+            self.scaler.load_state_dict(state)

@@ -1,0 +1,91 @@
+"""A trained adapter set as the LoRA file every host reads: kohya's names, with alpha."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import TrainingError
+from .checkpoint import save_atomically
+from .lora_layers import LoraLayers
+
+PREFIX = "lora_unet_"
+
+
+def kohya_name(module: str) -> str:
+    """Returns "lora_unet_mid_block_attentions_0_proj_in" for the module "mid_block.attentions.0.proj_in"."""
+    return PREFIX + module.replace(".", "_")
+
+
+def lora_state_dict(
+    layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16, rename: Callable[[str], str] = lambda module: module
+) -> dict[str, torch.Tensor]:
+    """Returns lora_down.weight, lora_up.weight and alpha of every adapted layer.
+
+    ComfyUI, the A1111 family and diffusers all match diffusers' module names; networks in another layout are renamed.
+
+    Args: name: of the adapter set; rename: network's module name -> diffusers' module name.
+    """
+    adapters, tensors = layers.sets[name], {}
+    for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
+        key = kohya_name(rename(module))
+        tensors[f"{key}.lora_down.weight"] = down.detach().to("cpu", dtype)
+        tensors[f"{key}.lora_up.weight"] = up.detach().to("cpu", dtype)
+        tensors[f"{key}.alpha"] = torch.tensor(adapters.lora_alpha, dtype=dtype)
+    return tensors
+
+
+def save_lora(
+    path: Path,
+    layers: LoraLayers,
+    name: str = "student",
+    *,
+    metadata: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+    rename: Callable[[str], str] = lambda module: module,
+) -> None:
+    """Writes a LoRA file whole or not at all. Raises: TrainingError when it cannot be written."""
+    described = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(layers.rank),
+        "ss_network_alpha": f"{layers.lora_alpha:g}",
+    }
+    save_atomically(path, lora_state_dict(layers, name, dtype, rename), described | (metadata or {}))
+
+
+@torch.no_grad()
+def load_lora(
+    path: Path, layers: LoraLayers, name: str = "student", *, rename: Callable[[str], str] = lambda module: module
+) -> None:
+    """Adds an adapter set with the weights of a LoRA file in kohya's names, to train on or to sample with.
+
+    Another lora_alpha / rank ratio in the file is folded into `up`; a smaller rank is padded with zeros.
+
+    Raises: TrainingError when the file cannot be read, its modules are not the network's, or its rank is higher than the set's.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"The LoRA {path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
+    keys = [kohya_name(rename(module)) for module in layers.layers]
+    wanted = {f"{key}.{part}.weight" for key in keys for part in ("lora_down", "lora_up")}
+    strangers = {key for key in tensors if not key.endswith(".alpha")} ^ wanted
+    if strangers:
+        raise TrainingError(
+            f"{path} does not fit this model: {len(strangers)} of {len(wanted)} tensors differ, for example "
+            f"{min(strangers)}; choose a LoRA made for this family of models."
+        )
+    made = layers.add(name)
+    for key, down, up in zip(keys, made.down, made.up, strict=True):
+        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        rank = len(low)
+        if rank > layers.rank or low.shape[1:] != down.shape[1:] or len(high) != len(up):
+            raise TrainingError(
+                f"{path} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
+                f"{tuple(down.shape[1:])}; train with rank {rank} or more, or choose another LoRA."
+            )
+        scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
+        down.zero_(), up.zero_()
+        down[:rank], up[:, :rank] = low.to(down), high.to(up) * scale

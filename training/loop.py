@@ -1,0 +1,275 @@
+"""The training loop: a generator of per-step states, so that a node, a terminal and a test drive the same one."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import TrainingError
+from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from .checkpointing import recomputing
+from .config import Stage, TrainingConfig, to_plain
+from .data import BatchOrder, Examples
+from .denoiser import Denoiser
+from .discriminator import BACKBONE, Features, Heads
+from .engine import LocalEngine
+from .lora_layers import LoraLayers
+from .objectives import STUDENT, TARGET, draw, make_objective
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a step left behind.
+
+    Args:
+        step, total_steps: optimizer steps done, and of the whole run.
+        stage, stage_index: the stage this step belonged to; stage_finished: it was the stage's last.
+        losses: means over the batch: "loss", "distance", in adversarial stages "adversarial" and "discriminator".
+        learning_rate: of the student.
+        rate: steps per second over the last 50; eta_seconds: to the end of the run at that rate.
+    """
+
+    step: int
+    total_steps: int
+    stage: Stage
+    stage_index: int
+    stage_finished: bool
+    losses: dict[str, float]
+    learning_rate: float
+    rate: float
+    eta_seconds: float
+
+
+def train(
+    config: TrainingConfig,
+    denoiser: Denoiser,
+    layers: LoraLayers,
+    examples: Examples,
+    *,
+    folder: Path | None = None,
+    engine: LocalEngine | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TrainingState]:
+    """Trains the adapter set "student" of `layers` and yields after every step.
+
+    The result is in layers.sets["student"]; an existing set of that name is where training starts from. Closing the generator,
+    or `stop` returning True, saves a checkpoint and ends the run; the same call continues it, to the bit. The network's weights
+    are never written; their requires_grad flags are cleared meanwhile and put back.
+
+    Args:
+        layers: on denoiser.network, with the rank of the config.
+        folder: where checkpoint.safetensors is kept; None keeps none.
+        engine: default one process on the network's device.
+        stop: asked after every step.
+    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice.
+    """
+    device = next(denoiser.network.parameters()).device
+    engine = engine or LocalEngine(device, config.precision)
+    with ExitStack() as stack:
+        stack.enter_context(_frozen(denoiser.network))
+        if config.gradient_checkpointing:
+            stack.enter_context(recomputing(denoiser.network, layers))
+        run = Run(config, denoiser, layers, examples, engine, folder)
+        clock = _Clock(config.total_steps, run.step)
+        try:
+            while run.step < config.total_steps and not stop():
+                losses = run.advance()
+                yield clock.state(config, run.step, losses)
+                if run.step % config.checkpoint_every == 0 or run.stage_finished:
+                    run.save()
+        finally:
+            run.save()
+
+
+class _Clock:
+    """Measures the rate over the last 50 steps."""
+
+    def __init__(self, total: int, step: int):
+        self.total, self.times = total, deque([(step, time.monotonic())], maxlen=50)
+
+    def state(self, config: TrainingConfig, step: int, losses: dict[str, float]) -> TrainingState:
+        self.times.append((step, time.monotonic()))
+        (first, began), (last, now) = self.times[0], self.times[-1]
+        rate = (last - first) / max(now - began, 1e-9)
+        index, inside = config.stage_at(step - 1)
+        stage = config.stages[index]
+        return TrainingState(
+            step=step, total_steps=self.total, stage=stage, stage_index=index, stage_finished=inside == stage.steps - 1,
+            losses=losses, learning_rate=config.learning_rate * config.rate_at(step - 1), rate=rate,
+            eta_seconds=(self.total - step) / rate,
+        )  # fmt: skip
+
+
+@contextmanager
+def _frozen(network: torch.nn.Module) -> Iterator[None]:
+    """Clears requires_grad of every parameter and restores it."""
+    wanted = [p for p in network.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+class Run:
+    """The state of a run between two steps: adapter sets, heads, optimizer and the number of steps done."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        denoiser: Denoiser,
+        layers: LoraLayers,
+        examples: Examples,
+        engine: LocalEngine,
+        folder: Path | None,
+    ):
+        share = engine.world * config.accumulation
+        if config.batch_size % share:
+            raise TrainingError(
+                f"batch_size {config.batch_size} must divide by {engine.world} processes x {config.accumulation} "
+                f"accumulated parts; use a multiple of {share}."
+            )
+        self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
+        self.order = BatchOrder(examples.buckets, config.batch_size, config.seed)
+        self.path = folder / CHECKPOINT if folder else None
+        self.step, self.saved = 0, -1
+        self._make_sets()
+        self.heads = self._make_heads() if config.is_adversarial else None
+        objective = make_objective(config, denoiser, layers, self.heads)
+        self.objective, self.optimizer = engine.prepare(objective, self._make_optimizer())
+        if self.path and self.path.exists():
+            self._load()
+
+    def _make_sets(self) -> None:
+        if STUDENT not in self.layers.sets:
+            self.layers.add(STUDENT, seed=self.config.seed)
+        self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
+        if self.config.train_backbone and self.config.is_adversarial:
+            self.layers.add(BACKBONE, seed=self.config.seed + 1)
+
+    def _make_heads(self) -> Heads:
+        """Builds the heads for the widths that a trial run through the encoder shows."""
+        batch = self.examples.batch(self.order.numbers(0)[:1], 0).to(self.engine.device)
+        with torch.no_grad(), self.engine.autocast():
+            features = Features(self.denoiser, self.layers)(
+                batch.latents, torch.zeros(1, dtype=torch.long, device=self.engine.device), batch.conditioning
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return Heads([f.shape[1] for f in features]).to(self.engine.device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        groups = [{"params": list(self.layers.sets[STUDENT].parameters()), "lr": config.learning_rate}]
+        if self.heads is not None:
+            judges = [self.heads, *([self.layers.sets[BACKBONE]] if config.train_backbone else [])]
+            parameters = [p for part in judges for p in part.parameters()]
+            groups.append({"params": parameters, "lr": config.discriminator_learning_rate})
+        for group in groups:
+            group["base_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+
+    @property
+    def stage_finished(self) -> bool:
+        """Whether the last step ended a stage."""
+        index, inside = self.config.stage_at(self.step - 1)
+        return inside == self.config.stages[index].steps - 1
+
+    def advance(self) -> dict[str, float]:
+        """Takes one optimizer step and returns the mean losses. Raises: TrainingError as train()."""
+        config, engine, step = self.config, self.engine, self.step
+        factor = config.rate_at(step)
+        for position, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
+        try:
+            losses = self._accumulate(config.stages[config.stage_at(step)[0]])
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise _memory_error(config, error) or error from None
+        self._check_finite(losses)
+        engine.update(self.optimizer, config.max_grad_norm)
+        self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
+        self.step += 1
+        return losses
+
+    def _accumulate(self, stage: Stage) -> dict[str, float]:
+        """Adds up the gradients of this process's share of the batch and returns the mean losses of the whole."""
+        config, engine = self.config, self.engine
+        numbers, size = self.order.numbers(self.step), config.batch_size // (engine.world * config.accumulation)
+        draws, sums = None, {}
+        for part in range(config.accumulation):
+            first = (part * engine.world + engine.rank) * size
+            own = slice(first, first + size)
+            batch = self.examples.batch(numbers[own], self.step * config.batch_size + first).to(engine.device)
+            if draws is None:  # for the whole batch, so that every split of it sees the same ones
+                draws = draw(config, stage, (config.batch_size, *batch.latents.shape[1:]), self.step)
+            with engine.accumulating(self.objective, last=part == config.accumulation - 1):
+                with engine.autocast():
+                    losses = self.objective(batch, draws.part(own).to(batch.latents), stage)
+                engine.backward(losses["loss"] / config.accumulation)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach().float() / config.accumulation
+        means = engine.mean(torch.stack(list(sums.values()))).tolist()
+        return dict(zip(sums, means, strict=True))
+
+    def _check_finite(self, losses: dict[str, float]) -> None:
+        if all(map(math.isfinite, losses.values())):
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.saved < 0 and (self.path is None or not self.path.exists()):
+            kept = "No checkpoint was saved before"
+        else:
+            kept = f"The last checkpoint, step {max(self.saved, 0)}, is kept"
+            self.saved = self.step  # the weights in memory are no better than that
+        found = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise TrainingError(
+            f"The loss is not a number any more at step {self.step + 1} ({found}). {kept}. Lower the learning rate "
+            f"(now {self.config.learning_rate:g}), use precision bf16 or fp32, or check the data for broken latents."
+        )
+
+    def save(self) -> None:
+        """Writes the checkpoint unless this step is saved already; the main process does."""
+        if self.path is None or self.step == self.saved or self.engine.rank:
+            return
+        parts = {name: dict(made.named_parameters()) for name, made in self.layers.sets.items()}
+        parts["optimizer"] = flatten_optimizer(self.optimizer)
+        if self.heads is not None:
+            parts["heads"] = self.heads.state_dict()
+        values = {"step": self.step, "config": to_plain(self.config), "scaler": self.engine.scaler_state()}
+        save_checkpoint(self.path, parts, values)
+        self.saved = self.step
+
+    def _load(self) -> None:
+        parts, values = load_checkpoint(self.path)
+        changed = self.config.differences(values["config"])
+        if changed:
+            raise TrainingError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(changed)}). Use those again, or another folder."
+            )
+        for name, made in self.layers.sets.items():
+            made.load_state_dict(parts[name])
+        if self.heads is not None:
+            self.heads.load_state_dict(parts["heads"])
+        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
+        self.engine.load_scaler_state(values["scaler"])
+        self.step = self.saved = values["step"]
+
+
+def _memory_error(config: TrainingConfig, error: BaseException) -> TrainingError | None:
+    """Returns what to lower when `error` says that memory ran out, else None."""
+    words = str(error).lower()
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in words:
+        return None
+    split = config.batch_size // config.accumulation
+    steps = ["turn on gradient_checkpointing"] if not config.gradient_checkpointing else []
+    steps += [f"raise accumulation (now {config.accumulation}, {split} examples at a time)"] if split > 1 else []
+    steps += [f"lower rank (now {config.rank})", "use smaller images"]
+    return TrainingError(f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}.")

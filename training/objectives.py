@@ -1,0 +1,156 @@
+"""What one step minimises: trajectory segmented consistency distillation, or plain denoising. Each is a pure function of
+(batch, draws), so that tests and several processes can repeat it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .config import Stage, TrainingConfig
+from .data import Batch, rows, seeded
+from .denoiser import Denoiser
+from .diffusion import offset_noise
+from .discriminator import BACKBONE, Features, Heads, discriminator_loss, generator_loss
+from .lora_layers import LoraLayers
+from .segments import sample_timesteps, solver_grid
+
+STUDENT, TARGET = "student", "target"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of a step, drawn for the whole batch at once: t_* int [batch]; noise [batch, ...]; guidance_scale [batch]."""
+
+    t_n: torch.Tensor
+    t_prev: torch.Tensor
+    t_end: torch.Tensor
+    noise: torch.Tensor
+    guidance_scale: torch.Tensor
+
+    def part(self, rows_: slice) -> "Draws":
+        """Returns the draws of some rows of the batch."""
+        return Draws(**rows(self.__dict__, rows_))
+
+    def to(self, like: torch.Tensor) -> "Draws":
+        """Returns the draws on the device of `like`, the noise in its dtype."""
+        moved = {k: v.to(like.device, non_blocking=True) for k, v in self.__dict__.items()}
+        return Draws(**moved | {"noise": moved["noise"].to(like.dtype)})
+
+
+def draw(config: TrainingConfig, stage: Stage, shape: tuple[int, ...], step: int) -> Draws:
+    """Draws a step's timesteps, noise and guidance from (seed, step) alone. Args: shape: of the whole batch's latents."""
+    generator, batch = seeded(config.seed, step, 1), shape[0]
+    if config.objective == "finetune":
+        t_n = torch.randint(1000, (batch,), generator=generator)
+        t_prev = t_end = t_n
+    else:
+        # 0 in front: the pair (19, 0) ties the lowest timestep to the teacher too.
+        grid = [0, *solver_grid(config.solver_steps)]
+        t_n, t_prev, _, t_end = sample_timesteps(batch, stage.num_segments, grid, generator, config.endpoint)
+    noise = torch.randn(shape, generator=generator)
+    shift = torch.randn(shape[:2], generator=generator)
+    low, high = config.guidance_scale
+    guidance_scale = low + (high - low) * torch.rand(batch, generator=generator)
+    return Draws(t_n, t_prev, t_end, offset_noise(noise, shift, config.offset_noise), guidance_scale)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor, kind: str, huber_c: float) -> torch.Tensor:
+    """Returns the mean distance of `a` and `b`: the squared error, or sqrt(d^2 + c^2) - c.
+
+    Source of the latter: Song and Dhariwal, "Improved Techniques for Training Consistency Models", arXiv 2310.14189.
+    """
+    difference = (a - b).to(torch.promote_types(a.dtype, torch.float32))
+    if kind == "mse":
+        return difference.square().mean()
+    return ((difference.square() + huber_c**2).sqrt() - huber_c).mean()
+
+
+class Finetune(nn.Module):
+    """Plain denoising: the distance of the student's prediction to the noise (or velocity) that was added."""
+
+    def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers):
+        super().__init__()
+        self.config, self.layers = config, layers
+        self.student = layers.sets[STUDENT]
+        object.__setattr__(self, "denoiser", denoiser)  # not a part of this module: its weights are not trained
+
+    def forward(self, batch: Batch, draws: Draws, stage: Stage) -> dict[str, torch.Tensor]:
+        """Returns {"loss", "distance"}."""
+        diffusion, x0 = self.denoiser.diffusion, batch.latents
+        x = diffusion.add_noise(x0, draws.noise, draws.t_n)
+        with self.layers.using(STUDENT):
+            prediction = self.denoiser.predict(x, draws.t_n, batch.conditioning)
+        wanted = diffusion.training_target(x0, draws.noise, draws.t_n)
+        loss = distance(prediction, wanted, self.config.distance, self.config.huber_c)
+        return {"loss": stage.distance_weight * loss, "distance": loss.detach()}
+
+
+class Tscd(nn.Module):
+    """Trajectory segmented consistency distillation.
+
+    loss = d(Psi(x_tn, student, t_end), Psi(x_tprev, target, t_end)) + adversarial loss; x_tprev is one DDIM step of the guided
+    teacher away from x_tn; gradients reach the student (and the discriminator's own weights) only.
+
+    Source: Hyper-SD, arXiv 2404.13686, Eq. 11-12 and algorithm 1. The solver is not named there; DDIM is that of LCM and TCD.
+    Args: layers: with the sets "student" and "target"; heads: for stages with an adversarial weight.
+    """
+
+    def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers, heads: Heads | None = None):
+        super().__init__()
+        self.config, self.layers, self.heads = config, layers, heads
+        self.student = layers.sets[STUDENT]
+        self.backbone = layers.sets.get(BACKBONE)
+        object.__setattr__(self, "denoiser", denoiser)  # not a part of this module: its weights are not trained
+        self.features = Features(denoiser, layers, BACKBONE if self.backbone is not None else None) if heads else None
+
+    def forward(self, batch: Batch, draws: Draws, stage: Stage) -> dict[str, torch.Tensor]:
+        """Returns {"loss", "distance"} and, in adversarial stages, {"adversarial", "discriminator"}."""
+        x_n = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_n)
+        wanted = self.target_point(x_n, batch, draws)
+        with self.layers.using(STUDENT):
+            prediction = self.denoiser.predict(x_n, draws.t_n, batch.conditioning)
+        found = self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end)
+        apart = distance(found, wanted, self.config.distance, self.config.huber_c)
+        losses = {"loss": stage.distance_weight * apart, "distance": apart.detach()}
+        if stage.adversarial_weight and self.heads is not None:
+            generator, discriminator = self._adversarial(x_n, found, wanted, batch, draws)
+            losses["loss"] = losses["loss"] + stage.adversarial_weight * generator + discriminator
+            losses |= {"adversarial": generator.detach(), "discriminator": discriminator.detach()}
+        return losses
+
+    @torch.no_grad()
+    def target_point(self, x_n: torch.Tensor, batch: Batch, draws: Draws) -> torch.Tensor:
+        """Returns where the teacher's solver step and the target's jump lead from x_n: the student's goal at t_end."""
+        jump, predict = self.denoiser.diffusion.jump, self.denoiser.predict
+        unconditional = batch.unconditional if self.config.is_guided else {}
+        with self.layers.using(None):
+            taught = self.denoiser.guided(x_n, draws.t_n, batch.conditioning, unconditional, draws.guidance_scale)
+        x_prev = jump(x_n, taught, draws.t_n, draws.t_prev)
+        with self.layers.using(TARGET):
+            prediction = predict(x_prev, draws.t_prev, batch.conditioning)
+        return jump(x_prev, prediction, draws.t_prev, draws.t_end)
+
+    def _adversarial(self, x_n, found, wanted, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the student's and the discriminator's hinge losses; each reaches only its own weights."""
+        if self.config.adversarial_real == "data":
+            wanted = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
+        start = self.features(x_n, draws.t_n, batch.conditioning) if self.backbone is not None else None
+        with torch.no_grad():
+            start_fixed = self.features(x_n, draws.t_n, batch.conditioning) if start is None else [f.detach() for f in start]
+        fake = self.features(found, draws.t_end, batch.conditioning, frozen=True)
+        generator = generator_loss(self.heads.judge_frozen(fake, start_fixed))
+        if self.backbone is None:
+            with torch.no_grad():
+                real = self.features(wanted, draws.t_end, batch.conditioning)
+            fake, start = [f.detach() for f in fake], start_fixed
+        else:
+            real = self.features(wanted, draws.t_end, batch.conditioning)
+            fake = self.features(found.detach(), draws.t_end, batch.conditioning)
+        return generator, discriminator_loss(self.heads(real, start), self.heads(fake, start))
+
+
+def make_objective(
+    config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers, heads: Heads | None = None
+) -> Finetune | Tscd:
+    """Returns the objective the config names."""
+    return Finetune(config, denoiser, layers) if config.objective == "finetune" else Tscd(config, denoiser, layers, heads)
