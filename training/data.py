@@ -39,7 +39,10 @@ class Examples(Protocol):
         """The numbers of the examples, grouped by shape; every number once."""
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
-        """Returns the examples of these numbers, all of one bucket; `draw` seeds whatever is drawn anew for each batch."""
+        """Returns the examples of these numbers, all of one bucket.
+
+        Args: draw: what is drawn anew for the j-th of them is seeded with draw + j, so that any split of a batch draws alike.
+        """
 
 
 class LatentExamples:

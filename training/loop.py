@@ -60,8 +60,8 @@ def train(
     """Trains the adapter set "student" of `layers` and yields after every step.
 
     The result is in layers.sets["student"]; an existing set of that name is where training starts from. Closing the generator,
-    or `stop` returning True, saves a checkpoint and ends the run; the same call continues it, to the bit. The network's weights
-    are never written; their requires_grad flags are cleared meanwhile and put back.
+    Ctrl-C, or `stop` returning True saves a checkpoint and ends the run; the same call continues it, to the bit. The weights of
+    the network are never written; their requires_grad flags are cleared meanwhile and put back.
 
     Args:
         layers: on denoiser.network, with the rank of the config.
@@ -84,8 +84,10 @@ def train(
                 yield clock.state(config, run.step, losses)
                 if run.step % config.checkpoint_every == 0 or run.stage_finished:
                     run.save()
-        finally:
+        except (GeneratorExit, KeyboardInterrupt):
             run.save()
+            raise
+        run.save()
 
 
 class _Clock:
@@ -141,7 +143,7 @@ class Run:
         self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
         self.order = BatchOrder(examples.buckets, config.batch_size, config.seed)
         self.path = folder / CHECKPOINT if folder else None
-        self.step, self.saved = 0, -1
+        self.step, self.saved, self.whole = 0, -1, True
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
         objective = make_objective(config, denoiser, layers, self.heads)
@@ -192,12 +194,16 @@ class Run:
             group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
         try:
             losses = self._accumulate(config.stages[config.stage_at(step)[0]])
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise _memory_error(config, error) or error from None
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise TrainingError(_memory_advice(config, error)) from error
         self._check_finite(losses)
+        self.whole = False  # an interrupt in here leaves a state that must not be saved
         engine.update(self.optimizer, config.max_grad_norm)
         self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
         self.step += 1
+        self.whole = True
         return losses
 
     def _accumulate(self, stage: Stage) -> dict[str, float]:
@@ -223,12 +229,7 @@ class Run:
     def _check_finite(self, losses: dict[str, float]) -> None:
         if all(map(math.isfinite, losses.values())):
             return
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.saved < 0 and (self.path is None or not self.path.exists()):
-            kept = "No checkpoint was saved before"
-        else:
-            kept = f"The last checkpoint, step {max(self.saved, 0)}, is kept"
-            self.saved = self.step  # the weights in memory are no better than that
+        kept = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"
         found = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise TrainingError(
             f"The loss is not a number any more at step {self.step + 1} ({found}). {kept}. Lower the learning rate "
@@ -237,7 +238,7 @@ class Run:
 
     def save(self) -> None:
         """Writes the checkpoint unless this step is saved already; the main process does."""
-        if self.path is None or self.step == self.saved or self.engine.rank:
+        if self.path is None or self.step == self.saved or self.engine.rank or not self.whole:
             return
         parts = {name: dict(made.named_parameters()) for name, made in self.layers.sets.items()}
         parts["optimizer"] = flatten_optimizer(self.optimizer)
@@ -263,13 +264,13 @@ class Run:
         self.step = self.saved = values["step"]
 
 
-def _memory_error(config: TrainingConfig, error: BaseException) -> TrainingError | None:
-    """Returns what to lower when `error` says that memory ran out, else None."""
-    words = str(error).lower()
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in words:
-        return None
-    split = config.batch_size // config.accumulation
-    steps = ["turn on gradient_checkpointing"] if not config.gradient_checkpointing else []
-    steps += [f"raise accumulation (now {config.accumulation}, {split} examples at a time)"] if split > 1 else []
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "allocate memory" in str(error).lower()
+
+
+def _memory_advice(config: TrainingConfig, error: BaseException) -> str:
+    at_once = config.batch_size // config.accumulation
+    steps = [] if config.gradient_checkpointing else ["turn on gradient_checkpointing"]
+    steps += [f"raise accumulation (now {config.accumulation}, {at_once} examples at a time)"] if at_once > 1 else []
     steps += [f"lower rank (now {config.rank})", "use smaller images"]
-    return TrainingError(f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}.")
+    return f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}."

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -24,12 +25,7 @@ CONFIG = TrainingConfig(
     batch_size=32, learning_rate=2e-3, warmup_steps=30, final_rate=0.1, ema_decay=0.95, guidance_scale=(3.0, 5.0),
     rank=RANK, precision="bf16", checkpoint_every=100,
 )  # fmt: skip
-FILES = {
-    8: "hyper_sd_demo_8steps_lora",
-    4: "hyper_sd_demo_4steps_lora",
-    2: "hyper_sd_demo_2steps_lora",
-    1: "hyper_sd_demo_1step_lora",
-}
+FILES = {k: f"hyper_sd_demo_{k}step{'s' if k > 1 else ''}_lora" for k in (8, 4, 2, 1)}
 
 
 class Drawings:
@@ -47,8 +43,8 @@ class Drawings:
         return [list(range(len(self.latents)))]
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
-        rng = random.Random(draw)
-        context = encode(self.denoiser, [self.caption(i, rng) for i in numbers])
+        captions = [self.caption(number, random.Random(draw + j)) for j, number in enumerate(numbers)]
+        context = encode(self.denoiser, captions)
         return Batch(self.latents[list(numbers)], {"context": context}, {"context": self.empty.expand(len(numbers), -1, -1)})
 
 
@@ -61,16 +57,15 @@ def distill(
     config: TrainingConfig = CONFIG,
 ) -> Iterator[TrainingState]:
     """Trains all stages, resuming from `folder`, and writes each stage's LoRA into `out` as it ends."""
-    diffusion = Diffusion.from_schedule(NoiseSchedule.from_betas())
-    layers = LoraLayers(denoiser.unet, config.rank, config.lora_alpha)
+    network = TrainedNetwork(denoiser.unet, Diffusion.from_schedule(NoiseSchedule.from_betas()))
+    examples, layers = Drawings(latents, caption, denoiser), LoraLayers(denoiser.unet, config.rank, config.lora_alpha)
     try:
-        for state in train(
-            config, TrainedNetwork(denoiser.unet, diffusion), layers, Drawings(latents, caption, denoiser), folder=folder
-        ):
-            if state.stage_finished:
-                segments = state.stage.num_segments
-                described = {"title": FILES[segments], "num_segments": str(segments), "trained_steps": str(state.step)}
-                save_lora(out / f"{FILES[segments]}.safetensors", layers, metadata=described)
-            yield state
+        with closing(train(config, network, layers, examples, folder=folder)) as states:
+            for state in states:
+                if state.stage_finished:
+                    segments = state.stage.num_segments
+                    described = {"title": FILES[segments], "num_segments": str(segments), "trained_steps": str(state.step)}
+                    save_lora(out / f"{FILES[segments]}.safetensors", layers, metadata=described)
+                yield state
     finally:
         layers.detach()
