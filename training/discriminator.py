@@ -29,12 +29,13 @@ def encoder_stages(network: nn.Module) -> list[str]:
         names = [f"input_blocks.{i}.{len(blocks[i]) - 1}" for i in ends]
         return [*names, f"middle_block.{len(network.middle_block) - 1}"]
     raise UnsupportedModelError(
-        f"The adversarial loss needs a UNet with encoder and middle block, got {type(network).__name__}; set adversarial_weight to 0."
+        f"The adversarial loss needs a UNet with encoder and middle block, got {type(network).__name__}; "
+        "set adversarial_weight to 0."
     )
 
 
 class _Reached(Exception):
-    pass
+    """Ends a forward pass whose rest nobody needs."""
 
 
 class Features:
@@ -94,7 +95,8 @@ class Heads(nn.Module):
     def forward(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
         """Returns one logit per example [batch]: the mean over every stage's map. Args: features of the two points."""
         maps = [head(torch.cat(pair, 1)).flatten(1).mean(1) for head, *pair in zip(self.heads, here, there, strict=True)]
-        return torch.stack(maps).float().mean(0)
+        stacked = torch.stack(maps)
+        return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)
 
     def judge_frozen(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
         """As forward, with no gradient to the heads."""

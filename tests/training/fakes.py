@@ -51,7 +51,8 @@ class PointMass(nn.Module):
         nn.init.zeros_(self.layer.weight)
         self.diffusion, self.c = diffusion, c
 
-    def forward(self, x, t, context):
+    def forward(self, x, time, context):
+        t = time.round().long() - int(self.diffusion.prediction_type == "flow")  # flow models are told 1000 sigma = t + 1
         alpha, sigma = self.diffusion.levels(t, x)
         noise = (x - alpha * self.c) / sigma
         return self.diffusion.training_target(self.c.expand_as(x), noise, t) + self.layer(x)

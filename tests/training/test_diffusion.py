@@ -3,8 +3,8 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hyper_sd.errors import TrainingError, UnsupportedModelError
 from hyper_sd.samplers.schedule import NoiseSchedule
-from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion, offset_noise
 from hyper_sd.tests.training.fakes import schedule
+from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion, offset_noise
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 

@@ -63,7 +63,11 @@ def test_bypass_equals_the_merged_weight(layer):
     layers = LoraLayers(network, rank=3, lora_alpha=1.5, excluded=(), dtype=torch.float64)
     made = layers.add("student")
     fill(made)
-    x = torch.randn(2, 5, 6, 6, dtype=torch.float64) if isinstance(layer, nn.Conv2d) else torch.randn(2, 4, 5, dtype=torch.float64)
+    x = (
+        torch.randn(2, 5, 6, 6, dtype=torch.float64)
+        if isinstance(layer, nn.Conv2d)
+        else torch.randn(2, 4, 5, dtype=torch.float64)
+    )
     with layers.using("student"):
         bypass = network(x)
     layers.detach()
@@ -194,7 +198,10 @@ def test_recomputing_keeps_less_for_the_backward_pass():
 
     def kept():
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda v: sizes.append(v.numel()) or v, lambda v: v), layers.using("student"):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda v: sizes.append(v.numel()) or v, lambda v: v),
+            layers.using("student"),
+        ):
             network(x, t, c)
         return sum(sizes)
 

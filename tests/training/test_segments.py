@@ -1,9 +1,9 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from hyper_sd.errors import ScheduleError, TrainingError
 from hyper_sd.training.segments import sample_timesteps, solver_grid
+from hypothesis import given
+from hypothesis import strategies as st
 
 GRID = solver_grid(50)
 
@@ -15,7 +15,7 @@ EDGES = {
     8: {999: 874, 899: 874, 859: 749, 759: 749, 739: 624, 639: 624, 619: 499, 519: 499, 499: 374, 399: 374, 359: 249,
         259: 249, 239: 124, 139: 124, 119: 0, 39: 0},
 }  # fmt: skip
-# Pairs with an edge strictly between them, such as 879 -> 859 around 874. 519 -> 499 ends on the edge 499 and does not straddle.
+# Pairs with an edge strictly between them, such as 879 -> 859 around 874; 519 -> 499 ends on the edge 499 and does not straddle.
 STRADDLING = {1: [], 2: [], 4: [259, 759], 8: [139, 259, 379, 639, 759, 879]}
 ENDING_ON_EDGE = {1: [], 2: [519], 4: [519], 8: [519]}
 
@@ -26,7 +26,7 @@ def draw_all(num_segments, grid=GRID, endpoint="random", batch=20000):
 
 
 def test_solver_grid_of_fifty_is_19_to_999():
-    assert GRID == [*range(19, 1000, 20)]
+    assert list(range(19, 1000, 20)) == GRID
     assert len(GRID) == 50
 
 
