@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -17,9 +18,43 @@ from .console import StatusLine, progress_text, say
 from .errors import ServerError
 from .options import CFG_CHECKPOINT, CFG_DEMO_MODEL, DemoOptions
 from .server import ComfyServer, device_arguments
-from .workflow import DEMO_SIZE, fill_workflow, load_workflow, node_id
+from .workflow import DEMO_SIZE, NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
 
 MIB = 2**20
+HYPER_SD_STEPS = 8  # the unified LoRA's most
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image to make: with which LoRA, guidance and steps, and what it is called on the sheet and on disk."""
+
+    label: str
+    file_part: str
+    lora: str
+    cfg: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image that was made."""
+
+    label: str
+    image: Image.Image
+
+
+def plan_drawings(steps: tuple[int, ...], cfg: float, with_lora: bool) -> list[Drawing]:
+    """Returns a row without LoRA, then, for the demo model, a row with its unified LoRA at CFG 1 for every count up to 8.
+
+    Fewer steps come first, so that the two rows stand under each other.
+    """
+    counts = sorted(steps)
+    base = "base, " if with_lora else ""
+    rows = [Drawing(f"{base}{step_label(n)}", f"{n:02d}", NO_LORA, cfg, n) for n in counts]
+    if with_lora:
+        few = [n for n in counts if n <= HYPER_SD_STEPS]
+        rows += [Drawing(f"Hyper-SD, {step_label(n)}", f"hyper-sd-{n:02d}", UNIFIED_LORA, 1.0, n) for n in few]
+    return rows
 
 
 def run_demo(options: DemoOptions, comfyui: Path) -> int:
@@ -35,9 +70,10 @@ def run_demo(options: DemoOptions, comfyui: Path) -> int:
         name, arguments = offer_checkpoint(base, checkpoint.path)
         size, default_cfg = checkpoint.size, CFG_CHECKPOINT
     settings = {
-        "prompt": options.prompt, "negative": options.negative, "seed": options.seed, "eta": options.eta,
-        "cfg": default_cfg if options.cfg is None else options.cfg, "size": size, "checkpoint": name,
+        "prompt": options.prompt, "negative": options.negative, "seed": options.seed, "eta": options.eta, "size": size,
+        "checkpoint": name,
     }  # fmt: skip
+    drawings = plan_drawings(options.steps, default_cfg if options.cfg is None else options.cfg, with_lora=name is None)
     started, line = time.monotonic(), StatusLine()
     server = ComfyServer(
         comfyui,
@@ -49,7 +85,7 @@ def run_demo(options: DemoOptions, comfyui: Path) -> int:
     with server:
         require_nodes(server, {node["class_type"] for node in load_workflow().values()})
         line.close(f"ComfyUI runs at {server.address} (started in {time.monotonic() - started:.0f} s)")
-        made = list(draw(server, settings, options))
+        made = list(draw(server, settings, drawings, options))
         save_sheet(made, options)
         _say_memory(server)
         if options.ui:
@@ -67,30 +103,32 @@ def require_nodes(server: ComfyServer, wanted: set[str]) -> None:
         )
 
 
-def draw(server: ComfyServer, settings: dict, options: DemoOptions) -> Iterator[tuple[int, Image.Image]]:
-    """Draws and saves one image per step count and yields (steps, image)."""
+def draw(server: ComfyServer, settings: dict, drawings: list[Drawing], options: DemoOptions) -> Iterator[Drawn]:
+    """Draws and saves every image."""
     options.out.mkdir(parents=True, exist_ok=True)
     workflow = load_workflow()
     sampling, save = node_id(workflow, "Sampling"), node_id(workflow, "Save")
-    for steps in options.steps:
-        label, started, line = step_label(steps), time.monotonic(), StatusLine()
+    for drawing in drawings:
+        label, started, line = drawing.label, time.monotonic(), StatusLine()
         line.update(f"{label}: waiting for ComfyUI")
 
         def show(done: int, total: int, node: str, label=label, started=started, line=line) -> None:
             if node == sampling:
                 line.update(progress_text(label, done, total, time.monotonic() - started))
 
-        outputs = server.run(fill_workflow(workflow, steps=steps, **settings), on_progress=show)
+        own = {"steps": drawing.steps, "cfg": drawing.cfg, "lora": drawing.lora}
+        outputs = server.run(fill_workflow(workflow, **settings, **own), on_progress=show)
         content = server.image(outputs[save]["images"][0])
-        path = options.out / f"{slug(options.prompt)}-seed{options.seed}-{steps:02d}.png"
+        path = options.out / f"{slug(options.prompt)}-seed{options.seed}-{drawing.file_part}.png"
         write_file(path, content)
         line.close(f"{label}: {time.monotonic() - started:.1f} s  {path}")
-        yield steps, Image.open(io.BytesIO(content)).convert("RGB")
+        yield Drawn(label, Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def save_sheet(made: list[tuple[int, Image.Image]], options: DemoOptions) -> Path:
-    """Writes the labelled sheet of all images and returns its path."""
-    sheet = contact_sheet([image for _, image in made], [step_label(steps) for steps, _ in made], title=options.prompt)
+def save_sheet(made: list[Drawn], options: DemoOptions) -> Path:
+    """Writes the labelled sheet of all images, a row for each LoRA, and returns its path."""
+    images, labels = [drawn.image for drawn in made], [drawn.label for drawn in made]
+    sheet = contact_sheet(images, labels, columns=len(options.steps), title=options.prompt)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     path = options.out / f"{slug(options.prompt)}-seed{options.seed}-sheet.png"

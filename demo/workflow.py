@@ -6,6 +6,7 @@ from pathlib import Path
 
 WORKFLOW = Path(__file__).resolve().parent / "workflow.json"
 DEMO_SIZE = 128
+NO_LORA, UNIFIED_LORA = "none", "unified, 1 to 8 steps"  # HyperSDDemoModel's names
 
 
 def load_workflow() -> dict:
@@ -29,16 +30,21 @@ def fill_workflow(
     eta: float,
     size: int,
     checkpoint: str | None,
+    lora: str = NO_LORA,
 ) -> dict:
     """Returns a copy of the workflow with these settings.
 
-    Args: size: width and height in pixels; checkpoint: its name in CheckpointLoaderSimple, None for the demo model.
+    Args:
+        size: width and height in pixels.
+        checkpoint: its name in CheckpointLoaderSimple, None for the demo model.
+        lora: the demo model's, as its node lists them.
     """
     filled = copy.deepcopy(workflow)
 
     def inputs(title: str) -> dict:
         return filled[node_id(filled, title)]["inputs"]
 
+    inputs("Model")["hyper_sd_lora"] = lora
     inputs("Prompt")["text"] = prompt
     inputs("Negative prompt")["text"] = negative
     inputs("Size").update(width=size, height=size)

@@ -17,6 +17,13 @@ from .sampling import CATEGORY
 FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+BASE = "none"
+LORAS = {
+    "unified, 1 to 8 steps": "hyper_sd_demo_1step_lora",
+    "8 steps": "hyper_sd_demo_8steps_lora",
+    "4 steps": "hyper_sd_demo_4steps_lora",
+    "2 steps": "hyper_sd_demo_2steps_lora",
+}
 
 
 class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
@@ -77,8 +84,18 @@ def _load_vae(weights: dict, config: dict):
     return comfy.sd.VAE(sd=state, config={"params": {"ddconfig": ddconfig, "embed_dim": ddconfig["z_channels"]}})
 
 
+def _weights(name: str) -> dict:
+    path = FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        raise UnsupportedModelError(
+            f"The demo model's weights are missing ({path.name} in demo/model); get the pack again, "
+            "or load a checkpoint of your own."
+        )
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+
 class HyperSDDemoModel(io.ComfyNode):
-    """MODEL, CLIP and VAE of the embedded model."""
+    """MODEL, CLIP and VAE of the embedded model, with one of its Hyper-SD LoRAs if wanted."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -87,20 +104,28 @@ class HyperSDDemoModel(io.ComfyNode):
             display_name="Hyper-SD Demo Model",
             category=CATEGORY,
             description="A small model that ships with the pack and paints emoji at 128x128, to try workflows on any machine.",
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "hyper_sd_lora",
+                    options=[BASE, *LORAS],
+                    default=BASE,
+                    optional=True,
+                    tooltip="The demo model's own distilled LoRA. Unified: any of 1 to 8 steps with num_segments 1. The "
+                    "others: exactly that many steps, with num_segments the same. CFG 1 with each of them; CFG 4 and about "
+                    "25 steps without.",
+                )
+            ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        if not CHECKPOINT.is_file():
-            raise UnsupportedModelError(
-                f"The demo model's weights are missing ({CHECKPOINT.name} in demo/model); get the pack again, "
-                "or load a checkpoint of your own."
-            )
+    def execute(cls, hyper_sd_lora: str = BASE) -> io.NodeOutput:
         config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
-        weights = comfy.utils.load_torch_file(str(CHECKPOINT), safe_load=True)
-        return io.NodeOutput(_load_model(dict(weights), config), _load_clip(weights), _load_vae(weights, config))
+        weights = _weights(CHECKPOINT.stem)
+        model = _load_model(dict(weights), config)
+        if hyper_sd_lora != BASE:
+            model, _ = comfy.sd.load_lora_for_models(model, None, _weights(LORAS[hyper_sd_lora]), 1.0, 0.0)
+        return io.NodeOutput(model, _load_clip(weights), _load_vae(weights, config))
 
 
 NODES = [HyperSDDemoModel]

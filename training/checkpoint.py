@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
 
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # two runs may write one file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
@@ -44,7 +45,8 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where a parent is no folder, for example, there is nothing to remove
+            partial.unlink()
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
         remedy = "free some space" if full else "choose a folder that can be written"
         raise TrainingError(

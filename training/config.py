@@ -126,10 +126,11 @@ class TrainingConfig:
 
     def stage_at(self, step: int) -> tuple[int, int]:
         """Returns (index of the stage, step inside it) of optimizer step `step`, counted from 0."""
+        inside = step
         for index, stage in enumerate(self.stages):
-            if step < stage.steps:
-                return index, step
-            step -= stage.steps
+            if inside < stage.steps:
+                return index, inside
+            inside -= stage.steps
         raise TrainingError(f"The run ends before step {step}.")
 
     def rate_at(self, step: int) -> float:

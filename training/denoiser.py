@@ -26,7 +26,10 @@ def call_diffusers_unet(network: nn.Module, x: torch.Tensor, time: torch.Tensor,
 def call_diffusers_transformer(
     network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning
 ) -> torch.Tensor:
-    """Calls a diffusers SD3Transformer2DModel. Args: conditioning: "context" [batch, tokens, width], "pooled" [batch, width]."""
+    """Calls a diffusers SD3Transformer2DModel.
+
+    Args: conditioning: "context" [batch, tokens, width], "pooled" [batch, width].
+    """
     return network(
         x,
         timestep=time,

@@ -19,7 +19,10 @@ STUDENT, TARGET = "student", "target"
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of a step, drawn for the whole batch at once: t_* int [batch]; noise [batch, ...]; guidance_scale [batch]."""
+    """All randomness of a step, drawn for the whole batch at once.
+
+    Args: t_n, t_prev, t_end: int [batch]; noise: [batch, ...]; guidance_scale: [batch].
+    """
 
     t_n: torch.Tensor
     t_prev: torch.Tensor

@@ -1,6 +1,7 @@
 """Which timesteps a distillation step looks at: a pair of the solver's grid and the point both are mapped to."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -43,7 +44,7 @@ def sample_timesteps(
         endpoint: "random" or "boundary".
     Raises: TrainingError, ScheduleError for arguments outside these.
     """
-    if len(solver_timesteps) < 2 or any(a >= b for a, b in zip(solver_timesteps, solver_timesteps[1:], strict=False)):
+    if len(solver_timesteps) < 2 or any(a >= b for a, b in pairwise(solver_timesteps)):
         raise TrainingError(f"solver_timesteps must increase and be at least two, got {list(solver_timesteps)}.")
     if endpoint not in ENDPOINTS:
         raise TrainingError(f"endpoint must be one of {ENDPOINTS}, got {endpoint!r}.")

@@ -1,7 +1,7 @@
 import pytest
 from hyper_sd.demo.client import refusal
-from hyper_sd.demo.run import slug, step_label, write_file
-from hyper_sd.demo.workflow import fill_workflow, load_workflow, node_id
+from hyper_sd.demo.run import plan_drawings, slug, step_label, write_file
+from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
 
 SETTINGS = {"prompt": "p", "negative": "n", "steps": 8, "seed": 7, "cfg": 2.5, "eta": 0.6, "size": 512}
 
@@ -28,6 +28,27 @@ def test_checkpoint_takes_the_demo_models_place():
     filled = fill_workflow(load_workflow(), checkpoint="a.safetensors", **SETTINGS)
     assert inputs(filled, "CheckpointLoaderSimple") == [{"ckpt_name": "a.safetensors"}]
     assert not inputs(filled, "HyperSDDemoModel")
+
+
+def test_lora_reaches_the_demo_model_and_not_a_checkpoint():
+    filled = fill_workflow(load_workflow(), checkpoint=None, lora=UNIFIED_LORA, **SETTINGS)
+    assert inputs(filled, "HyperSDDemoModel") == [{"hyper_sd_lora": UNIFIED_LORA}]
+    assert inputs(load_workflow(), "HyperSDDemoModel") == [{"hyper_sd_lora": NO_LORA}]
+    filled = fill_workflow(load_workflow(), checkpoint="a.safetensors", lora=UNIFIED_LORA, **SETTINGS)
+    assert inputs(filled, "CheckpointLoaderSimple") == [{"ckpt_name": "a.safetensors"}]
+
+
+def test_demo_draws_the_base_then_the_lora_at_few_steps_only():
+    rows = plan_drawings((25, 1, 4), 4.0, with_lora=True)
+    assert [(d.label, d.lora, d.cfg, d.steps) for d in rows] == [
+        ("base, 1 step", NO_LORA, 4.0, 1), ("base, 4 steps", NO_LORA, 4.0, 4), ("base, 25 steps", NO_LORA, 4.0, 25),
+        ("Hyper-SD, 1 step", UNIFIED_LORA, 1.0, 1), ("Hyper-SD, 4 steps", UNIFIED_LORA, 1.0, 4),
+    ]  # fmt: skip
+    assert len({d.file_part for d in rows}) == len(rows)
+
+
+def test_checkpoint_has_one_row():
+    assert [(d.label, d.cfg) for d in plan_drawings((4, 1), 7.0, with_lora=False)] == [("1 step", 7.0), ("4 steps", 7.0)]
 
 
 def test_every_link_of_the_workflow_leads_to_a_node():

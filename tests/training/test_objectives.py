@@ -4,48 +4,14 @@ import pytest
 import torch
 from hyper_sd.samplers.timesteps import segment_boundary
 from hyper_sd.tests.training.fakes import PointMass, call, make_denoiser, make_examples, schedule
-from hyper_sd.training.config import Stage, TrainingConfig
+from hyper_sd.tests.training.world import PLAIN, World, check_gradients, config
+from hyper_sd.training.config import Stage
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
-from hyper_sd.training.discriminator import BACKBONE, Features, Heads, discriminator_loss, encoder_stages, generator_loss
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.objectives import Finetune, Tscd, distance, draw
-from torch import nn
 
-PLAIN, ADVERSARIAL = Stage(4, 1), Stage(2, 1, 1.0, 0.3)
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
-
-
-def config(**settings):
-    given = {"stages": (PLAIN,), "batch_size": 6, "rank": 2, "distance": "mse", **settings}
-    return TrainingConfig(**given)
-
-
-class World:
-    """A tiny network with filled adapter sets, heads, a batch and its draws."""
-
-    def __init__(self, prediction="epsilon", stage=PLAIN, backbone=False, **settings):
-        self.config, self.stage = config(stages=(stage,), **settings), stage
-        self.denoiser = make_denoiser(prediction)
-        self.denoiser.network.requires_grad_(False)
-        self.layers = LoraLayers(self.denoiser.network, 2, dtype=torch.float64)
-        names = ["student", "target", *([BACKBONE] if backbone else [])]
-        torch.manual_seed(3)
-        for name in names:
-            for parameter in self.layers.add(name).parameters():
-                nn.init.normal_(parameter, std=0.2)
-        self.layers.sets["target"].requires_grad_(False)
-        self.heads = Heads([4, 8, 8]).double() if stage.adversarial_weight else None
-        self.objective = Tscd(self.config, self.denoiser, self.layers, self.heads)
-        self.batch = make_examples(6).batch(range(6), 0)
-        self.draws = draw(self.config, stage, tuple(self.batch.latents.shape), 7).to(self.batch.latents)
-
-    def losses(self):
-        return self.objective(self.batch, self.draws, self.stage)
-
-    def predict(self, name, x, t, which="conditioning"):
-        with self.layers.using(name):
-            return self.denoiser.predict(x, t, getattr(self.batch, which))
 
 
 def parts(diffusion, x, output, t):
@@ -141,115 +107,12 @@ def test_consistent_model_has_zero_loss(prediction, k):
     assert losses["loss"] < 1e-18
 
 
-@pytest.mark.parametrize("backbone", [False, True])
-def test_gradient_reaches_the_student_and_the_judges_only(backbone):
-    w = World(stage=ADVERSARIAL, backbone=backbone)
-    w.losses()["loss"].backward()
-    sets = w.layers.sets
-    assert all(p.grad is not None for p in sets["student"].parameters())
-    assert any(p.grad.abs().sum() > 0 for p in sets["student"].parameters())
-    assert all(p.grad is None for p in sets["target"].parameters())
-    assert all(p.grad is None for p in w.denoiser.network.parameters())
-    assert all(p.grad is not None for p in w.heads.parameters())
-    if backbone:
-        # The decoder's adapters take no part in the features.
-        reached = [p.grad is not None and p.grad.abs().sum() > 0 for p in sets[BACKBONE].parameters()]
-        assert any(reached)
-
-
-@pytest.mark.parametrize("backbone", [False, True])
-def test_student_and_judges_follow_their_own_loss_alone(backbone):
-    w = World(stage=ADVERSARIAL, backbone=backbone)
-    students, judges = list(w.layers.sets["student"].parameters()), list(w.heads.parameters())
-    if backbone:
-        judges += list(w.layers.sets[BACKBONE].parameters())
-    found = torch.autograd.grad(w.losses()["loss"], students + judges, allow_unused=True)
-
-    x_n = w.denoiser.diffusion.add_noise(w.batch.latents, w.draws.noise, w.draws.t_n)
-    wanted = w.objective.target_point(x_n, w.batch, w.draws)
-    jumped = w.denoiser.diffusion.jump(x_n, w.predict("student", x_n, w.draws.t_n), w.draws.t_n, w.draws.t_end)
-    look = Features(w.denoiser, w.layers, BACKBONE if backbone else None)
-    context = w.batch.conditioning
-
-    def logits(x):
-        return w.heads(look(x, w.draws.t_end, context), look(x_n, w.draws.t_n, context))
-
-    generator = distance(jumped, wanted, "mse", 0) + 0.3 * generator_loss(logits(jumped))
-    hinge = discriminator_loss(logits(wanted), logits(jumped.detach()))
-    expected = [
-        *torch.autograd.grad(generator, students, retain_graph=True),
-        *torch.autograd.grad(hinge, judges, allow_unused=True),
-    ]
-    for mine, theirs in zip(found, expected, strict=True):
-        assert (mine is None) == (theirs is None)
-        assert mine is None or torch.allclose(mine, theirs, atol=1e-12)
-
-
-def slope(w, part, parameter, direction, step=1e-5):
-    """The central difference of part(losses) along `direction`."""
-    start, values = parameter.detach().clone(), []
-    for sign in (1, -1):
-        parameter.data.copy_(start + sign * step * direction)
-        values.append(part(w.losses()).item())
-    parameter.data.copy_(start)
-    return (values[0] - values[1]) / (2 * step)
-
-
-def check_gradients(w, parameters, part):
-    """Compares the gradient of the total loss with the slope of `part`; returns how many slopes were not flat."""
-    gradients = torch.autograd.grad(w.losses()["loss"], parameters, allow_unused=True)
-    g, steep = torch.Generator().manual_seed(0), 0
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        direction = torch.randn(parameter.shape, generator=g, dtype=torch.float64)
-        numeric = slope(w, part, parameter, direction)
-        found = 0.0 if gradient is None else float((gradient * direction).sum())
-        assert found == pytest.approx(numeric, rel=1e-4, abs=1e-9)
-        steep += abs(numeric) > 1e-6
-    return steep
-
-
 @ALL
 @pytest.mark.parametrize("kind", ["mse", "huber"])
 def test_student_gradient_equals_finite_differences(prediction, kind):
     w = World(prediction, distance=kind, huber_c=0.1)
     students = list(w.layers.sets["student"].parameters())
     assert check_gradients(w, students, lambda losses: losses["loss"]) == len(students)
-
-
-@pytest.mark.parametrize("group", ["student", "heads", BACKBONE])
-def test_adversarial_gradients_equal_finite_differences(group):
-    w = World(stage=ADVERSARIAL, backbone=True)
-    parameters = list(w.heads.parameters() if group == "heads" else w.layers.sets[group].parameters())
-    # The total mixes what the student minimises with what its judges do; each gradient must be that of its own part.
-    part = {"student": lambda losses: losses["distance"] + 0.3 * losses["adversarial"]}
-    assert check_gradients(w, parameters, part.get(group, lambda losses: losses["discriminator"])) >= 3
-
-
-def test_real_can_be_the_noised_data():
-    w = World(stage=ADVERSARIAL, adversarial_real="data")
-    seen = []
-    w.heads.register_forward_hook(lambda module, args, out: seen.append(args[0]))
-    w.losses()
-    real = w.denoiser.diffusion.add_noise(w.batch.latents, w.draws.noise, w.draws.t_end)
-    expected = Features(w.denoiser, w.layers)(real, w.draws.t_end, w.batch.conditioning)
-    assert any(all(torch.equal(a, b) for a, b in zip(inputs, expected, strict=True)) for inputs in seen)
-
-
-def test_features_are_the_encoder_and_middle_and_end_the_pass_there():
-    w = World()
-    ran = []
-    w.denoiser.network.up.register_forward_hook(lambda *_: ran.append("decoder"))
-    found = Features(w.denoiser, w.layers)(w.batch.latents, w.draws.t_n, w.batch.conditioning)
-    assert encoder_stages(w.denoiser.network) == ["down_blocks.0", "down_blocks.1", "mid_block"]
-    assert [tuple(f.shape[1:]) for f in found] == [(4, 4, 4), (8, 2, 2), (8, 2, 2)]
-    assert not ran
-    assert not w.denoiser.network.mid_block._forward_hooks
-
-
-def test_hinge_losses_by_hand():
-    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
-    assert float(discriminator_loss(real, fake)) == pytest.approx((0 + 0.5) / 2 + (0 + 1) / 2)
-    assert float(generator_loss(fake)) == pytest.approx(1.5)
 
 
 def test_distances_by_hand():
@@ -298,23 +161,6 @@ def test_no_guidance_needs_no_empty_prompt():
         else type(w.batch)(w.batch.latents, w.batch.conditioning, {})
     )
     assert torch.equal(w.losses()["loss"], with_prompt)
-
-
-def test_middle_of_a_host_unet_is_found_by_its_layers():
-    class Downsample(nn.Conv2d):
-        pass
-
-    host = nn.Module()
-    host.input_blocks = nn.ModuleList(
-        [
-            nn.Sequential(nn.Identity()),
-            nn.Sequential(nn.Identity(), nn.Identity()),
-            nn.Sequential(Downsample(1, 1, 1)),
-            nn.Sequential(nn.Identity()),
-        ]
-    )
-    host.middle_block = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
-    assert encoder_stages(host) == ["input_blocks.2.0", "input_blocks.3.0", "middle_block.2"]
 
 
 def test_call_passes_time_and_context(monkeypatch):

@@ -1,0 +1,73 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from hyper_sd.errors import TrainingError
+from hyper_sd.training.config import Stage, TrainingConfig, from_plain, progressive_stages, to_plain
+
+
+def test_progressive_stages_move_from_distance_to_adversarial():
+    stages = progressive_stages(100, 0.1)
+    assert [s.num_segments for s in stages] == [8, 4, 2, 1]
+    assert [s.adversarial_weight for s in stages] == [0, 0, 0.05, 0.1]
+    config = TrainingConfig(stages=stages)
+    assert config.total_steps == 400
+    assert [config.stage_at(s) for s in (0, 99, 100, 399)] == [(0, 0), (0, 99), (1, 0), (3, 99)]
+    with pytest.raises(TrainingError, match="ends before step 400"):
+        config.stage_at(400)
+
+
+def test_rate_warms_up_and_falls_in_every_stage():
+    config = TrainingConfig(stages=(Stage(4, 10), Stage(1, 10, learning_rate=5e-5)), warmup_steps=2, final_rate=0.1)
+    rates = [config.rate_at(s) for s in range(20)]
+    assert rates[0] == pytest.approx(0.5)
+    assert rates[5] == pytest.approx(0.1 + 0.9 / 2)
+    assert rates[10:] == pytest.approx([0.5 * r for r in rates[:10]])
+    constant = TrainingConfig(stages=(Stage(1, 10),), warmup_steps=0)
+    assert [constant.rate_at(s) for s in range(10)] == [1.0] * 10
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("objective", "dmd", "objective must be one of tscd, finetune, got 'dmd'"),
+    ("precision", "fp8", "precision must be one of"),
+    ("learning_rate", math.nan, r"learning_rate must lie in \[1e-12, 1\], got nan; 1e-4 is usual"),
+    ("learning_rate", 0, "learning_rate must lie"),
+    ("batch_size", 0, "batch_size must lie"),
+    ("ema_decay", 1.5, "ema_decay must lie"),
+    ("rank", 0, "rank must lie"),
+    ("guidance_scale", (5.0, 2.0), "guidance_scale must be"),
+    ("guidance_scale", (1.0, math.inf), "guidance_scale must be"),
+    ("solver_steps", 30, "solver_steps must divide 1000"),
+    ("stages", (), "stages need 1 step"),
+    ("stages", (Stage(1, 0),), "stages need 1 step"),
+    ("stages", (Stage(51, 1),), "1 to 50 segments"),
+    ("stages", (Stage(1, 1, -1.0),), "weights of a stage must be 0 or more"),
+    ("seed", -1, "seed must lie"),
+])  # fmt: skip
+def test_bad_settings_are_named_with_what_is_allowed(name, value, words):
+    with pytest.raises(TrainingError, match=words):
+        TrainingConfig(**{"stages": (Stage(1, 1),), name: value})
+
+
+def test_settings_survive_json():
+    config = TrainingConfig(stages=progressive_stages(10), guidance_scale=(3.0, 5.0), lora_alpha=4.0)
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_unknown_and_missing_settings_are_refused():
+    with pytest.raises(TrainingError, match=r"Unknown settings \['learningrate'\]; there are"):
+        from_plain({"stages": [{"num_segments": 1, "steps": 1}], "learningrate": 1})
+    with pytest.raises(TrainingError, match="need a list of stages"):
+        from_plain({})
+    with pytest.raises(TrainingError, match="do not fit"):
+        from_plain({"stages": [{"num_segments": 1}]})
+    with pytest.raises(TrainingError, match="do not fit"):
+        from_plain({"stages": [{"num_segments": 1, "steps": 1}], "learning_rate": "fast"})
+
+
+def test_only_what_cannot_change_the_result_may_differ_in_a_resumed_run():
+    config = TrainingConfig(stages=progressive_stages(10))
+    saved = to_plain(config)
+    assert dataclasses.replace(config, checkpoint_every=7, accumulation=2, gradient_checkpointing=True).differences(saved) == []
+    assert len(dataclasses.replace(config, rank=8, seed=1).differences(saved)) == 2
