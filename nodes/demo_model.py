@@ -84,8 +84,7 @@ def _load_vae(weights: dict, config: dict):
     return comfy.sd.VAE(sd=state, config={"params": {"ddconfig": ddconfig, "embed_dim": ddconfig["z_channels"]}})
 
 
-def _weights(name: str) -> dict:
-    path = FOLDER / f"{name}.safetensors"
+def _weights(path: Path) -> dict:
     if not path.is_file():
         raise UnsupportedModelError(
             f"The demo model's weights are missing ({path.name} in demo/model); get the pack again, "
@@ -120,11 +119,13 @@ class HyperSDDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, hyper_sd_lora: str = BASE) -> io.NodeOutput:
+        weights = _weights(CHECKPOINT)
         config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
-        weights = _weights(CHECKPOINT.stem)
         model = _load_model(dict(weights), config)
         if hyper_sd_lora != BASE:
-            model, _ = comfy.sd.load_lora_for_models(model, None, _weights(LORAS[hyper_sd_lora]), 1.0, 0.0)
+            model, _ = comfy.sd.load_lora_for_models(
+                model, None, _weights(FOLDER / f"{LORAS[hyper_sd_lora]}.safetensors"), 1.0, 0.0
+            )
         return io.NodeOutput(model, _load_clip(weights), _load_vae(weights, config))
 
 

@@ -46,7 +46,9 @@ class AccelerateEngine:
         kind = self.accelerator.distributed_type
         if kind not in DATA_PARALLEL:
             raise TrainingError(f"Launched as {kind.value}, but only data parallel training is done; choose multi-GPU or no.")
-        self.device, self.rank, self.world = (getattr(self.accelerator, k) for k in ("device", "process_index", "num_processes"))
+        self.device, self.rank, self.world = (
+            getattr(self.accelerator, k) for k in ("device", "process_index", "num_processes")
+        )
         self.asked, self.stopping = asked, False
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -97,3 +99,7 @@ class AccelerateEngine:
         """Whether every process holds the same `number`."""
         numbers = self.accelerator.gather(torch.tensor([number], device=self.device))
         return bool((numbers == numbers[0]).all())
+
+    def finish(self) -> None:
+        """Ends the exchange between processes."""
+        self.accelerator.end_training()

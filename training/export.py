@@ -37,6 +37,18 @@ def lora_state_dict(
     return tensors
 
 
+def transformer_state_dict(layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    """Returns lora_A.weight and lora_B.weight of every adapted layer of a diffusers transformer, the scale folded into B.
+
+    ComfyUI and diffusers read these names for SD3; the released SD3 LoRAs have them too, and no alpha.
+    """
+    adapters, tensors = layers.sets[name], {}
+    for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
+        tensors[f"transformer.{module}.lora_A.weight"] = down.detach().to("cpu", dtype)
+        tensors[f"transformer.{module}.lora_B.weight"] = (up.detach() * adapters.scale).to("cpu", dtype)
+    return tensors
+
+
 def save_lora(
     path: Path,
     layers: LoraLayers,
@@ -45,14 +57,23 @@ def save_lora(
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
     rename: Callable[[str], str] = lambda module: module,
+    transformer: bool = False,
 ) -> None:
-    """Writes a LoRA file whole or not at all. Raises: TrainingError when it cannot be written."""
+    """Writes a LoRA file whole or not at all.
+
+    Args: transformer: in the names of diffusers' transformers in place of kohya's.
+    Raises: TrainingError when it cannot be written.
+    """
     described = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(layers.rank),
         "ss_network_alpha": f"{layers.lora_alpha:g}",
     }
-    save_atomically(path, lora_state_dict(layers, name, dtype, rename), described | (metadata or {}))
+    if transformer:
+        tensors, described = transformer_state_dict(layers, name, dtype), {}
+    else:
+        tensors = lora_state_dict(layers, name, dtype, rename)
+    save_atomically(path, tensors, described | (metadata or {}))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
 
-Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors.
+Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors -> its four
+Hyper-SD LoRAs. With --loras only the last, on the model that is there.
 """
 
 import argparse
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import emoji, train_denoiser, train_text, train_vae
-from .export import save_checkpoint
+from . import distill, emoji, train_denoiser, train_text, train_vae
+from .export import load_checkpoint, save_checkpoint
 from .networks import MODEL_FOLDER, load_config
+from .sample import encode_images
 from .tokenizer import load_tokenizer, train_tokenizer
 
+CHECKPOINT = MODEL_FOLDER / "hyper_sd_demo.safetensors"
 STYLED = 0.3  # share of captions that name the drawing's style; the others leave the choice to the model
 Caption = Callable[[int, random.Random], str]
 
@@ -67,12 +70,25 @@ def _train_phase(phase: train_denoiser.Phase, latents, caption: Caption, start_f
     return train_denoiser.averaged_weights(checkpoint)
 
 
+def _captions(concepts: list[emoji.Concept]) -> Caption:
+    """Returns the function that draws a caption of drawing i; the drawings are both vendors', in the order of the concepts."""
+    aliases, count = emoji.unique_aliases(concepts), len(concepts)
+    return lambda index, rng: concepts[index % count].caption(rng, aliases)
+
+
+def _distill(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> None:
+    """Trains the Hyper-SD LoRAs of the checkpoint in demo/model."""
+    vae, denoiser = load_checkpoint(CHECKPOINT)
+    latents = encode_images(vae, images)
+    with tqdm(total=distill.CONFIG.total_steps, desc="Hyper-SD LoRAs") as bar:
+        for state in distill.distill(latents, _captions(concepts), denoiser, work / "distill"):
+            bar.update(state.step - bar.n)
+            bar.set_postfix(segments=state.stage.num_segments, **{k: f"{v:.3f}" for k, v in state.losses.items()})
+
+
 def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: Path) -> Path:
     """Trains stages 2 and 3 on latents of both vendors' drawings, Noto's first; returns the last checkpoint."""
-    aliases, count = emoji.unique_aliases(concepts), len(concepts)
-
-    def caption(index: int, rng: random.Random) -> str:
-        return concepts[index].caption(rng, aliases)
+    caption, count = _captions(concepts), len(concepts)
 
     def caption_of_both(index: int, rng: random.Random) -> str:
         text = caption(index % count, rng)
@@ -88,6 +104,7 @@ def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="hyper_sd.demo.recipe", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="folder of the data and checkpoints")
+    parser.add_argument("--loras", action="store_true", help="only the Hyper-SD LoRAs, on the model that is there")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default all")
     options = parser.parse_args()
     if options.threads:
@@ -101,9 +118,11 @@ def main() -> None:
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
-    vae, latents = _train_autoencoder(images, options.work / "vae.pt")
-    denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
-    save_checkpoint(vae, denoiser, MODEL_FOLDER / "hyper_sd_demo.safetensors")
+    if not options.loras:
+        vae, latents = _train_autoencoder(images, options.work / "vae.pt")
+        denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
+        save_checkpoint(vae, denoiser, CHECKPOINT)
+    _distill(images, concepts, options.work)
 
 
 if __name__ == "__main__":

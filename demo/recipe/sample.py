@@ -1,5 +1,6 @@
 """Draws images from the recipe's own networks, without a host: for previews while training and for the quality scores."""
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
@@ -19,6 +20,14 @@ def encode(denoiser: Denoiser, prompts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
+def encode_images(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
+    """Returns the scaled latents [count, 4, 16, 16], deviation 1. Args: images: uint8 [count, 128, 128, 3]."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    parts = [vae.encode(part.float().div(127.5).sub(1)).latent_dist.mode() for part in pixels.split(32)]
+    return torch.cat(parts) * vae.config.scaling_factor
+
+
+@torch.no_grad()
 def generate(
     vae: AutoencoderKL,
     denoiser: Denoiser,
@@ -27,12 +36,13 @@ def generate(
     steps: int = 25,
     cfg: float = 4.0,
     eta: float = 0.0,
+    num_segments: int = 1,
     seed: int = 0,
     latent_size: int = 16,
 ) -> torch.Tensor:
     """Returns uint8 images [len(prompts), 128, 128, 3], each prompt with noise of its own.
 
-    Args: cfg: classifier-free guidance scale, 1 = off; eta: 0 deterministic .. 1.
+    Args: cfg: classifier-free guidance scale, 1 = off; eta: 0 deterministic .. 1; num_segments: as sample_tcd.
     """
     schedule = NoiseSchedule.from_betas()
     positive, negative = encode(denoiser, prompts), encode(denoiser, [""]).expand(len(prompts), -1, -1)
@@ -46,10 +56,10 @@ def generate(
             noise_pred = without + cfg * (noise_pred - without)
         return x - sigma[0] * noise_pred
 
-    sigmas = hyper_sd_sigmas(schedule, steps)
+    sigmas = hyper_sd_sigmas(schedule, steps, num_segments)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(prompts), 4, latent_size, latent_size, generator=generator)
     start = noise * (1 + sigmas[0] ** 2).sqrt()
-    latents = sample_tcd(model, start, sigmas, {}, disable=True, eta=eta, schedule=schedule)
+    latents = sample_tcd(model, start, sigmas, {}, disable=True, eta=eta, num_segments=num_segments, schedule=schedule)
     images = vae.decode(latents / vae.config.scaling_factor).sample
     return images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)

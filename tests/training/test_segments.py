@@ -15,7 +15,7 @@ EDGES = {
     8: {999: 874, 899: 874, 859: 749, 759: 749, 739: 624, 639: 624, 619: 499, 519: 499, 499: 374, 399: 374, 359: 249,
         259: 249, 239: 124, 139: 124, 119: 0, 39: 0},
 }  # fmt: skip
-# Pairs with an edge strictly between them, such as 879 -> 859 around 874; 519 -> 499 ends on the edge 499 and does not straddle.
+# Pairs with an edge strictly between them, such as 879 -> 859 around 874; 519 -> 499 ends on its edge, 499.
 STRADDLING = {1: [], 2: [], 4: [259, 759], 8: [139, 259, 379, 639, 759, 879]}
 ENDING_ON_EDGE = {1: [], 2: [519], 4: [519], 8: [519]}
 
