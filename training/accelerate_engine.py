@@ -43,6 +43,8 @@ class AccelerateEngine:
             )
         except ValueError as error:  # accelerate's words for a precision that the device lacks
             raise TrainingError(f"precision {precision!r} does not run here ({error}); use bf16 or fp32.") from error
+        if precision != "fp32" and not self.accelerator.native_amp:
+            raise TrainingError(f"precision {precision!r} needs a GPU, here is {self.accelerator.device}; use bf16 or fp32.")
         kind = self.accelerator.distributed_type
         if kind not in DATA_PARALLEL:
             raise TrainingError(f"Launched as {kind.value}, but only data parallel training is done; choose multi-GPU or no.")

@@ -1,6 +1,7 @@
 """Diffusers pipelines as what the training sees: a denoiser, encoders of images and prompts, and the family's conventions."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
@@ -21,6 +23,8 @@ from .diffusion import Diffusion
 from .lora_layers import EXCLUDED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
+OPTIONAL_PARTS = ("text_encoder_3", "tokenizer_3")
 ENCODER_PARTS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 LEAST_ALPHA_BAR = 2**-24  # in place of the 0 of zero-terminal-SNR schedules, so that sigma stays finite; as diffusers' own
 
@@ -165,23 +169,33 @@ def load_model(source: str, dtype: str, local: bool) -> DiffusersModel:
     Raises: TrainingError when it cannot be read; UnsupportedModelError for other families.
     """
     diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
         if local and not Path(source, "model_index.json").is_file():
             raise OSError("it holds no model_index.json")
-        found = DiffusionPipeline.load_config(source, local_files_only=local)["_class_name"]
+        index = DiffusionPipeline.load_config(source, local_files_only=local)
+        found = index["_class_name"]
         if found not in FAMILIES:
             raise UnsupportedModelError(f"{source} is a {found}; what can be trained are {', '.join(FAMILIES)}.")
-        unused = {"safety_checker": None, "feature_extractor": None} if found == "StableDiffusionPipeline" else {}
-        unused |= {"requires_safety_checker": False} if unused else {}
-        pipeline = getattr(diffusers, found).from_pretrained(
-            source,
-            torch_dtype={"vae": torch.float32, "default": DTYPES[dtype]},
-            local_files_only=local,
-            use_safetensors=True,
-            **unused,
+        kind = getattr(diffusers, found)
+        dtypes = {"vae": torch.float32, "default": DTYPES[dtype]}
+        pipeline = kind.from_pretrained(
+            source, local_files_only=local, use_safetensors=True, **_left_out(kind, index), **{_DTYPE: dtypes}
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         place = "a diffusers folder, with model_index.json and .safetensors weights" if local else "a hub id such as owner/name"
         raise TrainingError(f"The model {source} cannot be loaded ({said}); give {place}.") from error
     return DiffusersModel(pipeline)
+
+
+_NEW_NAME = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 42)
+_DTYPE = "dtype" if _NEW_NAME else "torch_dtype"  # both work from 0.42 on, the old name with a warning
+
+
+def _left_out(kind: type[DiffusionPipeline], index: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parts that training does not use, and those a folder may lack (SD3 without T5), as absent."""
+    accepted = inspect.signature(kind.__init__).parameters
+    absent = {name: None for name in UNUSED_PARTS if name in accepted}
+    absent |= {name: None for name in OPTIONAL_PARTS if name in accepted and not any(index.get(name) or ())}
+    return absent | ({"requires_safety_checker": False} if "requires_safety_checker" in accepted else {})
