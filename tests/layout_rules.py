@@ -159,9 +159,9 @@ def sizes(path: PurePosixPath, tree: ast.Module) -> list[str]:
 
 
 def docstrings(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """Every public function and class of samplers/ and nodes/ is documented, and so is every module outside tests/."""
+    """Every public function and class of the host-free folders and nodes/ is documented, and so is every module."""
     problems = [] if ast.get_docstring(tree) or top(path) == "tests" else ["the module has no docstring"]
-    if top(path) not in {"samplers", "nodes"}:
+    if top(path) not in CORE | MIDDLE | {"nodes"}:
         return problems
     bare = [n for n in tree.body if isinstance(n, (*FUNCTION, ast.ClassDef)) and n.name[0] != "_" and not ast.get_docstring(n)]
     return problems + [f"line {node.lineno}: {node.name} has no docstring" for node in bare]

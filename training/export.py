@@ -82,7 +82,8 @@ def load_lora(
 ) -> None:
     """Adds an adapter set with the weights of a LoRA file in kohya's names, to train on or to sample with.
 
-    Another lora_alpha / rank ratio in the file is folded into `up`; a smaller rank is padded with zeros.
+    Another lora_alpha / rank ratio in the file is folded into `up`; what a smaller rank leaves free
+    starts as in a new set, where it changes nothing yet.
 
     Raises: TrainingError when the file cannot be read, its modules are not the network's, or its rank is higher than the set's.
     """
@@ -108,5 +109,5 @@ def load_lora(
                 f"{tuple(down.shape[1:])}; train with rank {rank} or more, or choose another LoRA."
             )
         scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
-        down.zero_(), up.zero_()
+        up.zero_()
         down[:rank], up[:, :rank] = low.to(down), high.to(up) * scale
