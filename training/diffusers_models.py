@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import nn
 
 from ..errors import TrainingError, UnsupportedModelError
@@ -86,7 +86,7 @@ class DiffusersModel:
         self.network: nn.Module = getattr(pipeline, self.family.network).eval().requires_grad_(False)
         self.scale_factor = pipeline.vae_scale_factor
         self.latent_channels = pipeline.vae.config.latent_channels
-        self.denoiser = Denoiser(self.network, diffusion_of(pipeline.scheduler.config), self._call())
+        self.denoiser = Denoiser(self.network, diffusion_of(pipeline.scheduler), self._call())
         self.fingerprint = fingerprint(self._encoder_parts())
 
     def _call(self) -> Callable[..., torch.Tensor]:
@@ -125,30 +125,30 @@ def encode_images(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
-def diffusion_of(scheduler: Mapping[str, Any]) -> Diffusion:
-    """Returns the diffusion process that a pipeline's scheduler config describes.
+def diffusion_of(scheduler: SchedulerMixin) -> Diffusion:
+    """Returns the diffusion process that a pipeline's scheduler stands for.
 
     Raises: UnsupportedModelError for other than 1000 timesteps, and for schedules that are neither betas nor a fixed flow.
     """
-    name = scheduler.get("_class_name", "the scheduler")
-    if scheduler.get("num_train_timesteps", TRAIN_TIMESTEPS) != TRAIN_TIMESTEPS:
+    name, config = type(scheduler).__name__, scheduler.config
+    if config.num_train_timesteps != TRAIN_TIMESTEPS:
         raise UnsupportedModelError(
-            f"{name} has {scheduler['num_train_timesteps']} timesteps; only models of {TRAIN_TIMESTEPS} are trained."
+            f"{name} has {config.num_train_timesteps} timesteps; only models of {TRAIN_TIMESTEPS} are trained."
         )
     if "FlowMatch" in name:
-        if scheduler.get("use_dynamic_shifting"):
+        if config.get("use_dynamic_shifting"):
             raise UnsupportedModelError(f"{name} shifts its times with the image's size; use a model with a fixed shift.")
-        made = FlowMatchEulerDiscreteScheduler(shift=scheduler.get("shift", 1.0))
+        made = FlowMatchEulerDiscreteScheduler(shift=config.get("shift", 1.0))
         return Diffusion.from_schedule(NoiseSchedule.from_sigmas(made.sigmas[:TRAIN_TIMESTEPS].double().flip(0)))
-    if "beta_start" not in scheduler and scheduler.get("trained_betas") is None:
+    if "beta_start" not in config and config.get("trained_betas") is None:
         raise UnsupportedModelError(
             f"{name} has no betas, so its noise levels are not known; use a model with a DDPM schedule."
         )
     taken = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    betas = DDPMScheduler(**{key: scheduler[key] for key in taken if key in scheduler}).betas.double()
+    betas = DDPMScheduler(**{key: config[key] for key in taken if key in config}).betas.double()
     alpha_bar = (1 - betas).cumprod(0).clamp(min=LEAST_ALPHA_BAR)
     schedule = NoiseSchedule.from_sigmas(sigma_of(alpha_bar))
-    return Diffusion.from_schedule(schedule, scheduler.get("prediction_type", "epsilon"))
+    return Diffusion.from_schedule(schedule, config.get("prediction_type", "epsilon"))
 
 
 def fingerprint(parts: Iterable[nn.Module], samples: int = 16) -> str:

@@ -71,15 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     try:
-        file = read_run_file(path)
+        return run(read_run_file(path))
     except HyperSDError as error:
-        if rank == 0:  # all processes read the same file
-            logger.error("%s", error)
-        return FAILED
-    try:
-        return run(file)
-    except HyperSDError as error:
-        logger.error("%s%s", f"Process {rank}: " if rank else "", error)
+        logger.error("%s%s", f"Process {rank}: " if rank else "", error)  # each: the launcher ends all at the first to fail
         return FAILED
     except KeyboardInterrupt:
         return STOPPED
