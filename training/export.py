@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from ..errors import TrainingError
 from .checkpoint import save_atomically
 from .lora_layers import LoraLayers
+from .unet_names import lora_names
 
 PREFIX = "lora_unet_"
 
@@ -20,15 +21,17 @@ def kohya_name(module: str) -> str:
 
 
 def lora_state_dict(
-    layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16, rename: Callable[[str], str] = lambda module: module
+    layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16, rename: Callable[[str], str] | None = None
 ) -> dict[str, torch.Tensor]:
     """Returns lora_down.weight, lora_up.weight and alpha of every adapted layer.
 
-    ComfyUI, the A1111 family and diffusers all match diffusers' module names; networks in another layout are renamed.
-
-    Args: name: of the adapter set; rename: network's module name -> diffusers' module name.
+    Args:
+        name: of the adapter set.
+        rename: network's module name -> the file's; default unet_names.lora_names, for diffusers' networks. A host's network
+            needs the host's own mapping to diffusers' names.
     """
     adapters, tensors = layers.sets[name], {}
+    rename = rename or lora_names(layers.network)
     for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
         key = kohya_name(rename(module))
         tensors[f"{key}.lora_down.weight"] = down.detach().to("cpu", dtype)
@@ -56,7 +59,7 @@ def save_lora(
     *,
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
-    rename: Callable[[str], str] = lambda module: module,
+    rename: Callable[[str], str] | None = None,
     transformer: bool = False,
 ) -> None:
     """Writes a LoRA file whole or not at all.
@@ -77,9 +80,7 @@ def save_lora(
 
 
 @torch.no_grad()
-def load_lora(
-    path: Path, layers: LoraLayers, name: str = "student", *, rename: Callable[[str], str] = lambda module: module
-) -> None:
+def load_lora(path: Path, layers: LoraLayers, name: str = "student", *, rename: Callable[[str], str] | None = None) -> None:
     """Adds an adapter set with the weights of a LoRA file in kohya's names, to train on or to sample with.
 
     Another lora_alpha / rank ratio in the file is folded into `up`; what a smaller rank leaves free
@@ -91,10 +92,14 @@ def load_lora(
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"The LoRA {path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
-    keys = [kohya_name(rename(module)) for module in layers.layers]
-    wanted = {f"{key}.{part}.weight" for key in keys for part in ("lora_down", "lora_up")}
-    strangers = {key for key in tensors if not key.endswith(".alpha")} ^ wanted
-    if strangers:
+    given = {key for key in tensors if not key.endswith(".alpha")}
+    for names in [rename] if rename else [lora_names(layers.network), str]:
+        keys = [kohya_name(names(module)) for module in layers.layers]
+        wanted = {f"{key}.{part}.weight" for key in keys for part in ("lora_down", "lora_up")}
+        strangers = given ^ wanted
+        if not strangers:
+            break
+    else:
         raise TrainingError(
             f"{path} does not fit this model: {len(strangers)} of {len(wanted)} tensors differ, for example "
             f"{min(strangers)}; choose a LoRA made for this family of models."

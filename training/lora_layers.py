@@ -84,7 +84,7 @@ class LoraLayers:
         excluded: Sequence[str] = EXCLUDED,
         dtype: torch.dtype = torch.float32,
     ):
-        self.layers = adaptable_layers(network, excluded)
+        self.network, self.layers = network, adaptable_layers(network, excluded)
         if not self.layers:
             raise TrainingError(f"{type(network).__name__} has no Linear or Conv2d layer to adapt; check the excluded names.")
         if rank < 1:

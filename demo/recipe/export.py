@@ -8,57 +8,20 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
+from ...training.unet_names import original_names
 from .networks import build_vae, load_config
 from .train_denoiser import Denoiser
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
-RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-TOP = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0", "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}  # fmt: skip
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-
-
-def _unet_blocks(unet: UNet2DConditionModel) -> dict[str, str]:
-    """Returns diffusers module prefix -> ldm module prefix for the down and up blocks."""
-    per_level, levels = unet.config.layers_per_block, len(unet.config.block_out_channels)
-    names, position = {}, 1
-    for level in range(levels):
-        for layer in range(per_level):
-            names[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{position}.0"
-            names[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{position}.1"
-            position += 1
-        if level < levels - 1:
-            names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{position}.0.op"
-            position += 1
-    for level in range(levels):
-        attends = "CrossAttn" in unet.config.up_block_types[level]
-        for layer in range(per_level + 1):
-            position = level * (per_level + 1) + layer
-            names[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{position}.0"
-            names[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{position}.1"
-        names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{position}.{1 + attends}.conv"
-    return names
 
 
 def unet_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """Returns the UNet's tensors under ldm names without prefix."""
-    blocks = {**TOP, **_unet_blocks(unet)}
-    prefixes = sorted(blocks, key=len, reverse=True)
-    state = {}
+    rename, state = original_names(unet), {}
     for key, tensor in unet.state_dict().items():
-        prefix = next(p for p in prefixes if key.startswith(p + "."))
-        rest = key[len(prefix) + 1 :]
-        if ".resnets." in f".{prefix}":
-            module, kind = rest.rsplit(".", 1)
-            rest = f"{RESNET[module]}.{kind}"
-        state[f"{blocks[prefix]}.{rest}"] = tensor
+        module, kind = key.rsplit(".", 1)
+        state[f"{rename(module)}.{kind}"] = tensor
     return state
 
 

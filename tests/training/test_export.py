@@ -3,8 +3,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import TinyUNet
+from hyper_sd.tests.training.test_lora_layers import SDXL
 from hyper_sd.training.export import kohya_name, load_lora, lora_state_dict, save_lora
-from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
+from hyper_sd.training.unet_names import lora_names
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -100,6 +102,25 @@ def test_modules_are_renamed_for_networks_in_another_layout(tmp_path):
     layers = filled(TinyUNet())
     names = lora_state_dict(layers, "student", rename=lambda module: f"other.{module}")
     assert all(name.startswith("lora_unet_other_") for name in names)
+
+
+def test_sdxl_is_named_as_all_hosts_read_it():
+    lora_conversion_utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    with torch.device("meta"):
+        network = UNet2DConditionModel(**SDXL)
+    layers = adaptable_layers(network)
+    rename = lora_names(network)
+    files = []
+    for names in (rename, str):
+        keys = [kohya_name(names(module)) for module in layers]
+        state = {f"{key}.{part}": torch.zeros(1, 1) for key in keys for part in ("lora_down.weight", "lora_up.weight", "alpha")}
+        state = lora_conversion_utils._maybe_map_sgm_blocks_to_diffusers(state, network.config)
+        files.append(set(lora_conversion_utils._convert_non_diffusers_lora_to_diffusers(state)[0]))
+    assert files[0] == files[1]
+    assert len(files[0]) == 2 * 788
+    assert rename("up_blocks.0.upsamplers.0.conv") == "output_blocks.2.2.conv"
+    assert rename("down_blocks.1.resnets.0.time_emb_proj") == "input_blocks.4.0.emb_layers.1"
+    assert rename("mid_block.attentions.0.transformer_blocks.3.attn1.to_q") == "middle_block.1.transformer_blocks.3.attn1.to_q"
 
 
 def test_unfit_files_are_refused(tmp_path):
