@@ -80,9 +80,9 @@ def _distill(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> N
     """Trains the Hyper-SD LoRAs of the checkpoint in demo/model."""
     vae, denoiser = load_checkpoint(CHECKPOINT)
     latents = encode_images(vae, images)
-    with tqdm(total=distill.CONFIG.total_steps, desc="Hyper-SD LoRAs") as bar:
+    with tqdm(total=distill.TOTAL_STEPS, desc="Hyper-SD LoRAs") as bar:
         for state in distill.distill(latents, _captions(concepts), denoiser, work / "distill"):
-            bar.update(state.step - bar.n)
+            bar.update()
             bar.set_postfix(segments=state.stage.num_segments, **{k: f"{v:.3f}" for k, v in state.losses.items()})
 
 
