@@ -20,8 +20,8 @@ from .networks import MODEL_FOLDER
 from .sample import encode
 from .train_denoiser import Denoiser
 
-# One run through the paper's stages. What counts as real is the target's jump, nearly the student's own: on so small a model the
-# adversarial loss stays without effect, and with the data as real it made the images worse.
+# One run through the paper's stages. What counts as real is the target's jump, nearly the student's own: on so small a model
+# the adversarial loss stays without effect, and with the data as real it made the images worse.
 STAGED = TrainingConfig(
     stages=(Stage(8, 300), Stage(4, 300), Stage(2, 400, 1.0, 0.05), Stage(1, 600, 1.0, 0.1)),
     batch_size=32, learning_rate=2e-3, warmup_steps=30, final_rate=0.1, ema_decay=0.95, guidance_scale=(3.0, 5.0),
