@@ -124,6 +124,19 @@ class TrainingConfig:
     def is_adversarial(self) -> bool:
         return self.objective == "tscd" and any(stage.adversarial_weight for stage in self.stages)
 
+    def part_size(self, world: int = 1) -> int:
+        """Returns how many examples each of `world` processes takes at once.
+
+        Raises: TrainingError where the batch does not divide.
+        """
+        share = world * self.accumulation
+        if self.batch_size % share:
+            raise TrainingError(
+                f"batch_size {self.batch_size} must divide by {world} processes x {self.accumulation} accumulated parts; "
+                f"use a multiple of {share}."
+            )
+        return self.batch_size // share
+
     def stage_at(self, step: int) -> tuple[int, int]:
         """Returns (index of the stage, step inside it) of optimizer step `step`, counted from 0."""
         inside = step

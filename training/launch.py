@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HyperSDError, TrainingError
+from .discriminator import encoder_stages
 from .export import save_lora
 from .loop import CHECKPOINT, TrainingState, train
 from .lora_layers import LoraLayers
@@ -89,10 +90,13 @@ def run(file: RunFile) -> int:
         raise TrainingError(f"Training needs more packages ({error}); install them: pip install hyper-sd[train]") from error
     request = StopRequest()
     engine = AccelerateEngine(file.training.precision, request)
+    file.training.part_size(engine.world)  # what cannot work is said before hours of encoding
     one_downloads = engine.accelerator.local_main_process_first() if file.model.hub_id else nullcontext()
     with one_downloads:
         model = load_model(file.model.folder or file.model.hub_id, file.dtype, local=bool(file.model.folder))
     logger.info("%s, %s, %d process(es) on %s", model.family.name, file.dtype, engine.world, engine.device)
+    if file.training.is_adversarial:
+        encoder_stages(model.network)
     examples = make_examples(file, model, engine)
     checkpoint = file.output.checkpoint_folder / CHECKPOINT
     if not engine.agree(checkpoint.stat().st_size if checkpoint.exists() else 0):

@@ -134,12 +134,7 @@ class Run:
         engine: LocalEngine,
         folder: Path | None,
     ):
-        share = engine.world * config.accumulation
-        if config.batch_size % share:
-            raise TrainingError(
-                f"batch_size {config.batch_size} must divide by {engine.world} processes x {config.accumulation} "
-                f"accumulated parts; use a multiple of {share}."
-            )
+        self.size = config.part_size(engine.world)
         self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
         self.order = BatchOrder(examples.buckets, config.batch_size, config.seed)
         self.path = folder / CHECKPOINT if folder else None
@@ -209,7 +204,7 @@ class Run:
     def _accumulate(self, stage: Stage) -> dict[str, float]:
         """Adds up the gradients of this process's share of the batch and returns the mean losses of the whole."""
         config, engine = self.config, self.engine
-        numbers, size = self.order.numbers(self.step), config.batch_size // (engine.world * config.accumulation)
+        numbers, size = self.order.numbers(self.step), self.size
         draws, sums = None, {}
         for part in range(config.accumulation):
             first = (part * engine.world + engine.rank) * size
