@@ -82,7 +82,7 @@ def apart(one, other):
 
 
 def test_two_processes_train_the_weights_of_one(tmp_path):
-    split = SETTINGS | {"accumulation": 2}
+    split = SETTINGS | {"accumulation": 2, "gradient_checkpointing": True}
     scenarios = {
         "whole": {"folder": "whole", "settings": SETTINGS},
         "split": {"folder": "split", "settings": split},
