@@ -19,6 +19,16 @@ def lora(request, demo):
     return request.param, path
 
 
+def test_names_agree_with_the_recipe_and_the_demo(pack):
+    from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA
+    from hyper_sd.nodes import demo_model
+
+    recipe = pytest.importorskip("hyper_sd.demo.recipe.distill", reason="needs diffusers")
+    assert list(demo_model.LORAS) == LORAS
+    assert set(demo_model.LORAS.values()) == set(recipe.FILES.values())
+    assert (UNIFIED_LORA, NO_LORA) == (LORAS[0], demo_model.BASE)
+
+
 @pytest.mark.parametrize("lora", LORAS, indirect=True)
 def test_every_key_of_a_demo_lora_is_matched(pack, lora, caplog):
     from safetensors.torch import load_file
