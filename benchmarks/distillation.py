@@ -25,7 +25,7 @@ from ..training.data import LatentExamples
 from ..training.loop import train
 from ..training.lora_layers import LoraLayers
 from . import digits
-from .distillation_arms import GUIDANCE, STEPS, TOTAL_STEPS, Arm, Draw, arms
+from .distillation_arms import COMMON, GUIDANCE, STEPS, TOTAL_STEPS, Arm, Draw, arms
 from .distillation_report import plot, report
 
 logger = logging.getLogger("hyper_sd")
@@ -144,6 +144,13 @@ def run(work: Path, seeds: int, total_steps: int, only: list[str] | None = None)
     return results
 
 
+def settings(total_steps: int) -> dict[str, dict]:
+    """Returns the settings of every arm: all under "common", then what each has of its own."""
+    common = to_plain(COMMON)
+    plain = {name: to_plain(arm.config) for name, arm in arms(total_steps).items()}
+    return {"common": common} | {arm: {k: v for k, v in own.items() if v != common[k]} for arm, own in plain.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
@@ -156,7 +163,7 @@ def main() -> None:
     torch.set_num_threads(1)
     scores = run(options.work, options.seeds, options.steps, options.arms)
     result = {"seeds": options.seeds, "steps": options.steps, "samples": SAMPLES, "guidance_scale": list(GUIDANCE)}
-    result |= {"torch": torch.__version__, "machine": platform.machine()} | report(scores)
+    result |= {"torch": torch.__version__, "machine": platform.machine(), "settings": settings(options.steps)} | report(scores)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
     plot(result, options.out.with_suffix(".png"))

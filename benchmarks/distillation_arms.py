@@ -60,5 +60,6 @@ def arms(total_steps: int = TOTAL_STEPS) -> dict[str, Arm]:
         "pcm_4": Arm(config((Stage(4, total_steps),), endpoint="boundary"), (Draw(4, 4), Draw(8, 4, 0.3))),
         "pcm_progressive": Arm(config(distance, endpoint="boundary"), whole_range(both)),
         "scheduled": Arm(config(scheduled), whole_range(both)),
+        "scheduled_data": Arm(config(scheduled, adversarial_real="data"), whole_range(both)),
         "adversarial": Arm(config(adversarial), whole_range(both)),
     }

@@ -9,7 +9,7 @@ Scores = dict[str, list[dict[str, dict[str, float]]]]
 DISTANCES, DEFAULT_ETA, CONVERGED = ("kid", "energy"), 0.3, "50"
 BARS = {1: 0.5, 2: 0.5, 4: 0.8}  # largest share of the teacher's own distance in as many steps
 OBJECTIVES = ("progressive", "direct_1", "lcm", "pcm_progressive")
-LOSSES = ("progressive", "adversarial", "scheduled")
+LOSSES = ("progressive", "adversarial", "scheduled", "scheduled_data")
 
 
 def spread(values: list[float]) -> dict:
@@ -29,6 +29,10 @@ def summary(scores: Scores) -> dict[str, dict[str, dict[str, dict]]]:
     }
 
 
+def _brief(cells: dict[str, dict]) -> dict[str, dict]:
+    return {name: {"mean": cell["mean"], "deviation": cell["deviation"]} for name, cell in cells.items()}
+
+
 def unified(steps: int, eta: float = DEFAULT_ETA) -> str:
     """Returns the key of a draw with one segment."""
     return Draw(steps, 1, eta if steps > 1 else 0.0).key
@@ -43,10 +47,11 @@ def against_teacher(scores: Scores, metric: str) -> dict:
     table = {}
     for n in STEPS:
         taught = found["teacher"][str(n)][metric]
-        row = {"teacher": taught}
+        row = _brief({"teacher": taught})
         for name, arm, key in (("n_step", f"direct_{n}", Draw(n, n).key), ("unified", "progressive", unified(n))):
             mine = found[arm][key][metric]
-            row[name] = mine | {"share": mine["mean"] / taught["mean"]}
+            row |= _brief({name: mine})
+            row[name]["share"] = mine["mean"] / taught["mean"]
         table[n] = row
     return table
 
@@ -67,6 +72,7 @@ def report(scores: Scores) -> dict:
     found = summary(scores)
     result: dict = {"scores": found}
     tables = result["tables"] = {}
+    found = {arm: {key: _brief(cells) for key, cells in draws.items()} for arm, draws in found.items()}
     if all(f"direct_{n}" in found for n in STEPS) and "progressive" in found:
         tables["a_against_teacher"] = {metric: against_teacher(scores, metric) for metric in DISTANCES}
         result["bars"] = bars(scores)
