@@ -95,7 +95,7 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
     assert process.returncode == 0, said
     whole, parts, resumed = (load_file(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "split", "stopped"))
     for found in (whole, parts):
-        assert apart(expected, found)[0] < 1e-7, apart(expected, found)
+        assert apart(expected, found)[0] < 1e-9, apart(expected, found)
     for trained in ("student/up", "target/up", "discriminator/up", "optimizer/3.exp_avg_sq"):
         assert any(bool(tensor.any()) for key, tensor in expected.items() if key.startswith(trained)), trained
     assert all(torch.equal(parts[key], resumed[key]) for key in parts)
@@ -137,7 +137,7 @@ def test_launched_run_of_two_processes_equals_one(tmp_path, monkeypatch):
     assert "2 process(es)" in said
     one, two = (load_file(tmp_path / n / "tiny" / "checkpoint.safetensors") for n in "12")
     one, two = ({key: t for key, t in each.items() if not key.startswith("optimizer/")} for each in (one, two))
-    assert apart(one, two)[0] < 5e-3, apart(one, two)  # Adam magnifies the rounding of float32 where gradients are small
+    assert apart(one, two)[0] < 1e-3, apart(one, two)  # Adam magnifies the rounding of float32 where gradients are small
     assert [f.name for f in sorted((tmp_path / "2").glob("*.safetensors"))] == [
         "tiny-2steps.safetensors", "tiny-8steps.safetensors",
     ]  # fmt: skip
