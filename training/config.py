@@ -58,7 +58,9 @@ class TrainingConfig:
         endpoint: "random" (TSCD; CTM with one segment) or "boundary" (PCM).
         distance, huber_c: "mse", or "huber" sqrt(d^2 + c^2) - c.
         offset_noise: strength, 0 = off.
-        adversarial_real: what counts as real: the target's jump, or the data noised to t_end.
+        adversarial_real: what counts as real: "target", its jump, which the heads hardly tell from the student's; or "data",
+            noised to t_end, which makes one step much sharper and draws it away from the guided teacher
+            (benchmarks/README.md).
         discriminator_learning_rate: of the heads, and of the backbone's adapters.
         train_backbone: gives the discriminator's backbone an adapter set of its own.
         rank, lora_alpha: of every adapter set; lora_alpha None means rank.

@@ -86,7 +86,7 @@ class Heads(nn.Module):
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(2 * width, width, 4, stride=2, padding=1),
-                nn.GroupNorm(math.gcd(32, max(width // 4, 1)), width),
+                nn.GroupNorm(math.gcd(32, width, max(width // 4, 1)), width),
                 nn.SiLU(),
                 nn.Conv2d(width, 1, 1),
             )
