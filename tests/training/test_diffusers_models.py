@@ -161,6 +161,6 @@ def test_folder_is_loaded_as_saved_the_autoencoder_in_float32(tmp_path):
 
 def test_hub_id_that_cannot_be_had_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(TrainingError, match="nobody/nothing cannot be loaded .*hub id such as owner/name") as error:
+    with pytest.raises(TrainingError, match=r"nobody/nothing cannot be loaded .*hub id such as owner/name") as error:
         load_model("nobody/nothing", "fp32", local=False)
     assert "\n" not in str(error.value)
