@@ -26,7 +26,8 @@ def test_names_agree_with_the_recipe_and_the_demo(pack):
     recipe = pytest.importorskip("hyper_sd.demo.recipe.distill", reason="needs diffusers")
     assert list(demo_model.LORAS) == LORAS
     assert set(demo_model.LORAS.values()) == set(recipe.FILES.values())
-    assert (UNIFIED_LORA, NO_LORA) == (LORAS[0], demo_model.BASE)
+    assert LORAS[0] == UNIFIED_LORA
+    assert demo_model.BASE == NO_LORA
 
 
 @pytest.mark.parametrize("lora", LORAS, indirect=True)
