@@ -70,7 +70,9 @@ def make_parser() -> Parser:
         description="Hyper-SD for ComfyUI and A1111. Without a command: installs what the pack misses in the running Python.",
     )
     commands = parser.add_subparsers(dest="command", metavar="command")
-    demo = commands.add_parser("demo", help="draw one prompt at 1, 2, 4, 8 and 25 steps on a real ComfyUI, nothing to set up")
+    demo = commands.add_parser(
+        "demo", help="draw one prompt in few steps and many, with and without Hyper-SD, on a real ComfyUI"
+    )
     add_demo_options(demo)
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")

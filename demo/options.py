@@ -67,7 +67,10 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seed", type=seed, default=0, metavar="N", help="the same seed gives the same image; default 0")
     cfg = _number(float, 1, 100, "cfg", "use 1 for none, 4 for the demo model, 7 for a full checkpoint")
     what.add_argument(
-        "--cfg", type=cfg, metavar="X", help=f"guidance; default {CFG_DEMO_MODEL:g}, with --checkpoint {CFG_CHECKPOINT:g}"
+        "--cfg",
+        type=cfg,
+        metavar="X",
+        help=f"guidance without LoRA; default {CFG_DEMO_MODEL:g}, with --checkpoint {CFG_CHECKPOINT:g}",
     )
     eta = _number(float, 0, 1, "eta", "use 0 for deterministic sampling")
     what.add_argument("--eta", type=eta, default=0.3, metavar="X", help="fresh noise per step, 0 to 1; default %(default)s")
