@@ -70,7 +70,7 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
         "--cfg",
         type=cfg,
         metavar="X",
-        help=f"guidance without LoRA; default {CFG_DEMO_MODEL:g}, with --checkpoint {CFG_CHECKPOINT:g}",
+        help=f"guidance without LoRA; default {CFG_DEMO_MODEL:g}, of a checkpoint {CFG_CHECKPOINT:g}",
     )
     eta = _number(float, 0, 1, "eta", "use 0 for deterministic sampling")
     what.add_argument("--eta", type=eta, default=0.3, metavar="X", help="fresh noise per step, 0 to 1; default %(default)s")

@@ -15,6 +15,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ..errors import TrainingError
+from .engine import clip_gradients
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # What keeps the whole objective on every device; the others cut up weights that the adapters' hooks need whole.
@@ -69,13 +70,14 @@ class AccelerateEngine:
         """Adds the gradients of `loss`, scaled where the precision needs it."""
         self.accelerator.backward(loss)
 
-    def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
-        """Clips each parameter group to `max_grad_norm` and lets the optimizer step."""
+    def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bool:
+        """Clips and steps as LocalEngine.update; the processes' gradients are equal by now, so all return the same."""
         self.accelerator.unscale_gradients(optimizer)
-        for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm)
+        if not clip_gradients(optimizer, max_grad_norm) and not self.accelerator.scaler:
+            return False
         optimizer.step()
         optimizer.zero_grad()
+        return True
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the mean of `values` [count] over all processes; the wish to stop travels with them."""

@@ -8,6 +8,13 @@ from torch import nn
 PRECISION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def clip_gradients(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bool:
+    """Scales each parameter group's gradients down to `max_grad_norm`; returns whether all are finite."""
+    groups = (group["params"] for group in optimizer.param_groups)
+    norms = [torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm) for parameters in groups]
+    return bool(torch.stack([norm.cpu() for norm in norms]).isfinite().all())
+
+
 class LocalEngine:
     """One process, one device.
 
@@ -36,14 +43,18 @@ class LocalEngine:
         """Adds the gradients of `loss`, scaled where the precision needs it."""
         self.scaler.scale(loss).backward()
 
-    def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
-        """Clips each parameter group to `max_grad_norm` and lets the optimizer step."""
+    def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bool:
+        """Clips each parameter group to `max_grad_norm` and lets the optimizer step.
+
+        Returns: False, with no weight changed, where a gradient is not finite; a loss scaler skips such a step and goes on.
+        """
         self.scaler.unscale_(optimizer)
-        for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm)
+        if not clip_gradients(optimizer, max_grad_norm) and not self.scaler.is_enabled():
+            return False
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        return True
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the mean of `values` over all processes."""

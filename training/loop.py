@@ -189,13 +189,15 @@ class Run:
             group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
         try:
             losses = self._accumulate(config.stages[config.stage_at(step)[0]])
+            if not all(map(math.isfinite, losses.values())):
+                raise TrainingError(self._not_finite("loss", losses))
+            self.whole = False  # an interrupt in here leaves a state that must not be saved
+            if not engine.update(self.optimizer, config.max_grad_norm):
+                raise TrainingError(self._not_finite("gradient", losses))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise TrainingError(_memory_advice(config, error)) from error
-        self._check_finite(losses)
-        self.whole = False  # an interrupt in here leaves a state that must not be saved
-        engine.update(self.optimizer, config.max_grad_norm)
         self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
         self.step += 1
         self.whole = True
@@ -221,13 +223,11 @@ class Run:
         means = engine.mean(torch.stack(list(sums.values()))).tolist()
         return dict(zip(sums, means, strict=True))
 
-    def _check_finite(self, losses: dict[str, float]) -> None:
-        if all(map(math.isfinite, losses.values())):
-            return
+    def _not_finite(self, what: str, losses: dict[str, float]) -> str:
         kept = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"
         found = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise TrainingError(
-            f"The loss is not a number any more at step {self.step + 1} ({found}). {kept}. Lower the learning rate "
+        return (
+            f"The {what} is not a number any more at step {self.step + 1} ({found}). {kept}. Lower the learning rate "
             f"(now {self.config.learning_rate:g}), use precision bf16 or fp32, or check the data for broken latents."
         )
 
