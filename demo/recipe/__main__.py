@@ -7,6 +7,7 @@ Hyper-SD LoRAs. With --loras only the last, on the model that is there.
 import argparse
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,4 +127,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on from the last checkpoint.")
