@@ -15,3 +15,15 @@ class UnsupportedModelError(HyperSDError):
 
 class TrainingError(HyperSDError):
     """Training data, settings or a run that cannot go on."""
+
+
+class CatalogError(HyperSDError):
+    """A catalogue id that does not exist, or a catalogue file that is wrong."""
+
+
+class DownloadError(HyperSDError):
+    """A file that could not be fetched; nothing stands under its final name, and what came so far is kept."""
+
+
+class ChecksumMismatch(DownloadError):
+    """A file whose size or content is not the released one."""

@@ -1,0 +1,175 @@
+"""Fetches catalogue files from the hub, whole and verified, or not at all. The only part of the pack that uses the network."""
+
+import inspect
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import DownloadError
+from .catalog import Entry
+from .files import Progress, State
+from .remote import Busy, Remote, Sink, StartAnew
+from .transfer import Transfer
+
+POLL = 0.2  # seconds between two looks at a running download
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+
+def download(
+    entry: Entry,
+    root: Path,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    opener: Callable[[Entry], Remote] | None = None,
+    also: Iterable[Path] = (),
+    set_aside: bool = False,
+) -> Path:
+    """Returns an entry's file, whole and of the right content; it is fetched only where no folder has it.
+
+    The transfer runs in a thread of its own, so the caller is called back even while the network is silent.
+
+    Args:
+        root: the folder it goes to, made if need be; also: further folders of the host for this kind of file.
+        progress: called about five times a second in the caller's thread; what it raises stops the download and is passed on,
+            and what came so far is kept for the next time.
+        opener: finds the file elsewhere; None for the hub.
+        set_aside: rename a corrupt file that stands in the way, once the good one is there.
+    Raises: DownloadError saying what to do, ChecksumMismatch; OSError where the disk fails.
+    """
+    transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside)
+    outcome: list[Path | BaseException] = []
+    thread = threading.Thread(target=_run, args=(transfer, outcome), name=f"hyper_sd {entry.id}", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL)
+            if progress and thread.is_alive():
+                progress(transfer.progress())
+    except BaseException:
+        transfer.stop()
+        thread.join(2.0)  # a silent server holds it longer; it ends by itself and writes nothing more
+        raise
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    if progress:
+        size = outcome[0].stat().st_size
+        progress(Progress(State.READY, size, size))
+    return outcome[0]
+
+
+def _run(transfer: Transfer, outcome: list) -> None:
+    try:
+        outcome.append(transfer.run())
+    except BaseException as error:  # raised again in the caller's thread
+        outcome.append(error)
+
+
+def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
+    """Returns a file of the hub, by huggingface_hub: its tokens, mirrors (HF_ENDPOINT), proxies and offline switch apply.
+
+    Args: endpoint: of a hub; None for the client's own.
+    Raises: Busy, DownloadError.
+    """
+    import huggingface_hub
+
+    with _explained(entry):
+        url = huggingface_hub.hf_hub_url(entry.repo, entry.file, endpoint=endpoint)
+        known = huggingface_hub.get_hf_file_metadata(url)
+    sha256 = known.etag if known.etag and _SHA256.fullmatch(known.etag) else None
+
+    def send(sink: Sink, offset: int) -> None:
+        with _explained(entry):
+            if not _send_by_xet(known, sink, offset):
+                _send_by_http(url, known.size, sink, sink.tell())
+
+    return Remote(known.size, sha256, send)
+
+
+class _SilentBar:
+    """Takes the place of the client's own progress bar, which would write into the host's log."""
+
+    def update(self, count: int) -> None:
+        """Does nothing: the sink counts."""
+
+
+def _send_by_http(url: str, size: int | None, sink: Sink, offset: int) -> None:
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    # The client's own tries would hide the silence from the person, and differ from release to release.
+    offered = inspect.signature(http_get).parameters
+    ours = {name: value for name, value in {"_nb_retries": 0, "_tqdm_bar": _SilentBar()}.items() if name in offered}
+    http_get(url, sink, resume_size=offset, headers=build_hf_headers(), expected_size=size, **ours)
+
+
+def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
+    """Sends by hf_xet's stream, which can begin anywhere and be stopped, and tells whether it did.
+
+    Source: https://huggingface.co/docs/xet; the stream came with hf_xet's XetSession.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    data = getattr(known, "xet_file_data", None)
+    if data is None or getattr(constants, "HF_HUB_DISABLE_XET", False):
+        return False
+    try:
+        from hf_xet import XetFileInfo, XetSession
+    except ImportError:  # not installed, or without streams: the hub serves every file over plain HTTP as well
+        return False
+    group = XetSession().new_download_stream_group(
+        token_refresh_url=data.refresh_route, token_refresh_headers=build_hf_headers()
+    )
+    stream = group.download_stream(XetFileInfo(data.file_hash, known.size), start=offset)
+    sink.stop_sender = stream.cancel
+    try:
+        for piece in stream:
+            sink.write(piece)
+    finally:
+        stream.cancel()
+    return True
+
+
+@contextmanager
+def _explained(entry: Entry) -> Iterator[None]:
+    """Turns the client's errors into ours, which say what to do."""
+    from huggingface_hub.utils import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (DownloadError, StartAnew):
+        raise
+    except OfflineModeIsEnabled as error:
+        raise DownloadError(
+            f"{entry.name} is not here, and the hub's offline mode is on (HF_HUB_OFFLINE). Unset that variable and start the "
+            f"host again, or download the file elsewhere from {entry.page}."
+        ) from error
+    except HfHubHTTPError as error:
+        raise _of_status(entry, error) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS | {"hf_xet"} and not isinstance(
+            error, ConnectionError
+        ):
+            raise
+        raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}).") from error
+
+
+def _of_status(entry: Entry, error: Exception) -> DownloadError:
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    what = f"{entry.repo}/{entry.file}"
+    if status in _BUSY:
+        wait = response.headers.get("Retry-After", "")
+        return Busy(f"The hub is busy (status {status}).", float(wait) if wait.isdigit() else 0.0)
+    remedies = {
+        401: f"The hub asks who you are for {what} (status 401). Log in with `hf auth login`, or set HF_TOKEN, and try again.",
+        403: f"The hub does not let you have {what} (status 403). Open {entry.page} in a browser, accept the licence there, "
+        "and log in with `hf auth login` or set HF_TOKEN to a token of that account.",
+        404: f"The hub has no {what} (status 404): it was moved or removed. See {entry.page}, or update this pack.",
+    }
+    return DownloadError(remedies.get(status, f"The hub refuses {what} (status {status}): {error}"))

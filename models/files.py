@@ -1,0 +1,215 @@
+"""Where a catalogue file lies on this machine, and whether it is whole."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ..errors import UnsupportedModelError
+from .catalog import Entry
+from .header import read_header
+
+PART = ".part"
+BLOCK = 4 * 2**20  # bytes read at a time; larger ones do not hash faster
+
+_known: dict[Path, tuple[int, int, str]] = {}  # path -> size, mtime_ns, sha256: what was hashed in this process
+
+
+class State(str, Enum):
+    """What an entry's file is on this machine."""
+
+    MISSING = "missing"
+    PARTIAL = "partial"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    READY = "ready"
+    CORRUPT = "corrupt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a download is.
+
+    Args: bytes_done, bytes_total: of the file, or of the check while verifying; rate: bytes a second, None until known;
+        eta_seconds: None until known; note: a sentence for the person, often empty.
+    """
+
+    state: State
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate: float | None = None
+    eta_seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at the folders found.
+
+    Args: path: the file, or the partial one; bytes_done: its size; problem: why it is corrupt.
+    """
+
+    state: State
+    path: Path | None = None
+    bytes_done: int = 0
+    problem: str = ""
+
+
+Index = dict[str, list[Path]]
+
+
+def index_folders(folders: Iterable[Path]) -> Index:
+    """Returns every file below the folders by its lower-case name, first folder first; links are followed, circles are not."""
+    index: Index = {}
+    seen: set[str] = set()
+    for folder in folders:
+        for parent, below, names in os.walk(folder, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            for name in names:
+                index.setdefault(name.lower(), []).append(Path(parent, name))
+    return index
+
+
+def part_path(folder: Path, entry: Entry, sha256: str) -> Path:
+    """Returns where a file lies while it is incomplete; the content's hash in the name keeps different releases apart."""
+    return folder / f"{entry.name}.{sha256[:12]}{PART}"
+
+
+def problem_of(path: Path, entry: Entry) -> str:
+    """Returns what a quick look at size and header finds wrong with a file, "" when nothing.
+
+    The content is compared where it has been hashed before and has not been touched since.
+    """
+    try:
+        size = path.stat().st_size
+        if entry.size is not None and size != entry.size:
+            return f"it has {size} bytes, the released file has {entry.size}"
+        read_header(path)
+    except (OSError, UnsupportedModelError) as error:
+        return str(error)
+    digest = known_sha256(path)
+    return _differs(digest, entry) if digest else ""
+
+
+def _differs(digest: str, entry: Entry) -> str:
+    if entry.sha256 is None or digest == entry.sha256:
+        return ""
+    return f"its content (sha256 {digest[:12]}...) is not the released one ({entry.sha256[:12]}...)"
+
+
+def look(entry: Entry, index: Index) -> Found:
+    """Returns the state of an entry's file from an index of its folders: ready, corrupt, partial or missing."""
+    corrupt = None
+    for path in index.get(entry.name.lower(), []):
+        problem = problem_of(path, entry)
+        if not problem:
+            return Found(State.READY, path, path.stat().st_size)
+        corrupt = corrupt or Found(State.CORRUPT, path, problem=problem)
+    if corrupt:
+        return corrupt
+    return next(_partials(entry, index), Found(State.MISSING))
+
+
+def _partials(entry: Entry, index: Index) -> Iterator[Found]:
+    start = f"{entry.name.lower()}."
+    for name, paths in index.items():
+        tag = name[len(start) : -len(PART)]
+        if name.startswith(start) and name.endswith(PART) and (not entry.sha256 or entry.sha256.startswith(tag)):
+            yield Found(State.PARTIAL, paths[0], paths[0].stat().st_size)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def known_sha256(path: Path) -> str | None:
+    """Returns a file's hash if this process has taken it and the file has not changed since."""
+    size, changed, digest = _known.get(path, (0, 0, ""))
+    return digest if digest and _stamp(path) == (size, changed) else None
+
+
+def remember_sha256(path: Path, digest: str) -> None:
+    """Keeps a hash that was taken of this file's content elsewhere."""
+    _known[path] = (*_stamp(path), digest)
+
+
+def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:
+    """Returns a file's SHA-256 in hex, remembered until the file changes.
+
+    Args: report: called with the bytes read so far; what it raises ends the reading.
+    """
+    known = known_sha256(path)
+    if known:
+        return known
+    digest, buffer, done = hashlib.sha256(), memoryview(bytearray(BLOCK)), 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            done += count
+            if report:
+                report(done)
+    remember_sha256(path, digest.hexdigest())
+    return digest.hexdigest()
+
+
+class TailHash(threading.Thread):
+    """Hashes a file while it is being written, so that checking it costs next to no time of its own.
+
+    Args: path: the file, which exists already; what stands in it at the start is hashed as well.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(name="hyper_sd hash", daemon=True)
+        self.path, self.done = path, 0
+        self._limit, self._ended, self._valid = 0, False, True
+        self._news = threading.Condition()
+
+    def advance(self, limit: int) -> None:
+        """Tells that the file now holds `limit` bytes; fewer than before means it was begun anew, and ends the hashing."""
+        with self._news:
+            self._valid = self._valid and limit >= self._limit
+            self._limit = limit
+            self._news.notify()
+
+    def stop(self) -> None:
+        """Ends the hashing at what is read so far; close() need not be called after it."""
+        with self._news:
+            self._valid, self._ended = False, True
+            self._news.notify()
+
+    def close(self) -> None:
+        """Tells that nothing more is coming; the thread ends once it has read everything."""
+        with self._news:
+            self._ended = True
+            self._news.notify()
+
+    def digest(self) -> str | None:
+        """Returns the hash in hex once the thread has ended, None when it had to give up."""
+        return self._digest.hexdigest() if self._valid and not self.is_alive() else None
+
+    def run(self) -> None:
+        """Follows the file; a file that cannot be read leaves no digest."""
+        self._digest, buffer = hashlib.sha256(), memoryview(bytearray(BLOCK))
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                while (room := self._wait()) > 0:
+                    count = file.readinto(buffer[: min(room, BLOCK)])
+                    self._digest.update(buffer[:count])
+                    self.done += count
+        except OSError:
+            self._valid = False
+
+    def _wait(self) -> int:
+        """Returns how many bytes can be read now, 0 when there will be no more."""
+        with self._news:
+            while self._valid and not self._ended and self._limit <= self.done:
+                self._news.wait()
+            return self._limit - self.done if self._valid else 0

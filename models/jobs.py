@@ -1,0 +1,174 @@
+"""The downloads of one running host: what is there, what is under way; a page starts, watches and stops them."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import CatalogError, DownloadError, HyperSDError
+from .catalog import CATALOG, Catalog, Entry, load_catalog
+from .download import download
+from .files import Found, Progress, State, index_folders, look
+from .remote import Cancelled, Remote
+
+AT_ONCE = 2  # files fetched side by side; the others wait for their turn
+_log = logging.getLogger("hyper_sd")
+
+
+def listed_name(path: Path, folders: Sequence[Path]) -> str:
+    """Returns a file's name as a host's loader lists it: relative to the folder that holds it, with the system's separator."""
+    for folder in folders:
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return path.name
+
+
+def require_acknowledged(entry: Entry, acknowledged: bool) -> None:
+    """Raises: DownloadError where the entry's licence asks for a yes that was not given."""
+    if entry.licence.acknowledge and not acknowledged:
+        raise DownloadError(
+            f"{entry.name} comes under {entry.licence.title}. Read it at {entry.licence.url} and accept it before the download."
+        )
+
+
+class Job:
+    """One entry's download and its newest progress; ends in state READY, or with a problem."""
+
+    def __init__(self, entry: Entry):
+        self.entry = entry
+        self.progress = Progress(State.DOWNLOADING, 0, entry.approximate_size, note="waiting for its turn")
+        self.cancelled = threading.Event()
+
+    def report(self, progress: Progress) -> None:
+        """Takes the newest progress.
+
+        Raises: Cancelled when the person stopped it.
+        """
+        self.progress = progress
+        if self.cancelled.is_set():
+            raise Cancelled(f"{self.entry.name} was stopped; start it again and it goes on where it stopped.")
+
+
+class Downloads:
+    """Starts, watches and stops downloads; every method may be called from any thread.
+
+    Args: folders: a host's folders by ComfyUI's name ("loras", ...), the first being the one to download into;
+        user_file: a person's own catalogue entries; notify: called with a row whenever one changes, from a download's thread.
+    """
+
+    def __init__(
+        self,
+        folders: Callable[[str], Sequence[Path]],
+        user_file: Path | None = None,
+        notify: Callable[[dict[str, Any]], None] = lambda row: None,
+        opener: Callable[[Entry], Remote] | None = None,
+    ):
+        self._folders, self._user_file, self._notify, self._opener = folders, user_file, notify, opener
+        self._jobs: dict[str, Job] = {}
+        self._problems: dict[str, str] = {}
+        self._lock, self._slots = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+
+    def catalog(self) -> tuple[Catalog, str]:
+        """Returns the entries, and what is wrong with the person's own file: then the pack's entries are there without it."""
+        try:
+            return load_catalog(self._user_file), ""
+        except CatalogError as error:
+            return load_catalog(), str(error)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns every entry with its state, ready for JSON. Looks into the folders, so keep it off an event loop."""
+        entries = self.catalog()[0]
+        indexes = {kind: index_folders(self._folders(kind)) for kind in {entry.folder for entry in entries}}
+        return [self._row(entry, look(entry, indexes[entry.folder])) for entry in entries]
+
+    def active(self) -> list[dict[str, Any]]:
+        """Returns the rows of the downloads under way; touches no disk."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return [self._row(job.entry, Found(job.progress.state)) for job in jobs]
+
+    def start(self, entry_id: str, *, acknowledged: bool = False, set_aside: bool = False) -> dict[str, Any]:
+        """Starts an entry's download, or finds it under way, and returns its row.
+
+        Raises: CatalogError for an unknown id; DownloadError for a licence that was not accepted.
+        """
+        entry = self.catalog()[0].get(entry_id)
+        require_acknowledged(entry, acknowledged)
+        with self._lock:
+            job = self._jobs.get(entry.id)
+            if job is None:
+                job = self._jobs[entry.id] = Job(entry)
+                self._problems.pop(entry.id, None)
+                threading.Thread(target=self._run, args=(job, set_aside), name=f"hyper_sd job {entry.id}", daemon=True).start()
+        return self._row(entry, Found(job.progress.state))
+
+    def cancel(self, entry_id: str) -> dict[str, Any]:
+        """Stops an entry's download if one is under way, keeping what came, and returns its row.
+
+        Raises: CatalogError for an unknown id.
+        """
+        entry = self.catalog()[0].get(entry_id)
+        with self._lock:
+            job = self._jobs.get(entry.id)
+        if job is None:
+            return self._row(entry, self._look(entry))
+        job.cancelled.set()
+        return self._row(entry, Found(job.progress.state))
+
+    def _look(self, entry: Entry) -> Found:
+        return look(entry, index_folders(self._folders(entry.folder)))
+
+    def _run(self, job: Job, set_aside: bool) -> None:
+        entry = job.entry
+        try:
+            while not self._slots.acquire(timeout=0.2):
+                job.report(job.progress)
+            try:
+                self._download(job, set_aside)
+            finally:
+                self._slots.release()
+        except Cancelled:
+            pass
+        except HyperSDError as error:
+            self._problems[entry.id] = str(error)
+        except Exception as error:
+            _log.exception("%s could not be downloaded", entry.name)
+            self._problems[entry.id] = f"{entry.name} could not be downloaded: {error}. The host's log has the details."
+        with self._lock:
+            del self._jobs[entry.id]
+        self._notify(self._row(entry, self._look(entry)))
+
+    def _download(self, job: Job, set_aside: bool) -> None:
+        def report(progress: Progress) -> None:
+            job.report(progress)
+            self._notify(self._row(job.entry, Found(progress.state)))
+
+        first, *rest = self._folders(job.entry.folder)
+        download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)
+
+    def _row(self, entry: Entry, found: Found) -> dict[str, Any]:
+        job = self._jobs.get(entry.id)
+        progress = job.progress if job else Progress(found.state, found.bytes_done, entry.approximate_size)
+        name = listed_name(found.path, self._folders(entry.folder)) if found.path and found.state is State.READY else ""
+        return {
+            "id": entry.id,
+            "title": entry.title,
+            "family": entry.family,
+            "kind": entry.kind,
+            "size": entry.approximate_size,
+            "licence": {"title": entry.licence.title, "url": entry.licence.url, "acknowledge": entry.licence.acknowledge},
+            "page": entry.page,
+            "models": entry.workflow_metadata(),
+            **asdict(progress),
+            "state": progress.state.value,
+            "file": name,
+            "problem": self._problems.get(entry.id, "") or found.problem,
+        }
+
+
+def user_catalog(user_folder: str | os.PathLike) -> Path:
+    """Returns where a person's own entries lie in a host's user folder; the file need not exist."""
+    return Path(user_folder) / "hyper_sd" / CATALOG.name

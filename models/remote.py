@@ -1,0 +1,83 @@
+"""A file somewhere else, and the sink its sender writes into."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from ..errors import DownloadError
+
+
+class Cancelled(DownloadError):
+    """The person stopped the download; what came so far is kept."""
+
+
+class Busy(DownloadError):
+    """The server or the line failed in a way that passes.
+
+    Args: seconds: how long to wait before the next try, 0 when the server did not say.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0):
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class StartAnew(Exception):
+    """The remote sent the file from its beginning although the rest was asked for."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file somewhere else.
+
+    Args: size: bytes; sha256: 64 hex digits, None where it does not say; send: writes the file from an offset on into a sink,
+        and raises Busy, StartAnew or DownloadError.
+    """
+
+    size: int | None
+    sha256: str | None
+    send: Callable[["Sink", int], None]
+
+
+class Sink:
+    """The file that is being written, as the sender sees it: counts, refuses too much, and stops when cancelled.
+
+    A sender that can be stopped while it is silent sets stop_sender to the function that does it.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, cancelled: threading.Event, wrote: Callable[[int], None]):
+        self._file, self._size, self._cancelled, self._wrote = file, size, cancelled, wrote
+        self.name, self.stop_sender = file.name, lambda: None
+
+    def write(self, data: bytes) -> int:
+        """Writes a piece.
+
+        Raises: Cancelled; StartAnew when the file would become too long.
+        """
+        if self._cancelled.is_set():
+            raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
+        if self._file.tell() + len(data) > self._size:
+            raise StartAnew
+        self._file.write(data)
+        self._file.flush()  # what is counted can be read back, and survives an end of this program
+        self._wrote(self._file.tell())
+        return len(data)
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, as a sender does that has to begin anew."""
+        return self._file.seek(offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cuts the file at the position or at `size`."""
+        kept = self._file.truncate(size)
+        self._wrote(kept)
+        return kept
+
+    def flush(self) -> None:
+        """Does nothing: every piece is flushed as it is written."""

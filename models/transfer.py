@@ -1,0 +1,284 @@
+"""One file's way from a remote to its final name: lock, resume, follow the hash, verify, move. Knows no network."""
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
+from .catalog import Entry, format_bytes
+from .files import Progress, State, TailHash, index_folders, look, part_path, problem_of, remember_sha256, sha256_of
+from .header import read_header
+from .remote import Busy, Cancelled, Remote, Sink, StartAnew
+
+SPARE = 64 * 2**20  # bytes left free on the disk beside the file
+RATE_WINDOW = 5.0  # seconds over which the rate is taken
+ATTEMPTS = 6  # in a row without a byte
+LONGEST_WAIT = 60.0  # seconds
+_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class Transfer:
+    """One entry's download, run by one thread and watched by another.
+
+    Args: root: the folder it goes to; also: further folders in which it may lie already; open_remote: finds the file elsewhere;
+        set_aside: whether a corrupt file under its name may be renamed, once the good one is there.
+    """
+
+    def __init__(
+        self, entry: Entry, root: Path, open_remote: Callable[[Entry], Remote], also: Iterable[Path] = (), set_aside=False
+    ):
+        self.entry, self.root, self.folders = entry, root, [root, *also]
+        self.cancelled = threading.Event()
+        self._open_remote, self._set_aside = open_remote, set_aside
+        self._state, self._done, self._total, self._note = State.VERIFYING, 0, entry.approximate_size, ""
+        self._trail: deque[tuple[float, int]] = deque()
+        self._sink: Sink | None = None
+
+    def progress(self) -> Progress:
+        """Returns how far it is; may be called from any thread, about four times a second."""
+        now, done, trail = time.monotonic(), self._done, self._trail
+        trail.append((now, done))
+        while now - trail[0][0] > RATE_WINDOW:
+            trail.popleft()
+        seconds, count = now - trail[0][0], done - trail[0][1]
+        rate = count / seconds if seconds > 0 and count >= 0 else None
+        eta = (self._total - done) / rate if rate else None
+        return Progress(self._state, done, self._total, rate, eta, self._note)
+
+    def stop(self) -> None:
+        """Has the transfer end soon; what came so far is kept."""
+        self.cancelled.set()
+        if self._sink:
+            self._sink.stop_sender()
+
+    def say(self, note: str) -> None:
+        """Shows a sentence beside the progress."""
+        self._note = note
+
+    def pause(self, seconds: float) -> None:
+        """Waits.
+
+        Raises: Cancelled.
+        """
+        if self.cancelled.wait(seconds):
+            raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
+
+    def run(self) -> Path:
+        """Returns the whole, verified file: one that was there already, or a new one.
+
+        Raises: DownloadError, ChecksumMismatch; OSError of the disk other than a full one.
+        """
+        try:
+            present = self._present()
+            if present:
+                return present
+            with self._locked():
+                return self._present() or self._fetch()
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise self._no_space() from error
+            if isinstance(error, PermissionError):
+                raise DownloadError(
+                    f"{error.filename or self.root} cannot be written. Check the folder's permissions."
+                ) from error
+            raise
+
+    def _phase(self, state: State, done: int, total: int, note: str = "") -> None:
+        self._state, self._done, self._total, self._note = state, done, total, note
+        self._trail = deque()
+
+    def _reached(self, done: int) -> None:
+        self.pause(0)
+        self._done = done
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps every other process out; the one that waits finds the file ready afterwards."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.root / f"{self.entry.name}.lock")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                self.say("another download of this file is under way; waiting for it")
+                self.pause(0.2)
+        try:
+            yield
+            with suppress(OSError):  # still locked, so nobody can be in the middle; Windows removes it itself
+                os.unlink(lock.lock_file)
+        finally:
+            lock.release()
+
+    def _present(self) -> Path | None:
+        """Returns a file of that name in the folders if it is whole and of the right content.
+
+        Raises: ChecksumMismatch when it is not, and may not be set aside.
+        """
+        found = look(self.entry, index_folders(self.folders))
+        if found.state is State.READY and self.entry.sha256:
+            self._phase(State.VERIFYING, 0, found.bytes_done)
+            sha256_of(found.path, self._reached)
+            found = look(self.entry, index_folders(self.folders))
+        if found.state is State.READY:
+            return found.path
+        if found.state is State.CORRUPT:
+            if not self._set_aside:
+                raise ChecksumMismatch(
+                    f"{found.path} is there, but is not whole or not the released file: {found.problem}. "
+                    "Have it set aside (it is renamed, not deleted) and download it again, or move it away yourself."
+                )
+            self.root = found.path.parent  # workflows name the file with its folder
+        return None
+
+    def _fetch(self) -> Path:
+        self._phase(State.DOWNLOADING, 0, self.entry.approximate_size, "asking the server for the file")
+        remote = self._patiently(lambda: self._open_remote(self.entry))
+        size, sha256 = self._expected(remote)
+        copy = self._renamed_copy(size, sha256)
+        if copy:
+            return copy
+        part = part_path(self.root, self.entry, sha256)
+        part.touch()
+        resumed = part.stat().st_size
+        self._require_space(size - resumed)
+        digest = self._receive(remote, part, size)
+        if digest != sha256 and resumed:
+            self.say("what an earlier download left was damaged; starting anew")
+            part.write_bytes(b"")
+            digest = self._receive(remote, part, size)
+        self._verify(part, digest, sha256)
+        return self._move(part, sha256)
+
+    def _expected(self, remote: Remote) -> tuple[int, str]:
+        entry = self.entry
+        for name, ours, theirs in (("size", entry.size, remote.size), ("sha256", entry.sha256, remote.sha256)):
+            if ours is not None and theirs is not None and ours != theirs:
+                raise ChecksumMismatch(
+                    f"The server offers another {entry.name} than the released one ({name} {theirs}, expected {ours}); nothing "
+                    "was downloaded. If you use a mirror (HF_ENDPOINT), try without it; else look for an update of this pack."
+                )
+        size, sha256 = entry.size or remote.size, entry.sha256 or remote.sha256
+        if size is None or sha256 is None:
+            raise DownloadError(
+                f"Neither the server nor the catalogue knows the {'size' if size is None else 'sha256'} of {entry.name}, so it "
+                "could not be verified; nothing was downloaded. Try without a mirror (HF_ENDPOINT)."
+            )
+        return size, sha256
+
+    def _renamed_copy(self, size: int, sha256: str) -> Path | None:
+        """Returns a file of the same content under another name: hashing is quicker than downloading."""
+        for paths in index_folders(self.folders).values():
+            for path in paths:
+                if path.suffix == ".safetensors" and path.stat().st_size == size:
+                    self._phase(State.VERIFYING, 0, size, f"looking whether {path.name} is the same file")
+                    if sha256_of(path, self._reached) == sha256:
+                        return path
+        return None
+
+    def _no_space(self) -> DownloadError:
+        free = shutil.disk_usage(self.root).free
+        return DownloadError(
+            f"The disk of {self.root} is too full for {self.entry.name}: {format_bytes(free)} are free, "
+            f"{format_bytes(max(self._total - self._done, 0) + SPARE)} are needed. Make room and start it again: "
+            "it goes on where it stopped."
+        )
+
+    def _require_space(self, needed: int) -> None:
+        self._phase(State.DOWNLOADING, 0, needed)
+        if shutil.disk_usage(self.root).free < needed + SPARE:
+            raise self._no_space()
+
+    def _receive(self, remote: Remote, part: Path, size: int) -> str:
+        """Fills the partial file and returns its content's hash."""
+        tail = TailHash(part)
+
+        def wrote(position: int) -> None:
+            self._done = position
+            tail.advance(position)
+
+        with part.open("r+b") as file:
+            offset = file.seek(0, os.SEEK_END)
+            self._phase(State.DOWNLOADING, offset, size)
+            tail.start()
+            try:
+                wrote(offset)
+                self._sink = Sink(file, size, self.cancelled, wrote)
+                self._send(remote, self._sink)
+                wrote(file.seek(0, os.SEEK_END))
+                if file.tell() != size:
+                    raise DownloadError(
+                        f"The server ended {self.entry.name} after {file.tell()} of {size} bytes. Start it again: it goes on."
+                    )
+                os.fsync(file.fileno())
+            except BaseException:
+                tail.stop()
+                raise
+        tail.close()
+        self._phase(State.VERIFYING, tail.done, size)
+        while tail.is_alive():
+            tail.join(0.2)
+            self._reached(tail.done)
+        return tail.digest() or sha256_of(part, self._reached)
+
+    def _send(self, remote: Remote, sink: Sink) -> None:
+        try:
+            self._patiently(lambda: remote.send(sink, sink.tell()))
+            return
+        except StartAnew:
+            sink.seek(0)
+            sink.truncate()
+        try:
+            self._patiently(lambda: remote.send(sink, sink.tell()))
+        except StartAnew as error:
+            raise ChecksumMismatch(f"The server sends more of {self.entry.name} than it said; try again later.") from error
+
+    def _patiently(self, call: Callable[[], Remote | None]) -> Remote | None:
+        """Calls until it works, waiting as long as the server asks for; every byte that came renews the patience."""
+        left, done = ATTEMPTS, self._done
+        while True:
+            try:
+                return call()
+            except Busy as busy:
+                left, done = (ATTEMPTS, self._done) if self._done > done else (left - 1, done)
+                if not left:
+                    raise
+                seconds = min(busy.seconds or 2.0 ** (ATTEMPTS - left - 1), LONGEST_WAIT)
+                self.say(f"{busy} Trying again in {seconds:.0f} s.")
+                self.pause(seconds)
+                self.say("")
+
+    def _verify(self, part: Path, digest: str, sha256: str) -> None:
+        """Raises: ChecksumMismatch; the partial file is removed then, since no download can mend it."""
+        try:
+            if digest != sha256:
+                raise ChecksumMismatch(
+                    f"{self.entry.name} arrived with sha256 {digest}, expected {sha256}: it was changed on the way, or on the "
+                    "server. It was thrown away. Try again, without a mirror (HF_ENDPOINT) or proxy if you use one."
+                )
+            read_header(part)
+        except (ChecksumMismatch, UnsupportedModelError) as error:
+            part.unlink()
+            raise error if isinstance(error, ChecksumMismatch) else ChecksumMismatch(str(error)) from error
+
+    def _move(self, part: Path, sha256: str) -> Path:
+        self.pause(0)
+        target = self.root / self.entry.name
+        if target.exists() and problem_of(target, self.entry):
+            os.replace(target, _free_name(target))
+        os.replace(part, target)
+        remember_sha256(target, sha256)
+        return target
+
+
+def _free_name(path: Path) -> Path:
+    """Returns a name for a corrupt file under which no host takes it for a model."""
+    names = (path.with_name(f"{path.name}.corrupt{number or ''}") for number in range(10**6))
+    return next(name for name in names if not name.exists())
