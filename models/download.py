@@ -1,6 +1,5 @@
 """Fetches catalogue files from the hub, whole and verified, or not at all. The only part of the pack that uses the network."""
 
-import inspect
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from .remote import Busy, Remote, Sink, StartAnew
 from .transfer import Transfer
 
 POLL = 0.2  # seconds between two looks at a running download
+PIECE = 2**20  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
@@ -85,26 +85,39 @@ def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
     def send(sink: Sink, offset: int) -> None:
         with _explained(entry):
             if not _send_by_xet(known, sink, offset):
-                _send_by_http(url, known.size, sink, sink.tell())
+                _send_by_http(url, sink, sink.tell())
 
     return Remote(known.size, sha256, send)
 
 
-class _SilentBar:
-    """Takes the place of the client's own progress bar, which would write into the host's log."""
+def _send_by_http(url: str, sink: Sink, offset: int) -> None:
+    """Sends over plain HTTP through the client's session, in pieces small enough that a broken line loses little.
 
-    def update(self, count: int) -> None:
-        """Does nothing: the sink counts."""
+    The client's own download keeps no partial file since its release 1, and shows nothing for 10 MB at a time.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    with _get(get_session(), url, headers, constants.HF_HUB_DOWNLOAD_TIMEOUT) as (response, pieces):
+        hf_raise_for_status(response)
+        if offset and response.status_code != 206:
+            raise StartAnew
+        for piece in pieces(PIECE):
+            sink.write(piece)
 
 
-def _send_by_http(url: str, size: int | None, sink: Sink, offset: int) -> None:
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    # The client's own tries would hide the silence from the person, and differ from release to release.
-    offered = inspect.signature(http_get).parameters
-    ours = {name: value for name, value in {"_nb_retries": 0, "_tqdm_bar": _SilentBar()}.items() if name in offered}
-    http_get(url, sink, resume_size=offset, headers=build_hf_headers(), expected_size=size, **ours)
+@contextmanager
+def _get(session: Any, url: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[Any, Callable]]:
+    """Opens a streamed answer; the client's session is of httpx since its release 1, of requests before."""
+    if callable(getattr(session, "stream", None)):
+        with session.stream("GET", url, headers=headers, timeout=timeout) as response:
+            yield response, response.iter_bytes
+    else:
+        with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
+            yield response, response.iter_content
 
 
 def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
@@ -138,7 +151,7 @@ def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
 @contextmanager
 def _explained(entry: Entry) -> Iterator[None]:
     """Turns the client's errors into ours, which say what to do."""
-    from huggingface_hub.utils import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import OfflineModeIsEnabled
 
     try:
         yield
@@ -160,11 +173,10 @@ def _explained(entry: Entry) -> Iterator[None]:
 
 
 def _of_status(entry: Entry, error: Exception) -> DownloadError:
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
+    status = error.response.status_code
     what = f"{entry.repo}/{entry.file}"
     if status in _BUSY:
-        wait = response.headers.get("Retry-After", "")
+        wait = error.response.headers.get("Retry-After", "")
         return Busy(f"The hub is busy (status {status}).", float(wait) if wait.isdigit() else 0.0)
     remedies = {
         401: f"The hub asks who you are for {what} (status 401). Log in with `hf auth login`, or set HF_TOKEN, and try again.",

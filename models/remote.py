@@ -1,12 +1,11 @@
 """A file somewhere else, and the sink its sender writes into."""
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..errors import DownloadError
+from ..errors import ChecksumMismatch, DownloadError
 
 
 class Cancelled(DownloadError):
@@ -49,35 +48,28 @@ class Sink:
 
     def __init__(self, file: BinaryIO, size: int, cancelled: threading.Event, wrote: Callable[[int], None]):
         self._file, self._size, self._cancelled, self._wrote = file, size, cancelled, wrote
-        self.name, self.stop_sender = file.name, lambda: None
+        self.stop_sender: Callable[[], object] = lambda: None
 
     def write(self, data: bytes) -> int:
         """Writes a piece.
 
-        Raises: Cancelled; StartAnew when the file would become too long.
+        Raises: Cancelled; ChecksumMismatch when the file would become longer than it should be.
         """
         if self._cancelled.is_set():
             raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
         if self._file.tell() + len(data) > self._size:
-            raise StartAnew
+            raise ChecksumMismatch(f"The server sends more than the {self._size} bytes it announced. Try again later.")
         self._file.write(data)
         self._file.flush()  # what is counted can be read back, and survives an end of this program
         self._wrote(self._file.tell())
         return len(data)
 
     def tell(self) -> int:
-        """Returns the position."""
+        """Returns how many bytes the file holds."""
         return self._file.tell()
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves the position, as a sender does that has to begin anew."""
-        return self._file.seek(offset, whence)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Cuts the file at the position or at `size`."""
-        kept = self._file.truncate(size)
-        self._wrote(kept)
-        return kept
-
-    def flush(self) -> None:
-        """Does nothing: every piece is flushed as it is written."""
+    def start_anew(self) -> None:
+        """Empties the file."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._wrote(0)

@@ -211,8 +211,7 @@ class Transfer:
             try:
                 wrote(offset)
                 self._sink = Sink(file, size, self.cancelled, wrote)
-                self._send(remote, self._sink)
-                wrote(file.seek(0, os.SEEK_END))
+                self._send(remote, self._sink, size)
                 if file.tell() != size:
                     raise DownloadError(
                         f"The server ended {self.entry.name} after {file.tell()} of {size} bytes. Start it again: it goes on."
@@ -228,17 +227,20 @@ class Transfer:
             self._reached(tail.done)
         return tail.digest() or sha256_of(part, self._reached)
 
-    def _send(self, remote: Remote, sink: Sink) -> None:
-        try:
-            self._patiently(lambda: remote.send(sink, sink.tell()))
-            return
-        except StartAnew:
-            sink.seek(0)
-            sink.truncate()
-        try:
-            self._patiently(lambda: remote.send(sink, sink.tell()))
-        except StartAnew as error:
-            raise ChecksumMismatch(f"The server sends more of {self.entry.name} than it said; try again later.") from error
+    def _send(self, remote: Remote, sink: Sink, size: int) -> None:
+        def rest() -> None:
+            if sink.tell() < size:
+                remote.send(sink, sink.tell())
+
+        for _ in range(ATTEMPTS):
+            try:
+                self._patiently(rest)
+                return
+            except StartAnew:
+                sink.start_anew()
+        raise DownloadError(
+            f"The line for {self.entry.name} keeps breaking, and the server cannot go on in the middle. Try again later."
+        )
 
     def _patiently(self, call: Callable[[], Remote | None]) -> Remote | None:
         """Calls until it works, waiting as long as the server asks for; every byte that came renews the patience."""
