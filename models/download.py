@@ -162,14 +162,12 @@ def _explained(entry: Entry) -> Iterator[None]:
             f"{entry.name} is not here, and the hub's offline mode is on (HF_HUB_OFFLINE). Unset that variable and start the "
             f"host again, or download the file elsewhere from {entry.page}."
         ) from error
-    except HfHubHTTPError as error:
-        raise _of_status(entry, error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS | {"hf_xet"} and not isinstance(
-            error, ConnectionError
-        ):
-            raise
-        raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}).") from error
+        if getattr(error, "response", None) is not None:  # HfHubHTTPError, or what the HTTP library raised itself
+            raise _of_status(entry, error) from error
+        if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS or isinstance(error, ConnectionError):
+            raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}).") from error
+        raise
 
 
 def _of_status(entry: Entry, error: Exception) -> DownloadError:
