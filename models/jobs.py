@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import CatalogError, DownloadError, HyperSDError
-from .catalog import CATALOG, Catalog, Entry, load_catalog
+from ..errors import CatalogError, HyperSDError
+from .catalog import CATALOG, Catalog, Entry, load_catalog, require_acknowledged
 from .download import download
-from .files import Found, Progress, State, index_folders, look
+from .files import Found, Index, Progress, State, index_folders, known_sha256, look
 from .remote import Cancelled, Remote
 
 AT_ONCE = 2  # files fetched side by side; the others wait for their turn
@@ -24,14 +24,6 @@ def listed_name(path: Path, folders: Sequence[Path]) -> str:
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))
     return path.name
-
-
-def require_acknowledged(entry: Entry, acknowledged: bool) -> None:
-    """Raises: DownloadError where the entry's licence asks for a yes that was not given."""
-    if entry.licence.acknowledge and not acknowledged:
-        raise DownloadError(
-            f"{entry.name} comes under {entry.licence.title}. Read it at {entry.licence.url} and accept it before the download."
-        )
 
 
 class Job:
@@ -69,6 +61,7 @@ class Downloads:
         self._folders, self._user_file, self._notify, self._opener = folders, user_file, notify, opener
         self._jobs: dict[str, Job] = {}
         self._problems: dict[str, str] = {}
+        self._copies: dict[str, Path] = {}  # the same content, found under another name
         self._lock, self._slots = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     def catalog(self) -> tuple[Catalog, str]:
@@ -82,7 +75,15 @@ class Downloads:
         """Returns every entry with its state, ready for JSON. Looks into the folders, so keep it off an event loop."""
         entries = self.catalog()[0]
         indexes = {kind: index_folders(self._folders(kind)) for kind in {entry.folder for entry in entries}}
-        return [self._row(entry, look(entry, indexes[entry.folder])) for entry in entries]
+        return [self._row(entry, self._look(entry, indexes[entry.folder])) for entry in entries]
+
+    def row(self, entry_id: str) -> dict[str, Any]:
+        """Returns one entry with its state. Looks into its folders, so keep it off an event loop.
+
+        Raises: CatalogError for an unknown id.
+        """
+        entry = self.catalog()[0].get(entry_id)
+        return self._row(entry, self._look(entry))
 
     def active(self) -> list[dict[str, Any]]:
         """Returns the rows of the downloads under way; touches no disk."""
@@ -118,8 +119,12 @@ class Downloads:
         job.cancelled.set()
         return self._row(entry, Found(job.progress.state))
 
-    def _look(self, entry: Entry) -> Found:
-        return look(entry, index_folders(self._folders(entry.folder)))
+    def _look(self, entry: Entry, index: Index | None = None) -> Found:
+        found = look(entry, index_folders(self._folders(entry.folder)) if index is None else index)
+        copy = self._copies.get(entry.id)
+        if found.state is not State.READY and copy and copy.is_file() and known_sha256(copy):
+            return Found(State.READY, copy, copy.stat().st_size)
+        return found
 
     def _run(self, job: Job, set_aside: bool) -> None:
         entry = job.entry
@@ -147,7 +152,9 @@ class Downloads:
             self._notify(self._row(job.entry, Found(progress.state)))
 
         first, *rest = self._folders(job.entry.folder)
-        download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)
+        path = download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)
+        if path.name.lower() != job.entry.name.lower():
+            self._copies[job.entry.id] = path
 
     def _row(self, entry: Entry, found: Found) -> dict[str, Any]:
         job = self._jobs.get(entry.id)

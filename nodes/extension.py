@@ -1,14 +1,16 @@
-"""The pack's ComfyExtension: an explicit list of nodes, and the two dropdown entries."""
+"""The pack's ComfyExtension: an explicit list of nodes, the two dropdown entries, and the catalogue's routes."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_model, dropdowns, sampling
+from . import demo_model, dropdowns, model_downloads, sampling
+from .model_routes import ModelRoutes
 
 
 class HyperSDExtension(ComfyExtension):
-    """What ComfyUI loads: sampler and scheduler in the KSampler dropdowns, and the nodes."""
+    """What ComfyUI loads: sampler and scheduler in the KSampler dropdowns, the nodes, and the page's way to the models."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Returns the nodes, and fills the dropdowns: hosts up to 0.3.75 call this but never on_load."""
+        """Returns the nodes, and registers the rest: hosts up to 0.3.75 call this but never on_load."""
         dropdowns.register()
-        return [*sampling.NODES, *demo_model.NODES]
+        ModelRoutes(model_downloads.DOWNLOADS).register()
+        return [*sampling.NODES, *demo_model.NODES, *model_downloads.NODES]

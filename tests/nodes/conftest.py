@@ -27,6 +27,7 @@ def host(comfyui_path):
     """host.py of this folder: the host's nodes, small models, and the pack loaded as the host loads it."""
     sys.path.insert(0, str(comfyui_path))
     import comfy.options  # noqa: F401 - the host's arguments stay at their defaults instead of reading pytest's
+    import utils.extra_config  # noqa: F401 - first, as in main.py: nodes.py puts comfy/utils.py before this package
     from comfy.cli_args import args
 
     args.cpu = True

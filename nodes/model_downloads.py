@@ -1,0 +1,138 @@
+"""The downloads of this host, and the node that has a catalogue file there before a loader needs it."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..errors import DownloadError
+from ..models.catalog import format_bytes
+from ..models.files import State
+from ..models.jobs import Downloads, user_catalog
+from .sampling import CATEGORY
+
+EVENT = "hyper_sd.download"  # what the page listens to
+POLL = 0.2  # seconds between two looks at a download under way
+
+
+def model_folders(kind: str) -> list[Path]:
+    """Returns the host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first."""
+    old = Path(folder_paths.models_dir, "unet")  # the host lists this older name of diffusion_models before the newer
+    return sorted(map(Path, folder_paths.get_folder_paths(kind)), key=lambda folder: folder == old)
+
+
+def notify(row: dict[str, Any]) -> None:
+    """Sends an entry's row to every open page; may be called from any thread."""
+    PromptServer.instance.send_sync(EVENT, row)
+
+
+DOWNLOADS = Downloads(model_folders, user_catalog(folder_paths.get_user_directory()), notify)
+_fetches: Counter[str] = Counter()  # by id, how often a run has found its file missing
+
+
+def progress_text(row: dict[str, Any]) -> str:
+    """Returns a row's progress in words: "downloading, 120 MB of 269 MB, 11 MB/s, 14 s left"."""
+    parts = [row["state"], f"{format_bytes(row['bytes_done'])} of {format_bytes(row['bytes_total'])}"]
+    if row["rate"]:
+        parts.append(f"{format_bytes(row['rate'])}/s")
+    if row["eta_seconds"] is not None:
+        minutes, seconds = divmod(round(row["eta_seconds"]), 60)
+        parts.append(f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left")
+    return "; ".join(filter(None, [", ".join(parts), row["note"]]))
+
+
+def _under_way(entry_id: str) -> dict[str, Any] | None:
+    return next((row for row in DOWNLOADS.active() if row["id"] == entry_id), None)
+
+
+def _watch(entry_id: str, node_id: str) -> None:
+    """Shows a download in the node until it ends.
+
+    Raises: the host's own exception when the run is interrupted.
+    """
+    bar = comfy.utils.ProgressBar(1, node_id)
+    while row := _under_way(entry_id):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(row["bytes_done"], max(row["bytes_total"], 1))
+        PromptServer.instance.send_progress_text(progress_text(row), node_id)
+        time.sleep(POLL)
+
+
+def fetch(entry_id: str, acknowledged: bool, node_id: str) -> str:
+    """Returns the name by which loaders list an entry's file, once it is there and verified.
+
+    Joins a download that the page has started; an interrupt stops only one that was started here.
+    Args: acknowledged: whether the licence is accepted; it is asked for only where something has to be downloaded.
+    Raises: CatalogError, DownloadError; the host's own exception when the run is interrupted.
+    """
+    here = DOWNLOADS.row(entry_id)["state"] == State.READY
+    joined = _under_way(entry_id)
+    if not joined:
+        DOWNLOADS.start(entry_id, acknowledged=acknowledged or here)
+    try:
+        _watch(entry_id, node_id)
+    except BaseException:
+        if not joined:
+            DOWNLOADS.cancel(entry_id)
+            while _under_way(entry_id):  # a run queued behind this one must not join what is ending
+                time.sleep(POLL)
+        raise
+    row = DOWNLOADS.row(entry_id)
+    if row["state"] != State.READY:
+        raise DownloadError(row["problem"] or f"{row['title']} was stopped; run again, and it goes on where it stopped.")
+    PromptServer.instance.send_progress_text(f"ready: {row['file']}", node_id)
+    return row["file"]
+
+
+class HyperSDModelDownload(io.ComfyNode):
+    """The file name of a catalogue entry, for a loader; the file is downloaded if it is not there yet."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        ids = [entry.id for entry in DOWNLOADS.catalog()[0]]
+        return io.Schema(
+            node_id="HyperSDModelDownload",
+            display_name="Hyper-SD Model Download",
+            category=CATEGORY,
+            description="Downloads a Hyper-SD file if it is not there yet, checks it, and gives its name to a loader.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=ids,
+                    default=ids[0],
+                    tooltip="The file to have: family, steps and kind. -lora goes to a LoRA loader, -unet to Load Diffusion "
+                    "Model, the others to Load Checkpoint. Choose the one for your base model and steps.",
+                ),
+                io.Boolean.Input(
+                    "accept_licence",
+                    default=False,
+                    label_on="accepted",
+                    label_off="not asked for",
+                    tooltip="On: you have read and accept the file's licence. Needed before a FLUX.1-dev file is downloaded "
+                    "(no commercial use); the others do not ask for it.",
+                ),
+            ],
+            # A loader's list of files is a type of its own for the host, and only "*" fits them all.
+            outputs=[io.AnyType.Output("file_name", tooltip="For lora_name, unet_name or ckpt_name of the loader.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
+        return io.NodeOutput(fetch(model, accept_licence, cls.hidden.unique_id))
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, accept_licence: bool) -> str:
+        """Changes when the file has to be fetched again, or lies elsewhere, and only then."""
+        row = DOWNLOADS.row(model)
+        _fetches[model] += row["state"] != State.READY
+        return f"{_fetches[model]} {row['file'] or row['models']['name']}"
+
+
+NODES = [HyperSDModelDownload]
