@@ -1,4 +1,4 @@
-"""Door 3: `python install.py` (what the hosts call), `python install.py demo`, `python install.py test`."""
+"""Door 3: `python install.py` (what the hosts call), `python install.py demo`, `test`, `download`."""
 
 import argparse
 import importlib.util
@@ -63,6 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """Returns the command line of install.py."""
+    from hyper_sd.demo.fetch_models import add_download_options
     from hyper_sd.demo.options import add_demo_options
 
     parser = Parser(
@@ -74,6 +75,7 @@ def make_parser() -> Parser:
         "demo", help="draw one prompt in few steps and many, with and without Hyper-SD, on a real ComfyUI"
     )
     add_demo_options(demo)
+    add_download_options(commands.add_parser("download", help="fetch Hyper-SD files, verified, into the host's folders"))
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")
     train = commands.add_parser("train-demo", help="train the demo model from nothing (hours on a CPU)")
@@ -82,11 +84,15 @@ def make_parser() -> Parser:
 
 
 def run_command(arguments: list) -> int:
-    """Runs demo, test or train-demo in the environment made for it and returns the exit code."""
+    """Runs a command, all but download in the environment made for it, and returns the exit code."""
     from hyper_sd.demo.commands import run
 
     passes_on = arguments[0] in {"test", "train-demo"} and not {"-h", "--help"} & set(arguments[1:2])
     options = None if passes_on else make_parser().parse_args(arguments)
+    if arguments[0] == "download":  # in the running Python, which is the host's
+        from hyper_sd.demo.fetch_models import run_download
+
+        return run_download(options)
     return run(arguments[0], arguments[1:], options)
 
 

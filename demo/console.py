@@ -41,10 +41,15 @@ class StatusLine:
         self.width = 0
 
 
+def share_bar(done: int, total: int) -> str:
+    """Returns "####...." for a share of the whole."""
+    filled = min(BAR_WIDTH * done // max(total, 1), BAR_WIDTH)
+    return "#" * filled + "." * (BAR_WIDTH - filled)
+
+
 def progress_text(label: str, done: int, total: int, seconds: float) -> str:
     """Returns "label [####....] 3/8  0:05 left" from the steps done and the seconds they took."""
-    filled = BAR_WIDTH * done // max(total, 1)
-    bar = "#" * filled + "." * (BAR_WIDTH - filled)
+    bar = share_bar(done, total)
     left = "" if done == 0 else f"  {clock(seconds / done * (total - done))} left"
     return f"{label} [{bar}] {done}/{total}{left}"
 

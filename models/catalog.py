@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import CatalogError
+from ..errors import CatalogError, DownloadError
 
 CATALOG = Path(__file__).with_name("catalog.json")
 FAMILIES = {"sd15": "SD1.5", "sdxl": "SDXL", "sd3": "SD3", "flux": "FLUX.1-dev"}
@@ -276,3 +276,12 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
             except CatalogError as error:
                 raise CatalogError(f"{path}, entry {number}: {error}.") from error
     return Catalog(tuple(entries))
+
+
+def require_acknowledged(entry: Entry, acknowledged: bool) -> None:
+    """Raises: DownloadError where the entry's licence asks for a yes that was not given."""
+    if entry.licence.acknowledge and not acknowledged:
+        raise DownloadError(
+            f"{entry.name} comes under {entry.licence.title}. Read it at {entry.licence.url} and accept it first "
+            "(in the panel or the node, or with --accept-licence)."
+        )
