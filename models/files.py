@@ -14,6 +14,7 @@ from .header import read_header
 
 PART = ".part"
 BLOCK = 4 * 2**20  # bytes read at a time; larger ones do not hash faster
+FLUSH = 64 * 2**20  # bytes after which a growing file goes to the disk, so that no long wait is left for the end
 
 _known: dict[Path, tuple[int, int, str]] = {}  # path -> size, mtime_ns, sha256: what was hashed in this process
 
@@ -199,11 +200,13 @@ class TailHash(threading.Thread):
         """Follows the file; a file that cannot be read leaves no digest."""
         self._digest, buffer = hashlib.sha256(), memoryview(bytearray(BLOCK))
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self.path.open("r+b", buffering=0) as file:  # Windows flushes only what could be written
                 while (room := self._wait()) > 0:
                     count = file.readinto(buffer[: min(room, BLOCK)])
                     self._digest.update(buffer[:count])
                     self.done += count
+                    if self.done % FLUSH < count:
+                        os.fsync(file.fileno())
         except OSError:
             self._valid = False
 
