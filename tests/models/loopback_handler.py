@@ -3,11 +3,14 @@
 import json
 import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
+
+from hyper_sd.tests.models.loopback_xet import ACCESS_TOKEN
 
 COMMIT = "5eed" * 10
 BLOCK = 1 << 20
@@ -58,25 +61,58 @@ class Handler(BaseHTTPRequestHandler):
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
         self.record = Request(self.server.name, self.command, path, {k.lower(): v for k, v in self.headers.items()})
         hub.requests.append(self.record)
-        resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         in_cdn = self.server.name == "cdn"
-        has_file = self.command == "GET" and (in_cdn or not hub.redirect_to_cdn)
-        self.fault = hub.take_fault(self.command, path, has_file)
+        has_file = path in hub.cdn_files if in_cdn else "/resolve/" in path and not hub.redirect_to_cdn
+        self.fault = hub.take_fault(self.command, path, has_file and self.command == "GET")
         self.idle(self.fault.silent)
         if self.fault.status:
             self.refuse(self.fault.status, self.fault.error_code)
         elif in_cdn:
-            stored = hub.by_sha256(path.removeprefix("/cdn/"))
-            self.serve(stored, {"ETag": f'"{stored.sha256[:32]}"'}) if stored else self.refuse(404, "")
+            self.cdn(path)
         elif hub.token and self.record.authorization != f"Bearer {hub.token}":
             message = "Invalid credentials in Authorization header" if self.record.authorization else ERRORS[401][1]
             self.refuse(401, "" if self.record.authorization else None, message)
-        elif resolve:
-            self.resolve(*resolve.groups())
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self.resolve(*found.groups())
+        elif re.fullmatch(r"/api/models/[^/]+/[^/]+/xet-read-token/[^/]+", path):
+            self.xet_token()
         else:
             self.refuse(404, "")
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
+    def cdn(self, path: str) -> None:
+        """Answers for the CDN and the Xet storage."""
+        if (stored := self.server.hub.cdn_files.get(path)) is not None:
+            self.serve(stored, {})
+        elif path == "/v1/telemetry":
+            self.answer(200, {})
+        elif not (found := re.fullmatch(r"(?:/v([12]))?/reconstructions/(\w+)", path)):
+            self.refuse(404, "")
+        elif self.record.authorization != f"Bearer {ACCESS_TOKEN}":
+            self.refuse(401, "")
+        else:
+            self.reconstruction(int(found[1] or 1), found[2])  # hf_xet up to 1.2 names no version
+
+    def reconstruction(self, version: int, xet_hash: str) -> None:
+        if (file := self.server.hub.xet_files.get(xet_hash)) is None:
+            return self.refuse(404, "")
+        start, stop = parse_range(self.record.range, file.size) or (0, file.size)
+        if start >= file.size:
+            return self.refuse(416)
+        found = file.reconstruction(start, stop, self.server.url, version)
+        return self.answer(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
+
+    def xet_token(self) -> None:
+        """Answers with a token for the Xet storage, in headers and in the body, as different clients read it."""
+        cas, expires = self.server.hub.cdn_endpoint, int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": ACCESS_TOKEN, "X-Xet-Token-Expiration": str(expires)}
+        body = {"casUrl": cas, "accessToken": ACCESS_TOKEN, "exp": expires}
+        self.answer(200, headers | {"Content-Type": "application/json"}, json.dumps(body).encode())
 
     def resolve(self, repo: str, revision: str, file: str) -> None:
         hub = self.server.hub
@@ -94,6 +130,13 @@ class Handler(BaseHTTPRequestHandler):
             "X-Linked-Etag": f'"{stored.sha256}"',
             "X-Linked-Size": str(stored.size + self.fault.size_error),
         }
+        if hub.xet:
+            auth = f"{hub.endpoint}/api/models/{repo}/xet-read-token/{COMMIT}"
+            info = f"{hub.cdn_endpoint}/v1/reconstructions/{stored.xet_hash}"
+            headers |= {
+                "X-Xet-Hash": stored.xet_hash,
+                "Link": f'<{auth}>; rel="xet-auth", <{info}>; rel="xet-reconstruction-info"',
+            }
         if hub.redirect_to_cdn:
             location = f"{hub.cdn_endpoint}/cdn/{stored.sha256}?Signature=signed"
             return self.answer(302, headers | {"Location": location}, b"Found. Redirecting")
@@ -113,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.record.sent += len(body)
             self.wfile.write(body)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyper_sd.tests.models.loopback_handler import COMMIT, Handler, Request
+from hyper_sd.tests.models.loopback_xet import XetFile, Xorb, lay_out
 
 ALWAYS = sys.maxsize
 PIECE = 4 << 20
@@ -62,6 +63,7 @@ class Stored:
     path: Path
     size: int
     sha256: str
+    xet_hash: str
 
     def parts(self, start: int, stop: int) -> Iterator[bytes | tuple[int, int]]:
         """Yields what bytes start..stop of the body are: bytes as they are, or (start, stop) within the file."""
@@ -71,12 +73,16 @@ class Stored:
 class LoopbackHub:
     """Serves files from 127.0.0.1 as the hub and its CDN do, each on its own port; `with` starts and stops it.
 
-    Args: token: required of every request to the hub; redirect_to_cdn: whether files are fetched from the CDN's port.
+    Args:
+        token: required of every request to the hub; redirect_to_cdn: whether files are fetched from the CDN's port.
+        xet: whether they lie in Xet storage, also on the CDN's port, where clients that know it fetch them.
     """
 
-    def __init__(self, *, token: str | None = None, redirect_to_cdn: bool = False):
-        self.token, self.redirect_to_cdn = token, redirect_to_cdn
+    def __init__(self, *, token: str | None = None, redirect_to_cdn: bool = False, xet: bool = False):
+        self.token, self.redirect_to_cdn, self.xet = token, redirect_to_cdn, xet
         self.files: dict[tuple[str, str], Stored] = {}
+        self.xet_files: dict[str, XetFile] = {}
+        self.cdn_files: dict[str, Stored | Xorb] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.commit = COMMIT
@@ -119,11 +125,12 @@ class LoopbackHub:
         with path.open("rb") as opened:
             while piece := opened.read(PIECE):
                 digest.update(piece)
-        self.files[repo, file] = Stored(path, path.stat().st_size, digest.hexdigest())
-        return digest.hexdigest()
-
-    def by_sha256(self, sha256: str) -> Stored | None:
-        return next((stored for stored in self.files.values() if stored.sha256 == sha256), None)
+        size, sha256 = path.stat().st_size, digest.hexdigest()
+        in_xet = lay_out(path, size, sha256)
+        stored = self.files[repo, file] = self.cdn_files[f"/cdn/{sha256}"] = Stored(path, size, sha256, in_xet.hash)
+        self.xet_files[in_xet.hash] = in_xet
+        self.cdn_files |= {f"/xorbs/{xorb.hash}": xorb for xorb in in_xet.xorbs}
+        return stored.sha256
 
     def take_fault(self, method: str, path: str, has_file: bool) -> Fault:
         """Returns the first fault for this request, which is one fewer from then on, or one in which nothing is wrong."""
