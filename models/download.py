@@ -1,9 +1,12 @@
 """Fetches catalogue files from the hub, whole and verified, or not at all. The only part of the pack that uses the network."""
 
+import importlib.metadata
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from .transfer import Transfer
 
 POLL = 0.2  # seconds between two looks at a running download
 PIECE = 2**20  # bytes
+XET_SILENCE = 30.0  # seconds after which plain HTTP is tried
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice
+_log = logging.getLogger("hyper_sd")
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -121,31 +126,41 @@ def _get(session: Any, url: str, headers: dict[str, str], timeout: float) -> Ite
 
 
 def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
-    """Sends by hf_xet's stream, which can begin anywhere and be stopped, and tells whether it did.
+    """Sends by hf_xet's stream, which can begin anywhere, and tells whether it got to the end.
 
-    Source: https://huggingface.co/docs/xet; the stream came with hf_xet's XetSession.
+    What goes wrong there is no reason to stop: the hub serves every file over plain HTTP as well. hf_xet checks no hash itself.
+    Source: https://huggingface.co/docs/xet.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
     data = getattr(known, "xet_file_data", None)
-    if data is None or getattr(constants, "HF_HUB_DISABLE_XET", False):
+    if data is None or getattr(constants, "HF_HUB_DISABLE_XET", False) or not _xet_streams():
         return False
+    from hf_xet import XetConfig, XetFileInfo, XetSession
+
+    session = XetSession(XetConfig().with_config("client.read_timeout", timedelta(seconds=XET_SILENCE)))
+    sink.stop_sender = session.sigint_abort  # the only call that wakes a silent stream, and it ends the whole session
     try:
-        from hf_xet import XetFileInfo, XetSession
-    except ImportError:  # not installed, or without streams: the hub serves every file over plain HTTP as well
-        return False
-    group = XetSession().new_download_stream_group(
-        token_refresh_url=data.refresh_route, token_refresh_headers=build_hf_headers()
-    )
-    stream = group.download_stream(XetFileInfo(data.file_hash, known.size), start=offset)
-    sink.stop_sender = stream.cancel
-    try:
-        for piece in stream:
+        group = session.new_download_stream_group(
+            token_refresh_url=data.refresh_route, token_refresh_headers=build_hf_headers()
+        )
+        for piece in group.download_stream(XetFileInfo(data.file_hash, known.size), start=offset):
             sink.write(piece)
-    finally:
-        stream.cancel()
+    except (RuntimeError, OSError) as error:  # what hf_xet raises; a full disk is seen again by the next sender
+        sink.raise_if_cancelled()
+        _log.warning("Xet did not deliver the rest of the file (%s); going on over HTTP", error)
+        return False
     return True
+
+
+def _xet_streams() -> bool:
+    """Tells whether hf_xet is there in a release whose streams leave other threads running while they wait."""
+    try:
+        release = importlib.metadata.version("hf_xet").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(map(int, release[:2])) >= (1, 7)
 
 
 @contextmanager

@@ -55,14 +55,18 @@ class Sink:
 
         Raises: Cancelled; ChecksumMismatch when the file would become longer than it should be.
         """
-        if self._cancelled.is_set():
-            raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
+        self.raise_if_cancelled()
         if self._file.tell() + len(data) > self._size:
             raise ChecksumMismatch(f"The server sends more than the {self._size} bytes it announced. Try again later.")
         self._file.write(data)
         self._file.flush()  # what is counted can be read back, and survives an end of this program
         self._wrote(self._file.tell())
         return len(data)
+
+    def raise_if_cancelled(self) -> None:
+        """Raises: Cancelled when the person has stopped the download."""
+        if self._cancelled.is_set():
+            raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
 
     def tell(self) -> int:
         """Returns how many bytes the file holds."""
