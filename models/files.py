@@ -109,9 +109,12 @@ def look(entry: Entry, index: Index) -> Found:
     """Returns the state of an entry's file from an index of its folders: ready, corrupt, partial or missing."""
     corrupt = None
     for path in index.get(entry.name.lower(), []):
+        size = _size(path)
+        if size is None:
+            continue
         problem = problem_of(path, entry)
         if not problem:
-            return Found(State.READY, path, path.stat().st_size)
+            return Found(State.READY, path, size)
         corrupt = corrupt or Found(State.CORRUPT, path, problem=problem)
     if corrupt:
         return corrupt
@@ -123,7 +126,17 @@ def _partials(entry: Entry, index: Index) -> Iterator[Found]:
     for name, paths in index.items():
         tag = name[len(start) : -len(PART)]
         if name.startswith(start) and name.endswith(PART) and (not entry.sha256 or entry.sha256.startswith(tag)):
-            yield Found(State.PARTIAL, paths[0], paths[0].stat().st_size)
+            size = _size(paths[0])
+            if size is not None:
+                yield Found(State.PARTIAL, paths[0], size)
+
+
+def _size(path: Path) -> int | None:
+    """Returns a file's size, None when it has gone since the index was made: a download that ends renames its file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

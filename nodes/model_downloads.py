@@ -113,13 +113,15 @@ class HyperSDModelDownload(io.ComfyNode):
                     "accept_licence",
                     default=False,
                     label_on="accepted",
-                    label_off="not asked for",
+                    label_off="not accepted",
                     tooltip="On: you have read and accept the file's licence. Needed before a FLUX.1-dev file is downloaded "
                     "(no commercial use); the others do not ask for it.",
                 ),
             ],
             # A loader's list of files is a type of its own for the host, and only "*" fits them all.
-            outputs=[io.AnyType.Output("file_name", tooltip="For lora_name, unet_name or ckpt_name of the loader.")],
+            outputs=[
+                io.AnyType.Output("file_name", "file_name", tooltip="For lora_name, unet_name or ckpt_name of the loader.")
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -46,6 +46,16 @@ def pack(host):
     return {node.define_schema().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
 
 
+@pytest.fixture(scope="session")
+def world(comfyui_path, tmp_path_factory):
+    """A running ComfyUI with a hub and a catalogue of its own, see model_world.py."""
+    pytest.importorskip("aiohttp", reason="ComfyUI's own requirement")
+    from hyper_sd.tests.nodes.model_world import ModelWorld
+
+    with ModelWorld(comfyui_path, tmp_path_factory.mktemp("models")) as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def inference_mode():
     """The host runs nodes under torch.inference_mode()."""
