@@ -1,0 +1,70 @@
+// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, and what a saved workflow tells of its models.
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { EVENT, models } from "./model_list.js";
+import { ModelPanel } from "./model_panel.js";
+import { describeModels, hasCombo } from "./workflow_models.js";
+
+const TAB = "hyper-sd-models";
+let panel = null;
+
+function openPanel() {
+  const tabs = app.extensionManager.sidebarTab;
+  if (tabs.activeSidebarTabId !== TAB) tabs.toggleSidebarTab(TAB);
+}
+
+function render(element) {
+  if (panel?.element.parentElement === element) return; // the page asks again whenever it draws the sidebar
+  panel?.close();
+  panel = new ModelPanel();
+  element.style.height = "100%";
+  element.replaceChildren(panel.element);
+  models.load();
+}
+
+function close() {
+  panel?.close();
+  panel = null;
+}
+
+app.registerExtension({
+  name: "HyperSD.Models",
+
+  commands: [
+    { id: "HyperSD.OpenModels", label: "Open Hyper-SD models", menubarLabel: "Models", icon: "pi pi-bolt", function: openPanel },
+  ],
+
+  menuCommands: [{ path: ["Hyper-SD"], commands: ["HyperSD.OpenModels"] }],
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!hasCombo(nodeData)) return;
+    const before = nodeType.prototype.onSerialize;
+    nodeType.prototype.onSerialize = function (data) {
+      before?.apply(this, arguments);
+      describeModels(this, data, [...models.rows.values()]);
+    };
+  },
+
+  nodeCreated(node) {
+    if (node.comfyClass !== "HyperSDModelDownload") return;
+    const widget = node.widgets?.find((candidate) => candidate.name === "model");
+    if (widget) widget.options.getOptionLabel = (id) => models.rows.get(id)?.title ?? id ?? "";
+  },
+
+  setup() {
+    app.extensionManager.registerSidebarTab({
+      id: TAB,
+      icon: "pi pi-bolt",
+      title: "Hyper-SD models",
+      tooltip: "Hyper-SD models",
+      label: "Hyper-SD",
+      type: "custom",
+      render,
+      destroy: close,
+    });
+    api.addEventListener(EVENT, ({ detail }) => models.hear(detail));
+    api.addEventListener("reconnected", () => models.load()); // the events in between are lost
+    models.addEventListener("arrived", () => app.refreshComboInNodes());
+    models.load();
+  },
+});

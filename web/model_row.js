@@ -1,0 +1,169 @@
+// One entry of the panel: what it is, how it stands, and the one button that fits its state.
+import { models } from "./model_list.js";
+
+const STATES = {
+  missing: "not downloaded",
+  partial: "partly here",
+  downloading: "downloading",
+  verifying: "checking",
+  ready: "ready",
+  corrupt: "damaged",
+};
+const BUTTONS = {
+  missing: "Download",
+  partial: "Resume",
+  downloading: "Cancel",
+  verifying: "Cancel",
+  ready: "Ready",
+  corrupt: "Set aside and download again",
+};
+const UNITS = ["B", "kB", "MB", "GB"];
+const accepted = new Set(); // ids whose licence was accepted in this page
+
+export function make(tag, className, text = "", attributes = {}) {
+  const element = Object.assign(document.createElement(tag), { className, textContent: text });
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+export function formatBytes(count) {
+  let unit = 0;
+  for (; count >= 999.5 && unit < 3; unit++) count /= 1000;
+  return `${count.toFixed(unit < 3 ? 0 : 2)} ${UNITS[unit]}`;
+}
+
+export function formatSeconds(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 90 ? `${minutes} min left` : `${(minutes / 60).toFixed(1)} h left`;
+}
+
+function percent(row) {
+  return row.bytes_total ? Math.min(100, Math.floor((100 * row.bytes_done) / row.bytes_total)) : 0;
+}
+
+/** Returns how far a download is, in words. */
+function progressText(row) {
+  const parts = [`${percent(row)} %`];
+  if (row.state === "downloading") {
+    parts.push(`${formatBytes(row.bytes_done)} of ${formatBytes(row.bytes_total)}`);
+    if (row.rate) parts.push(`${formatBytes(row.rate)}/s`);
+    if (row.eta_seconds != null && row.bytes_done < row.bytes_total) parts.push(formatSeconds(row.eta_seconds));
+  }
+  return parts.join(" · ");
+}
+
+/** Returns what is wrong and what to do; the look at the folders tells only what is wrong. */
+function problemText({ state, problem }) {
+  if (state !== "corrupt" || problem.endsWith(".")) return problem;
+  return `The file in your folder cannot be used: ${problem}. It will be renamed, not deleted.`;
+}
+
+function link(text, url, label) {
+  return make("a", "", text, { href: url, target: "_blank", rel: "noreferrer", title: label, "aria-label": label });
+}
+
+export class ModelRow {
+  /** Args: row: as the routes send it; family: the group's title, left out of the entry's own; announce: says a sentence aloud. */
+  constructor(row, family, announce) {
+    this.row = row;
+    this.announce = announce;
+    this.name = row.title.startsWith(`${family}, `) ? row.title.slice(family.length + 2) : row.title;
+    this.name = this.name[0].toUpperCase() + this.name.slice(1);
+    this.element = make("li", "hyper-sd-model");
+    this.state = make("span", "hyper-sd-state");
+    this.button = make("button", "hyper-sd-button", "", { type: "button" });
+    this.button.addEventListener("click", () => this.#press());
+    this.bar = make("div", "hyper-sd-bar", "", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 });
+    this.bar.setAttribute("aria-label", row.title);
+    this.fill = this.bar.appendChild(make("div", "hyper-sd-fill"));
+    this.numbers = make("div", "hyper-sd-numbers");
+    this.note = make("p", "hyper-sd-note");
+    this.problem = make("p", "hyper-sd-problem");
+    this.element.append(this.#head(), this.bar, this.numbers, this.note, this.problem, this.#question());
+    this.update(row);
+  }
+
+  #head() {
+    const { licence, models: file, size } = this.row;
+    const facts = make("div", "hyper-sd-facts");
+    facts.append(make("span", "", size ? formatBytes(size) : "size unknown"), this.state, link("licence", licence.url, licence.title));
+    const head = make("div", "hyper-sd-head");
+    head.append(make("div", "hyper-sd-title", this.name, { title: `${file.directory}: ${file.name}` }), this.button, facts);
+    return head;
+  }
+
+  /** Returns the step between button and download for files whose licence has to be accepted. */
+  #question() {
+    const { licence } = this.row;
+    this.question = make("div", "hyper-sd-question", "", { role: "group", "aria-label": "Licence" });
+    this.licence = link("Read the licence", licence.url, licence.title);
+    const yes = make("button", "hyper-sd-button hyper-sd-main", "Accept and download", { type: "button" });
+    yes.addEventListener("click", () => {
+      accepted.add(this.row.id);
+      this.#ask(false);
+      this.#start();
+    });
+    const no = make("button", "hyper-sd-button", "Not now", { type: "button" });
+    no.addEventListener("click", () => this.#ask(false));
+    const buttons = make("div", "hyper-sd-buttons");
+    buttons.append(yes, no);
+    this.question.append(make("p", "", licence.title), this.licence, buttons);
+    this.question.hidden = true;
+    return this.question;
+  }
+
+  /** Shows or hides the question; the keyboard's focus goes with it. */
+  #ask(shown) {
+    this.question.hidden = !shown;
+    this.button.hidden = shown;
+    (shown ? this.licence : this.button).focus();
+  }
+
+  #press() {
+    const { id, state, licence } = this.row;
+    if (state === "downloading" || state === "verifying") {
+      this.button.disabled = true; // until the host says that it has ended
+      this.button.textContent = "Stopping";
+      models.cancel(id);
+    } else if (licence.acknowledge && !accepted.has(id)) {
+      this.#ask(true);
+    } else {
+      this.#start();
+    }
+  }
+
+  #start() {
+    const { id, state } = this.row;
+    models.start(id, { acknowledged: accepted.has(id), set_aside: state === "corrupt" });
+  }
+
+  /** Shows a newer row. */
+  update(row) {
+    const changed = row.state !== this.row.state || row.problem !== this.row.problem;
+    this.row = row;
+    const busy = row.state === "downloading" || row.state === "verifying";
+    this.element.dataset.state = row.state;
+    this.state.textContent = STATES[row.state];
+    this.state.title = row.file;
+    this.#updateButton(changed);
+    this.bar.hidden = this.numbers.hidden = !busy && row.state !== "partial";
+    this.fill.style.width = `${percent(row)}%`;
+    this.bar.setAttribute("aria-valuenow", percent(row));
+    this.bar.setAttribute("aria-valuetext", progressText(row));
+    this.numbers.textContent = progressText(row);
+    this.note.textContent = row.note;
+    this.note.hidden = !busy || !row.note;
+    this.problem.textContent = problemText(row);
+    this.problem.hidden = busy || !row.problem;
+    if (changed) this.announce([this.row.title, STATES[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
+  }
+
+  #updateButton(changed) {
+    const { state, title } = this.row;
+    if (!changed && this.button.textContent) return; // what was pressed stays pressed
+    this.button.textContent = BUTTONS[state];
+    this.button.disabled = state === "ready";
+    this.button.setAttribute("aria-label", `${BUTTONS[state]}: ${title}`);
+  }
+}
