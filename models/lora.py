@@ -1,0 +1,267 @@
+"""What a LoRA file is, read from its head alone: naming, family, rank, alpha; and whether it fits a model."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import UnsupportedModelError
+from .catalog import FAMILIES
+from .header import read_header
+from .lora_family import family_of
+from .lora_keys import Match, host_keys, is_text_encoder, layer_path, match, naming, split_key
+from .lora_plan import LoraPlan, plan
+
+__all__ = [
+    "LoraInfo", "LoraPlan", "Match",
+    "check_family", "check_values", "effective_strength", "host_keys", "match", "plan", "read_lora", "scale_note",
+]  # fmt: skip
+
+# The released SD3 and FLUX files carry no alpha. The model card's scale for them is that of the others' alpha 8 at rank 64.
+SCALE_WITHOUT_ALPHA = {"sd3": 0.125, "flux": 0.125}
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"}
+DOWN = ("down", "hada_w1_b")  # the parts whose second dimension is the layer's input
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file; start, end: bytes from the start of the data."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """A LoRA file's description.
+
+    Args:
+        format: "kohya", "diffusers", "peft" or "comfyui"; kind: "LoRA", or a relative of it: "DoRA", "LoHa", "LoKr", "OFT".
+        family: a key of FAMILIES, another family's plain name, or None where it cannot be told.
+        rank: (lowest, highest) where modules differ, None for a kind without one.
+        alpha: (lowest, highest) where modules differ, None where the file has none: hosts scale by 1 then.
+        modules: layers changed, text_encoder_modules among them; dtype: of most tensors.
+        described_scale: lora_alpha / r of diffusers' metadata, written in place of alpha and not read by the hosts, or None.
+    """
+
+    path: Path
+    format: str
+    kind: str
+    family: str | None
+    rank: int | tuple[int, int] | None
+    alpha: float | tuple[float, float] | None
+    modules: int
+    text_encoder_modules: int
+    dtype: str
+    described_scale: float | None = None
+
+    @property
+    def family_name(self) -> str:
+        """The family as people call it."""
+        return FAMILIES.get(self.family, self.family) if self.family else "an unknown family"
+
+    def __str__(self) -> str:
+        text = f" ({self.text_encoder_modules} in text encoders)" if self.text_encoder_modules else ""
+        return (
+            f"{self.kind} for {self.family_name}, {self.format} names, {_worded('rank', self.rank)}, "
+            f"{_worded('alpha', self.alpha)}, {self.modules} modules{text}, {self.dtype}"
+        )
+
+
+def read_lora(path: Path) -> LoraInfo:
+    """Returns what a LoRA file holds; of its data only the alphas, a number each, are read.
+
+    Raises: UnsupportedModelError for a file that cannot be read, is no safetensors file, is cut off, holds no LoRA, or holds
+        one that a host would break on: half a pair, ranks that differ within a pair, alpha for some modules only.
+    """
+    path = Path(path)
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise UnsupportedModelError(f"{path} cannot be read ({error.strerror}); choose a .safetensors LoRA file.") from error
+    metadata = header.pop("__metadata__", None)
+    with _opened(path):  # the library checks every entry; nothing is loaded
+        modules = _modules(path, header)
+    ranks = [rank for name, parts in modules.items() if (rank := _rank(path, name, parts)) is not None]
+    names = [tensor.name for parts in modules.values() for tensor in parts.values()]
+    return LoraInfo(
+        path=path,
+        format=_most(map(naming, names)),
+        kind=next((kind for part, kind in KINDS.items() if any(part in key for key in header)), "LoRA"),
+        family=family_of({layer_path(n): _down(p) for n, p in modules.items() if not is_text_encoder(n)}),
+        rank=_span(ranks),
+        alpha=_span(_alphas(path, modules)),
+        modules=len(modules),
+        text_encoder_modules=sum(map(is_text_encoder, modules)),
+        dtype=_most(DTYPES.get(t.dtype, t.dtype) for parts in modules.values() for p, t in parts.items() if p != "alpha"),
+        described_scale=_described_scale(metadata),
+    )
+
+
+def _modules(path: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Returns module -> part -> tensor."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, entry in header.items():
+        key = split_key(name)
+        if key:
+            tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            modules.setdefault(key.module, {})[key.part] = tensor
+    changing = {name: parts for name, parts in modules.items() if set(parts) - {"alpha"}}
+    if not changing:
+        raise UnsupportedModelError(
+            f"{path} holds no LoRA: none of its {len(header)} tensors is a lora_down or lora_A, the first is "
+            f"{min(header)[:80]}. Give a LoRA file; whole models and VAEs have loaders of their own."
+        )
+    return changing
+
+
+def _rank(path: Path, module: str, parts: Mapping[str, Tensor]) -> int | None:
+    """Returns a module's rank, checked against both halves of the pair."""
+    if "hada_w1_b" in parts:
+        return next(iter(parts["hada_w1_b"].shape), None)
+    down, up = parts.get("down"), parts.get("up")
+    if not down and not up:
+        return None
+    if not down or not up:
+        raise UnsupportedModelError(
+            f"{path} is incomplete: {module[:80]} has its {'lora_down' if down else 'lora_up'} weight but not its "
+            f"{'lora_up' if down else 'lora_down'}. Download or save it again."
+        )
+    wide = len(down.shape) > 1 and len(up.shape) > 1
+    if not wide or up.shape[1] != down.shape[0] or not all((*down.shape, *up.shape)):
+        raise UnsupportedModelError(
+            f"{path} has weights that are no pair: {down.name[:80]} {list(down.shape)} and {up.name[:80]} {list(up.shape)}; "
+            "they must be [rank, in, ...] and [out, rank, ...]. Download or save it again."
+        )
+    return down.shape[0]
+
+
+def _down(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Returns (input width, dimensions) of a module's `down` weight."""
+    shape = next((parts[part].shape for part in DOWN if part in parts), ())
+    return (shape[1], len(shape)) if len(shape) > 1 else None
+
+
+def _alphas(path: Path, modules: Mapping[str, Mapping[str, Tensor]]) -> list[float]:
+    tensors, values = [parts["alpha"] for parts in modules.values() if "alpha" in parts], []
+    paired = [name for name, parts in modules.items() if "down" in parts]
+    without = [name for name in paired if "alpha" not in modules[name]]
+    if tensors and without:
+        raise UnsupportedModelError(
+            f"{path} has no alpha for {len(without)} of {len(paired)} modules, such as {without[0][:80]}: they would be "
+            "applied at another scale than the rest. Download or save it again."
+        )
+    with path.open("rb", buffering=0) as file:  # mapped into memory, each number would draw in its surroundings
+        data = 8 + int.from_bytes(file.read(8), "little")
+        for name, dtype, shape, start, end in tensors:
+            if math.prod(shape) != 1 or dtype not in DTYPES:
+                raise UnsupportedModelError(f"{path} has an alpha that is no number: {name[:80]} {list(shape)}; save it again.")
+            file.seek(data + start)
+            content = bytearray(file.read(end - start))
+            values.append(torch.frombuffer(content, dtype=getattr(torch, DTYPES[dtype])).float().item())
+    return values
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UnsupportedModelError(f"{path} is damaged ({error}); download it again.") from error
+
+
+def _described_scale(metadata: Any) -> float | None:
+    """Source: diffusers loaders/lora_base.py, LORA_ADAPTER_METADATA_KEY."""
+    try:
+        config = json.loads(metadata["lora_adapter_metadata"])
+        scales = {config[f"{key[:-2]}.lora_alpha"] / r for key, r in config.items() if key.endswith(".r")}
+        patterned = any(value for key, value in config.items() if key.endswith(("alpha_pattern", "rank_pattern")))
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, RecursionError):
+        return None
+    return float(scales.pop()) if len(scales) == 1 and not patterned else None
+
+
+def _most(names: Iterator[str]) -> str:
+    return Counter(names).most_common(1)[0][0]
+
+
+def _worded(name: str, value: Any) -> str:
+    if value is None:
+        return f"no {name}"
+    return f"{name} {value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else f"{name} {value:g}"
+
+
+def _span(values: list) -> Any:
+    if not values:
+        return None
+    return values[0] if min(values) == max(values) else (min(values), max(values))
+
+
+def check_family(info: LoraInfo, family: str) -> None:
+    """Refuses a LoRA that was made for another family than the model's; one whose family cannot be told is let through.
+
+    Args: family: the model's, a key of FAMILIES or a plain name.
+    Raises: UnsupportedModelError naming both.
+    """
+    if info.family not in (None, family):
+        model = FAMILIES.get(family, family)
+        raise UnsupportedModelError(
+            f"{info.path.name} is a LoRA for {info.family_name}, the model is {model}; choose a LoRA for {model}, "
+            f"or load a model of the LoRA's family."
+        )
+
+
+def check_values(path: Path, report: Callable[[int, int], None] | None = None) -> None:
+    """Reads every tensor, one at a time, and refuses a file with a NaN or an infinity.
+
+    Args: report: called with (tensors done, tensors); what it raises ends the reading.
+    Raises: UnsupportedModelError naming the first such tensor.
+    """
+    with _opened(Path(path)) as file:
+        names = list(file.keys())
+        for done, name in enumerate(names, 1):
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+                raise UnsupportedModelError(
+                    f"{path} has values that are not finite in {name}: every picture would turn black. "
+                    "Download it again; if you trained it, take an earlier save."
+                )
+            if report:
+                report(done, len(names))
+
+
+def effective_strength(info: LoraInfo, plan: LoraPlan) -> float:
+    """Returns the strength at which a host applies this file as strongly as the plan means it.
+
+    0.125 only stands in for a missing alpha: a file that carries its scale, as alpha or in its metadata, is not scaled twice.
+    """
+    as_meant = plan.strength / SCALE_WITHOUT_ALPHA.get(plan.family, 1.0)
+    if info.alpha is not None:
+        return as_meant
+    return plan.strength if info.described_scale is None else as_meant * info.described_scale
+
+
+def scale_note(info: LoraInfo, plan: LoraPlan) -> str:
+    """Returns a sentence on a file without alpha, "" for one that has it."""
+    strength = effective_strength(info, plan)
+    if info.alpha is not None:
+        return ""
+    if info.described_scale is not None:
+        return f"The file has no alpha, its metadata says lora_alpha / r = {info.described_scale:g}: strength {strength:g}."
+    if plan.family in SCALE_WITHOUT_ALPHA:
+        return f"The file has no alpha, as released: strength {strength:g} stands for it."
+    return "The file has no alpha, unlike the released one: if the picture is overdone, its scale was lost; try strength 0.125."
