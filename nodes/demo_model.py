@@ -26,6 +26,14 @@ LORAS = {
 }
 
 
+ATTACHMENT = "hyper_sd_demo_model"  # marks a MODEL as the embedded one, which has LoRAs of its own
+
+
+def lora_file(name: str) -> Path:
+    """Returns the file of one of LORAS."""
+    return FOLDER / f"{LORAS[name]}.safetensors"
+
+
 class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
     """The host's CLIP text model with the demo's sizes and its 4096-token vocabulary."""
 
@@ -67,7 +75,9 @@ def _load_model(weights: dict, config: dict):
     offload = comfy.model_management.unet_offload_device()
     model = model_config.get_model(weights, UNET, device=offload)
     model.load_model_weights(weights, UNET)
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher.set_attachments(ATTACHMENT, True)
+    return patcher
 
 
 def _load_clip(weights: dict):
@@ -123,9 +133,7 @@ class HyperSDDemoModel(io.ComfyNode):
         config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
         model = _load_model(dict(weights), config)
         if hyper_sd_lora != BASE:
-            model, _ = comfy.sd.load_lora_for_models(
-                model, None, _weights(FOLDER / f"{LORAS[hyper_sd_lora]}.safetensors"), 1.0, 0.0
-            )
+            model, _ = comfy.sd.load_lora_for_models(model, None, _weights(lora_file(hyper_sd_lora)), 1.0, 0.0)
         return io.NodeOutput(model, _load_clip(weights), _load_vae(weights, config))
 
 

@@ -1,0 +1,173 @@
+"""The Hyper-SD LoRA for a number of steps, and everything that goes with it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..errors import UnsupportedModelError
+from ..models.catalog import load_catalog
+from ..models.lora import LoraPlan, effective_strength, plan, scale_note
+from ..models.lora_plan import MAX_STEPS
+from ..samplers.schedule import NoiseSchedule
+from ..samplers.tcd import sample_tcd
+from ..samplers.timesteps import hyper_sd_sigmas
+from . import demo_model
+from .lora_files import AUTO, DEMO, add_lora, family_of, lora_options, lora_path, read_file, released_path
+from .sampling import CATEGORY
+
+HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
+LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
+
+
+def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPlan:
+    """Returns the plan for a MODEL; a released file that the person chose decides the variant where that is auto.
+
+    Raises: ScheduleError, UnsupportedModelError saying what there is.
+    """
+    name = Path(lora_name).name
+    chosen = next((entry.kind for entry in load_catalog() if entry.name == name), variant)
+    if lora_name.startswith(DEMO):
+        chosen = "unified" if "unified" in lora_name else "n-step"
+    return plan(family_of(model), steps, chosen if variant == "auto" else variant)
+
+
+def planned_file(model: Any, made: LoraPlan) -> Path:
+    """Returns the plan's file: of the release, or for the embedded model its own.
+
+    Raises: UnsupportedModelError when it is missing, or the embedded model has none of that kind.
+    """
+    if model.get_attachment(demo_model.ATTACHMENT) is None:
+        return released_path(made.entry_id)
+    steps = load_catalog().get(made.entry_id).steps
+    name = "unified, 1 to 8 steps" if made.variant == "unified" else f"{steps} steps"
+    if made.variant not in {"unified", "n-step"}:
+        raise UnsupportedModelError(
+            "The demo model has a unified LoRA, and LoRAs for 2, 4 and 8 steps; choose auto, unified or n-step, 1 to 8 steps."
+        )
+    return demo_model.lora_file(name)
+
+
+def sigmas_of(model: Any, made: LoraPlan, denoise: float) -> torch.Tensor:
+    """Returns the plan's noise levels [steps + 1], from the MODEL's own, patches included."""
+    model_sampling = model.get_model_object("model_sampling")
+    if made.grid != "default":
+        schedule = NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu())
+        return hyper_sd_sigmas(schedule, made.steps, made.num_segments, denoise)
+    whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(made.steps / denoise))
+    return whole[-(made.steps + 1) :]
+
+
+def sampler_of(made: LoraPlan) -> Any:
+    """Returns the plan's SAMPLER."""
+    if made.sampler != "hyper_sd_tcd":
+        return comfy.samplers.sampler_object(made.sampler)
+    options = {"eta": made.eta, "num_segments": made.num_segments}
+    return comfy.samplers.KSAMPLER(sample_tcd, extra_options=options)
+
+
+STEPS = io.Int.Input(
+    "steps",
+    default=4,
+    min=1,
+    max=MAX_STEPS,
+    tooltip="Model evaluations, 1 to 16. 4 is a good start, 8 gives more detail; from 9 on CFG and negative prompts work.",
+)
+VARIANT = io.Combo.Input(
+    "variant",
+    options=list(LABELS.values()),
+    default=AUTO,
+    tooltip="auto: the file its authors made for that many steps. unified: one file for 1 to 8 steps. n-step: a file for "
+    "exactly 2, 4 or 8. CFG-preserving: for negative prompts. merged checkpoint: Hyper-SD is in the model already.",
+)
+STRENGTH = io.Float.Input(
+    "strength",
+    default=0.0,
+    min=-2.0,
+    max=4.0,
+    step=0.05,
+    tooltip="0 is auto: what the released file is meant for. Lower it (0.7 to 0.9) when pictures look burnt, or when another "
+    "LoRA's style is lost.",
+)
+DENOISE = io.Float.Input(
+    "denoise",
+    default=1.0,
+    min=0.01,
+    max=1.0,
+    step=0.01,
+    optional=True,
+    tooltip="1 makes a new image; lower values (0.5 to 0.8) keep more of the input image. All steps are used.",
+)
+OUTPUTS = [
+    io.Model.Output(tooltip="With the LoRA."),
+    io.Sampler.Output(tooltip="For SamplerCustom."),
+    io.Sigmas.Output(tooltip="For SamplerCustom."),
+    io.Float.Output("cfg", tooltip="For the cfg of SamplerCustom; 1 leaves the negative prompt out."),
+    io.String.Output("chosen", tooltip="What was chosen, and why, in a line."),
+]
+
+
+class HyperSDLoraLoader(io.ComfyNode):
+    """MODEL with the right Hyper-SD LoRA for a number of steps, and SAMPLER, SIGMAS and CFG to go with it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDLoraLoader",
+            display_name="Hyper-SD",
+            category=CATEGORY,
+            description="Choose a number of steps: the file, its strength, the sampler, its steps and CFG follow.",
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.5, SDXL, SD3 or FLUX.1-dev. Other LoRAs may come before or after."),
+                STEPS,
+                VARIANT,
+                STRENGTH,
+                io.Combo.Input(
+                    "lora_name",
+                    options=[AUTO, *lora_options()],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="A LoRA of your own in place of the released one. auto: the released file for these steps.",
+                ),
+                DENOISE,
+            ],
+            outputs=OUTPUTS,
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0) -> io.NodeOutput:
+        key = next(key for key, label in LABELS.items() if label == variant)
+        made = choose_plan(model, steps, key, lora_name)
+        patched, text = model, str(made)
+        if made.variant != "merged":
+            patched, text = _with_lora(model, made, strength, lora_name)
+        node_id = getattr(cls.hidden, "unique_id", None)  # a program that calls the node has no page to show it on
+        if node_id:
+            PromptServer.instance.send_progress_text(text, node_id)
+        return io.NodeOutput(patched, sampler_of(made), sigmas_of(model, made, denoise), made.cfg, text)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name=AUTO, **inputs) -> str:
+        """Changes when the chosen file does."""
+        if lora_name == AUTO:
+            return ""
+        path = lora_path(lora_name)
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+
+
+def _with_lora(model: Any, made: LoraPlan, strength: float, lora_name: str) -> tuple[Any, str]:
+    path = planned_file(model, made) if lora_name == AUTO else lora_path(lora_name)
+    info, tensors = read_file(path, model)
+    used = strength or effective_strength(info, made)
+    patched, found = add_lora(model, path, tensors, used)
+    note = "" if strength else scale_note(info, made)
+    text = f"{replace(made, file=path.name, strength=used)} {found}. {note}"
+    return patched, text.strip()
+
+
+NODES = [HyperSDLoraLoader]

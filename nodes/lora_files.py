@@ -1,0 +1,129 @@
+"""LoRA files for a MODEL: which family it is, where the file lies, what is in it, and how much of it fits."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+
+from ..errors import UnsupportedModelError
+from ..models.files import State
+from ..models.lora import LoraInfo, Match, check_family, check_values, host_keys, match, read_lora
+from . import demo_model
+from .model_downloads import DOWNLOADS
+
+AUTO = "auto"
+DEMO = "demo model: "  # before the names of the embedded model's own LoRAs
+FAMILIES = {
+    "sdxl": comfy.supported_models.SDXL,
+    "sd15": comfy.supported_models.SD15,
+    "sd3": comfy.supported_models.SD3,
+    "flux": comfy.supported_models.Flux,
+}
+TEXT_WIDTH = {"sdxl": 2048, "sd15": 768}  # of the families whose relatives the host counts among them
+
+
+def lora_options() -> list[str]:
+    """Returns the names of every LoRA: the host's files, then the embedded model's."""
+    return [*folder_paths.get_filename_list("loras"), *(DEMO + name for name in demo_model.LORAS)]
+
+
+def family_of(model: Any) -> str:
+    """Returns a MODEL's family: a key of FAMILIES, or the host's name for another."""
+    config = model.model.model_config
+    return next((family for family, kind in FAMILIES.items() if isinstance(config, kind)), type(config).__name__)
+
+
+def lora_path(name: str) -> Path:
+    """Returns the file of a name from lora_options.
+
+    Raises: UnsupportedModelError when it is gone.
+    """
+    if name.startswith(DEMO):
+        return demo_model.lora_file(name.removeprefix(DEMO))
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise UnsupportedModelError(f"The LoRA {name} is no longer in the loras folder; refresh the page (R) and choose again.")
+    return Path(path)
+
+
+def released_path(entry_id: str) -> Path:
+    """Returns where a catalogue file lies in the host's folders.
+
+    Raises: UnsupportedModelError when it is not there, or not whole, naming it and the way to get it.
+    """
+    row = DOWNLOADS.row(entry_id)
+    if row["state"] != State.READY:
+        state = "is not there yet" if row["state"] != State.CORRUPT else f"is damaged ({row['problem']})"
+        raise UnsupportedModelError(
+            f"{row['models']['name']} {state}. Open the sidebar tab Hyper-SD models and press its button, or run "
+            f"`python install.py download {entry_id}`; then queue again."
+        )
+    return lora_path(row["file"])
+
+
+@functools.lru_cache(maxsize=1)  # as the host's own loader does: another strength reads nothing again
+def _read(path: Path, changed: int) -> tuple[LoraInfo, dict[str, Any]]:
+    info = read_lora(path)
+    check_values(path)
+    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    names = host_keys(tensors)
+    return info, comfy.lora_convert.convert_lora({names[key]: tensor for key, tensor in tensors.items()})
+
+
+def read_file(path: Path, model: Any) -> tuple[LoraInfo, dict[str, Any]]:
+    """Returns what a LoRA file for a MODEL is, and its tensors under names the host knows.
+
+    Raises: UnsupportedModelError for a damaged file, one with NaN in it, or one of another family.
+    """
+    info, tensors = _read(path, path.stat().st_mtime_ns)
+    family = family_of(model)
+    usual = model.model.model_config.unet_config.get("context_dim") == TEXT_WIDTH.get(family)
+    if usual or info.family in FAMILIES:  # otherwise both may be small relatives of a family: the sizes decide
+        check_family(info, family)
+    return info, tensors
+
+
+def require_fit(model: Any, path: Path, tensors: dict[str, Any]) -> tuple[dict[str, Any], Match]:
+    """Returns the host's names of a MODEL's layers, and how many of the LoRA's modules are among them.
+
+    Raises: UnsupportedModelError when none is, or one is sized for another model.
+    """
+    weights = model.model.state_dict()
+    listed = comfy.lora.model_lora_keys_unet(model.model, {}).items()  # by the configuration: not all of them are there
+    offered = {name: target for name, target in listed if (target if isinstance(target, str) else target[0]) in weights}
+    found = match(tensors, offered)
+    if not found.matched:
+        raise UnsupportedModelError(
+            f"No module of {path.name} has a place in this model; choose a LoRA made for {family_of(model)}."
+        )
+    _require_sizes(weights, path, tensors, offered)
+    return offered, found
+
+
+def add_lora(model: Any, path: Path, tensors: dict[str, Any], strength: float) -> tuple[Any, Match]:
+    """Returns a clone of a MODEL with the LoRA's patches, and how many of its modules found their place.
+
+    Raises: UnsupportedModelError when none did, or one is sized for another model.
+    """
+    offered, found = require_fit(model, path, tensors)
+    patched = model.clone()
+    patched.add_patches(comfy.lora.load_lora(tensors, offered), strength)
+    return patched, found
+
+
+def _require_sizes(weights: dict[str, Any], path: Path, tensors: dict[str, Any], offered: dict[str, Any]) -> None:
+    """The host would log a size that does not fit while it draws, and draw without that module."""
+    for name, down in tensors.items():
+        target = offered.get(name.removesuffix(".lora_down.weight"))
+        if isinstance(target, str) and name.endswith(".lora_down.weight"):
+            width = weights[target].shape[1]
+            if down.shape[1] != width:
+                raise UnsupportedModelError(
+                    f"{path.name} was made for a model of other sizes ({name} takes {down.shape[1]} values, this model's layer "
+                    f"{width}); choose a LoRA made for this model."
+                )

@@ -1,0 +1,244 @@
+"""The Hyper-SD node on the real host: what it chooses, what it does to a MODEL, what it refuses."""
+
+import logging
+import re
+
+import pytest
+import torch
+from hyper_sd.errors import HyperSDError, ScheduleError, UnsupportedModelError
+
+KINDS = {1: "1step", 2: "2steps", 3: "1step", 4: "4steps", 5: "1step", 6: "1step", 7: "1step", 8: "8steps"}
+
+
+@pytest.fixture
+def worlds(host):
+    """lora_world.py of this folder, which imports the host."""
+    import importlib
+
+    return importlib.import_module("hyper_sd.tests.nodes.lora_world")
+
+
+@pytest.fixture
+def loras(comfyui_path, host, tmp_path):
+    """A loras folder of the host that is empty but for what a test puts there."""
+    import folder_paths
+
+    before = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], before[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    yield tmp_path
+    folder_paths.folder_names_and_paths["loras"] = before
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+@pytest.fixture
+def own(worlds, loras, unet):
+    """(file name, tensors) of a LoRA for the small UNet."""
+    tensors = worlds.small_lora(unet)
+    return worlds.write(loras / "own.safetensors", tensors), tensors
+
+
+def load(pack, model, steps=4, variant="auto", strength=0.0, **options):
+    return pack["HyperSDLoraLoader"].execute(model, steps, variant, strength, **options).args
+
+
+@pytest.mark.parametrize("steps", KINDS)
+def test_steps_choose_the_embedded_models_own_file(pack, demo, steps):
+    model, _, sigmas, cfg, text = load(pack, demo[0], steps)
+    assert f"hyper_sd_demo_{KINDS[steps]}_lora.safetensors, strength 1" in text
+    assert "129 of 129 modules matched" in text
+    assert (len(sigmas), cfg) == (steps + 1, 1.0)
+    assert len(model.patches) == 129
+
+
+@pytest.mark.parametrize(("steps", "lora", "num_segments"), [(4, "4 steps", 4), (6, "unified, 1 to 8 steps", 1)])
+def test_image_equals_the_same_parts_wired_by_hand(host, pack, demo, steps, lora, num_segments):
+    conds = [demo[1].encode_from_tokens_scheduled(demo[1].tokenize(text)) for text in ("red apple", "")]
+    model, sampler, sigmas, cfg, _ = load(pack, demo[0], steps)
+    eta = sampler.extra_options["eta"]
+    made = host.custom(model, *conds, sampler, sigmas, cfg=cfg)
+    by_hand = pack["HyperSDDemoModel"].execute(lora).args[0]
+    parts = pack["HyperSDSampler"].execute(eta, num_segments).args[0]
+    grid = pack["HyperSDScheduler"].execute(by_hand, steps, num_segments, 1.0).args[0]
+    assert torch.equal(made, host.custom(by_hand, *conds, parts, grid, cfg=1.0))
+
+
+def test_own_file_takes_the_released_ones_place(pack, unet, own):
+    model, _, sigmas, _, text = load(pack, unet, 4, "unified", lora_name=own[0])
+    assert text.startswith("own.safetensors, strength 1, 4 steps, hyper_sd_tcd, tcd grid")
+    assert len(sigmas) == 5
+    assert len(model.patches) == len(own[1]) // 3
+
+
+def test_merged_weights_equal_the_bypass_forward(host, worlds, pack, unet, own):
+    x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([999.0, 300.0])
+    context = host.conditioning(seed=1)[0][0].expand(2, -1, -1)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.float16, 0.004)):
+        small = host.small_unet()
+        small.model.diffusion_model.to(dtype)
+        network, arguments = small.model.diffusion_model, (x.to(dtype), t)
+        small.model.diffusion_model.dtype = dtype
+        plain = network(*arguments, context=context.to(dtype))
+        wanted = worlds.bypass_forward(network, small, own[1], 0.8, *arguments, context=context.to(dtype))
+        patched = load(pack, small, 4, "unified", 0.8, lora_name=own[0])[0]
+        patched.patch_model()
+        found = network(*arguments, context=context.to(dtype))
+        scale = wanted.float().std()
+        assert (found - wanted).float().std() < tolerance * scale
+        assert (plain - wanted).float().abs().max() > scale
+        patched.unpatch_model()
+
+
+def test_unpatching_gives_every_weight_back_bit_for_bit(host, pack, unet, positive, negative, own):
+    before = {name: weight.clone() for name, weight in unet.model.state_dict().items()}
+    model, sampler, sigmas, _, _ = load(pack, unet, 2, lora_name=own[0])
+    with_lora = host.custom(model, positive, negative, sampler, sigmas)
+    without = host.custom(unet, positive, negative, sampler, sigmas)
+    assert not torch.allclose(with_lora, without)
+    model.unpatch_model()
+    assert all(torch.equal(weight, before[name]) for name, weight in unet.model.state_dict().items())
+
+
+def test_it_stacks_with_another_lora(host, worlds, pack, unet, loras, own, positive, negative):
+    import comfy.sd
+
+    other = worlds.small_lora(unet, seed=9)
+    first = comfy.sd.load_lora_for_models(unet, None, other, 0.5, 0.0)[0]
+    stacked = load(pack, first, 4, "unified", lora_name=own[0])[0]
+    assert all(len(stacked.patches[key]) == 2 for key in first.patches)
+    last = comfy.sd.load_lora_for_models(load(pack, unet, 4, "unified", lora_name=own[0])[0], None, other, 0.5, 0.0)[0]
+    sampler, sigmas = load(pack, unet, 4, "unified", lora_name=own[0])[1:3]
+    images = [host.custom(model, positive, negative, sampler, sigmas) for model in (stacked, last)]
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-4)
+
+
+def test_it_works_with_a_controlnet_and_a_mask(host, pack, unet, own, positive, negative):
+    import nodes
+
+    hint = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
+    steered = nodes.ControlNetApplyAdvanced().apply_controlnet(positive, negative, host.small_controlnet(), hint, 1.0, 0.0, 1.0)
+    model, sampler, sigmas, _, _ = load(pack, unet, 4, "unified", lora_name=own[0], denoise=0.6)
+    image = host.latent(seed=4)
+    image["noise_mask"] = torch.zeros(1, 1, 128, 128)
+    image["noise_mask"][..., :64] = 1.0
+    plain = host.custom(model, positive, negative, sampler, sigmas, image=image)
+    found = host.custom(model, *steered, sampler, sigmas, image=image)
+    assert not torch.allclose(found, plain)
+    torch.testing.assert_close(found[..., 8:], image["samples"][..., 8:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("denoise", [0.3, 0.7])
+def test_denoise_keeps_the_number_of_steps(pack, unet, own, denoise):
+    whole, part = (load(pack, unet, 4, "unified", lora_name=own[0], denoise=d)[2] for d in (1.0, denoise))
+    assert len(part) == 5
+    assert part[0] < whole[0]
+
+
+def test_strength_and_steps_are_what_the_person_gave(pack, unet, own):
+    text = load(pack, unet, 5, "unified", 0.7, lora_name=own[0])[4]
+    assert "strength 0.7, 5 steps" in text
+
+
+def test_merged_checkpoint_gets_no_lora(pack, unet):
+    model, _, sigmas, cfg, text = load(pack, unet, 4, "merged checkpoint")
+    assert model is unet
+    assert (len(sigmas), cfg) == (5, 2.0)
+    assert "no LoRA (merged checkpoint)" in text
+
+
+def test_flow_model_gets_the_hosts_own_grid_and_euler(host):
+    from hyper_sd.models.lora import plan
+    from hyper_sd.nodes import lora
+
+    model, made = host.small_mmdit(), plan("sd3", 4)
+    sigmas = lora.sigmas_of(model, made, 1.0)
+    assert sigmas.tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0], abs=2e-3)  # 1, 3/4, 1/2, 1/4 with shift 3
+    assert len(lora.sigmas_of(model, made, 0.5)) == 5
+    assert lora.sampler_of(made).sampler_function.__name__ == "sample_euler"
+    assert lora.family_of(model) == "sd3"
+
+
+def test_missing_file_is_named_with_the_way_to_get_it(pack, unet, loras):
+    words = r"Hyper-SD15-4steps-lora\.safetensors is not there yet\. Open the sidebar tab Hyper-SD models .* hyper-sd15-4steps"
+    with pytest.raises(UnsupportedModelError, match=words):
+        load(pack, unet, 4)
+
+
+def test_damaged_released_file_is_named(pack, unet, loras):
+    (loras / "Hyper-SD15-4steps-lora.safetensors").write_bytes(b"broken")
+    with pytest.raises(UnsupportedModelError, match="is damaged"):
+        load(pack, unet, 4)
+
+
+def test_released_file_in_a_subfolder_is_found_and_decides_the_variant(worlds, pack, unet, loras):
+    worlds.write(loras / "sub" / "Hyper-SD15-8steps-lora.safetensors", worlds.small_lora(unet))
+    name = str((loras / "sub" / "Hyper-SD15-8steps-lora.safetensors").relative_to(loras))
+    text = load(pack, unet, 8, lora_name=name)[4]
+    assert "8 segments" in text
+
+
+def test_unknown_steps_and_variants_say_what_there_is(pack, unet, host):
+    with pytest.raises(ScheduleError, match="2 to 16 steps, got 1; choose the variant unified"):
+        load(pack, unet, 1, "n-step")
+    with pytest.raises(UnsupportedModelError, match="no 'unified' Hyper-SD LoRA for SD3"):
+        load(pack, host.small_mmdit(), 4, "unified")
+
+
+def bad_files(worlds, unet):
+    good = worlds.small_lora(unet)
+    first, flux = next(iter(good)), "lora_unet_single_transformer_blocks_0_proj_mlp"
+    wider = {name: tensor[:, :-1] if name == first else tensor for name, tensor in good.items()}
+    yield "other sizes", wider, "other sizes"
+    other = {f"{flux}.lora_down.weight": torch.zeros(2, 3072), f"{flux}.lora_up.weight": torch.zeros(12288, 2)}
+    yield "another family", other, "for FLUX.1-dev, the model is SD1.5"
+    yield "NaN", {**good, first: good[first] * float("nan")}, "not finite"
+    yield "no pair", {first: good[first]}, "incomplete"
+    yield "no LoRA", {"model.weight": torch.zeros(2, 2)}, "holds no LoRA"
+    alpha = first.replace("lora_down.weight", "alpha")
+    yield "one alpha missing", {name: tensor for name, tensor in good.items() if name != alpha}, "no alpha for 1"
+
+
+def test_bad_file_is_refused_by_name_and_the_model_stays_usable(host, worlds, pack, unet, loras, own, positive, negative):
+    for name, tensors, words in bad_files(worlds, unet):
+        worlds.write(loras / f"{name}.safetensors", {k: v.contiguous() for k, v in tensors.items()})
+        with pytest.raises(HyperSDError) as caught:
+            load(pack, unet, 4, "unified", lora_name=f"{name}.safetensors")
+        assert re.search(words, str(caught.value)), f"{name}: {caught.value}"
+        assert name in str(caught.value)
+    assert not unet.patches
+    assert torch.isfinite(host.ksampler(unet, positive, negative)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"just text", "no safetensors"), (b"", "no safetensors"), (b"PK\x03\x04x" * 9, "pickled")]
+)
+def test_file_that_is_no_model_is_refused(pack, unet, loras, content, words):
+    (loras / "x.safetensors").write_bytes(content)
+    with pytest.raises(UnsupportedModelError, match=words):
+        load(pack, unet, 4, "unified", lora_name="x.safetensors")
+
+
+def test_truncated_file_is_refused(pack, unet, loras, own):
+    whole = (loras / own[0]).read_bytes()
+    (loras / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnsupportedModelError, match="cut off"):
+        load(pack, unet, 4, "unified", lora_name="cut.safetensors")
+
+
+def test_missing_alpha_is_said_in_the_text(worlds, pack, unet, loras):
+    worlds.write(loras / "bare.safetensors", worlds.small_lora(unet, alpha=None))
+    assert "has no alpha" in load(pack, unet, 4, "unified", lora_name="bare.safetensors")[4]
+
+
+def test_no_warning_is_logged_for_a_good_file(pack, unet, own, caplog):
+    with caplog.at_level(logging.WARNING):
+        load(pack, unet, 4, "unified", lora_name=own[0])
+    assert not [record.message for record in caplog.records if "lora" in record.message.lower()]
+
+
+def test_changed_file_is_read_again(worlds, pack, unet, loras, own):
+    node = pack["HyperSDLoraLoader"]
+    before = node.fingerprint_inputs(lora_name=own[0])
+    worlds.write(loras / own[0], worlds.small_lora(unet, seed=5, alpha=2.0))
+    assert node.fingerprint_inputs(lora_name=own[0]) != before
+    assert node.fingerprint_inputs() == ""
