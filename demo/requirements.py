@@ -14,7 +14,9 @@ COMFYUI = (
     "sentencepiece", "safetensors>=0.4.2", "aiohttp>=3.11.8", "yarl>=1.18.0", "pyyaml", "pillow", "scipy", "tqdm", "psutil",
     "alembic", "SQLAlchemy", "av>=14.2.0", "kornia>=0.7.1", "spandrel", "pydantic~=2.0", "pydantic-settings~=2.0", "requests",
 )  # fmt: skip
-TEST = ("pytest", "hypothesis", "diffusers", "accelerate", "peft", "tomli; python_version < '3.11'", "ruff==0.17.5")
+TEST = (
+    "pytest", "hypothesis", "diffusers", "accelerate", "peft", "playwright", "tomli; python_version < '3.11'", "ruff==0.17.5",
+)  # fmt: skip
 RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "resvg-py", "tqdm")
 COMMANDS = ("demo", "test", "train-demo")
 

@@ -20,6 +20,7 @@ export class ModelPanel {
   #listening = new AbortController();
   #rows = new Map();
   #counts = new Map();
+  #shape = ""; // what the rows are made of, apart from how they stand
 
   constructor() {
     addStyle();
@@ -47,14 +48,19 @@ export class ModelPanel {
     return head;
   }
 
+  /** Shows the list; rows that are there already are kept, with what a person was doing in them. */
   #build() {
-    const focused = document.activeElement?.closest?.(".hyper-sd-model")?.dataset.id;
     const own = models.problem && `Your own catalogue file is left out: ${models.problem}`;
     this.notice.textContent = models.failure || own || "";
     this.notice.hidden = !this.notice.textContent;
+    const shape = JSON.stringify([...models.rows.values()].map(({ id, title, family, size, licence }) => [id, title, family, size, licence]));
+    if (shape === this.#shape) {
+      models.rows.forEach((row) => this.#update(row));
+      return;
+    }
+    this.#shape = shape;
     this.#rows.clear();
     this.list.replaceChildren(...groups(models.rows.values()).map(([family, rows]) => this.#group(family, rows)));
-    if (focused) this.#rows.get(focused)?.button.focus();
   }
 
   #group(family, rows) {

@@ -155,7 +155,7 @@ export class ModelRow {
     this.note.textContent = row.note;
     this.note.hidden = !busy || !row.note;
     this.problem.textContent = problemText(row);
-    this.problem.hidden = busy || !row.problem;
+    this.problem.hidden = !row.problem;
     if (changed) this.announce([this.row.title, STATES[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
   }
 
