@@ -34,7 +34,9 @@ def read_header(path: Path) -> dict:
         wanted = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UnsupportedModelError(f"{path} is no readable safetensors file ({error}); download it again.") from error
-    if not ends or total != wanted:
+    if not ends:
+        raise UnsupportedModelError(f"{path} holds no tensors; download it again.")
+    if total != wanted:
         raise UnsupportedModelError(
             f"{path} has {total} bytes, its header says {wanted}: the download is cut off; download it again."
         )

@@ -68,7 +68,7 @@ class HyperSDLoraSchedule(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that will be sampled, without this LoRA."),
                 SIGMAS,
-                io.Conditioning.Input("positive", tooltip="The prompt."),
+                io.Conditioning.Input("positive", tooltip="The prompt, as it would go into the sampler."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; it needs the LoRA as well."),
                 io.Combo.Input("lora_name", options=lora_options(), tooltip="The LoRA, of the model's family."),
                 CURVE,

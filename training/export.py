@@ -1,5 +1,6 @@
 """A trained adapter set as the LoRA file every host reads: kohya's names, with alpha."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def save_lora(
         "ss_network_alpha": f"{layers.lora_alpha:g}",
     }
     if transformer:
-        tensors, described = transformer_state_dict(layers, name, dtype), {}
+        tensors = transformer_state_dict(layers, name, dtype)
+        # The scale is folded in; diffusers builds the adapter from this, and others can tell that nothing is left to scale.
+        config = {"r": layers.rank, "lora_alpha": layers.rank, "target_modules": list(layers.layers)}
+        described = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
     else:
         tensors = lora_state_dict(layers, name, dtype, rename)
     save_atomically(path, tensors, described | (metadata or {}))

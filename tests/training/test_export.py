@@ -1,7 +1,8 @@
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from hyper_sd.errors import TrainingError
+from hyper_sd.models.lora import read_lora
 from hyper_sd.tests.training.fakes import TinyUNet
 from hyper_sd.tests.training.test_lora_layers import SDXL
 from hyper_sd.training.export import kohya_name, load_lora, lora_state_dict, save_lora
@@ -70,6 +71,28 @@ def test_diffusers_loads_every_key_and_gives_the_same_output(tmp_path, caplog):
     assert len([m for m in other.modules() if hasattr(m, "lora_A")]) == len(layers.layers)
     assert not torch.allclose(answer(unet()), expected, atol=1e-3)
     assert torch.allclose(answer(other), expected, atol=1e-5)
+
+
+def test_transformer_file_says_that_its_scale_is_folded_in_and_diffusers_loads_it(tmp_path):
+    pytest.importorskip("peft", reason="diffusers loads LoRA files through peft")
+    sizes = {"attention_head_dim": 8, "num_attention_heads": 4, "caption_projection_dim": 32, "joint_attention_dim": 32}
+    network = SD3Transformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, out_channels=4, num_layers=2, pooled_projection_dim=16, **sizes
+    )
+    layers = filled(network, rank=4, lora_alpha=2.0)
+    save_lora(tmp_path / "a.safetensors", layers, dtype=torch.float32, transformer=True)
+    inputs = {"hidden_states": torch.randn(1, 4, 8, 8), "encoder_hidden_states": torch.randn(1, 5, 32)}
+    inputs |= {"pooled_projections": torch.randn(1, 16), "timestep": torch.tensor([500])}
+    with torch.no_grad():
+        plain = network(**inputs).sample
+        with layers.using("student"):
+            expected = network(**inputs).sample
+        layers.detach()
+        network.load_lora_adapter(tmp_path / "a.safetensors", prefix="transformer")
+        found = network(**inputs).sample
+    assert not torch.allclose(plain, expected, atol=1e-2)
+    torch.testing.assert_close(found, expected)
+    assert read_lora(tmp_path / "a.safetensors").described_scale == 1.0
 
 
 def test_own_file_is_loaded_back(tmp_path):
