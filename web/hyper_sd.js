@@ -1,4 +1,4 @@
-// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, and what a saved workflow tells of its models.
+// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, and the models of a saved workflow.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { EVENT, models } from "./model_list.js";
@@ -6,6 +6,9 @@ import { ModelPanel } from "./model_panel.js";
 import { describeModels, hasCombo } from "./workflow_models.js";
 
 const TAB = "hyper-sd-models";
+const COMMAND = "HyperSD.OpenModels";
+const ICON = "pi pi-bolt";
+const PATIENCE = 2000; // milliseconds the page waits for the catalogue before it draws the first workflow
 let panel = null;
 
 function openPanel() {
@@ -30,11 +33,9 @@ function close() {
 app.registerExtension({
   name: "HyperSD.Models",
 
-  commands: [
-    { id: "HyperSD.OpenModels", label: "Open Hyper-SD models", menubarLabel: "Models", icon: "pi pi-bolt", function: openPanel },
-  ],
+  commands: [{ id: COMMAND, label: "Open Hyper-SD models", menubarLabel: "Models", icon: ICON, function: openPanel }],
 
-  menuCommands: [{ path: ["Hyper-SD"], commands: ["HyperSD.OpenModels"] }],
+  menuCommands: [{ path: ["Hyper-SD"], commands: [COMMAND] }],
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!hasCombo(nodeData)) return;
@@ -51,10 +52,10 @@ app.registerExtension({
     if (widget) widget.options.getOptionLabel = (id) => models.rows.get(id)?.title ?? id ?? "";
   },
 
-  setup() {
+  async setup() {
     app.extensionManager.registerSidebarTab({
       id: TAB,
-      icon: "pi pi-bolt",
+      icon: ICON,
       title: "Hyper-SD models",
       tooltip: "Hyper-SD models",
       label: "Hyper-SD",
@@ -65,6 +66,7 @@ app.registerExtension({
     api.addEventListener(EVENT, ({ detail }) => models.hear(detail));
     api.addEventListener("reconnected", () => models.load()); // the events in between are lost
     models.addEventListener("arrived", () => app.refreshComboInNodes());
-    models.load();
+    // A workflow that is drawn before the catalogue is known would count as changed once it is.
+    await Promise.race([models.load(), new Promise((go) => setTimeout(go, PATIENCE))]);
   },
 });

@@ -42,7 +42,8 @@ export class ModelPanel {
 
   #head() {
     const head = make("header", "hyper-sd-bar-head");
-    const again = make("button", "hyper-sd-icon pi pi-refresh", "", { type: "button", title: "Look again", "aria-label": "Look again" });
+    const label = "Look again";
+    const again = make("button", "hyper-sd-icon pi pi-refresh", "", { type: "button", title: label, "aria-label": label });
     again.addEventListener("click", () => models.load());
     head.append(make("h2", "", "Hyper-SD models"), again);
     return head;
@@ -53,7 +54,8 @@ export class ModelPanel {
     const own = models.problem && `Your own catalogue file is left out: ${models.problem}`;
     this.notice.textContent = models.failure || own || "";
     this.notice.hidden = !this.notice.textContent;
-    const shape = JSON.stringify([...models.rows.values()].map(({ id, title, family, size, licence }) => [id, title, family, size, licence]));
+    const lasting = ({ id, title, family, size, licence }) => [id, title, family, size, licence];
+    const shape = JSON.stringify([...models.rows.values()].map(lasting));
     if (shape === this.#shape) {
       models.rows.forEach((row) => this.#update(row));
       return;

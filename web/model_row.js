@@ -26,13 +26,13 @@ export function make(tag, className, text = "", attributes = {}) {
   return element;
 }
 
-export function formatBytes(count) {
+function formatBytes(count) {
   let unit = 0;
   for (; count >= 999.5 && unit < 3; unit++) count /= 1000;
   return `${count.toFixed(unit < 3 ? 0 : 2)} ${UNITS[unit]}`;
 }
 
-export function formatSeconds(seconds) {
+function formatSeconds(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
   const minutes = Math.round(seconds / 60);
   return minutes < 90 ? `${minutes} min left` : `${(minutes / 60).toFixed(1)} h left`;
@@ -64,12 +64,12 @@ function link(text, url, label) {
 }
 
 export class ModelRow {
-  /** Args: row: as the routes send it; family: the group's title, left out of the entry's own; announce: says a sentence aloud. */
+  /** Args: row: as the routes send it; family: the group's title, left out of the entry's; announce: says a sentence aloud. */
   constructor(row, family, announce) {
     this.row = row;
     this.announce = announce;
-    this.name = row.title.startsWith(`${family}, `) ? row.title.slice(family.length + 2) : row.title;
-    this.name = this.name[0].toUpperCase() + this.name.slice(1);
+    const name = row.title.startsWith(`${family}, `) ? row.title.slice(family.length + 2) : row.title;
+    this.name = name.charAt(0).toUpperCase() + name.slice(1);
     this.element = make("li", "hyper-sd-model");
     this.state = make("span", "hyper-sd-state");
     this.button = make("button", "hyper-sd-button", "", { type: "button" });
@@ -87,7 +87,8 @@ export class ModelRow {
   #head() {
     const { licence, models: file, size } = this.row;
     const facts = make("div", "hyper-sd-facts");
-    facts.append(make("span", "", size ? formatBytes(size) : "size unknown"), this.state, link("licence", licence.url, licence.title));
+    facts.append(make("span", "", size ? formatBytes(size) : "size unknown"), this.state);
+    facts.append(link("licence", licence.url, licence.title));
     const head = make("div", "hyper-sd-head");
     head.append(make("div", "hyper-sd-title", this.name, { title: `${file.directory}: ${file.name}` }), this.button, facts);
     return head;

@@ -1,4 +1,4 @@
-// What a saved workflow tells of its models: with it the host's own missing-model dialog knows where a catalogue file comes from.
+// What a saved workflow tells of its models: with it the host's own missing-model dialog knows where a file comes from.
 
 /** Tells whether a node has a list to choose from, as every loader has. */
 export function hasCombo(nodeData) {
@@ -11,10 +11,11 @@ function isFileOf(row, value) {
   return value === row.file || name.toLowerCase() === row.models.name.toLowerCase();
 }
 
-/** Writes into a serialised node's properties.models which catalogue files its widgets name; other people's entries stay. */
+/** Writes into a serialised node's properties.models the catalogue files its widgets name; other entries stay. */
 export function describeModels(node, data, rows) {
-  const values = (node.widgets ?? []).filter((w) => w.type === "combo" && typeof w.value === "string").map((w) => w.value);
-  const named = values.flatMap((value) => rows.filter((row) => isFileOf(row, value)).map((row) => ({ ...row.models, name: value })));
+  const combos = (node.widgets ?? []).filter((widget) => widget.type === "combo" && typeof widget.value === "string");
+  const described = (value) => rows.filter((row) => isFileOf(row, value)).map((row) => ({ ...row.models, name: value }));
+  const named = combos.flatMap((widget) => described(widget.value));
   const before = data.properties?.models ?? [];
   if (!named.length && !before.length) return;
   const catalogued = new Set(rows.map((row) => row.models.url));

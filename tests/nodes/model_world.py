@@ -14,7 +14,7 @@ from hyper_sd.demo.base_directory import prepare
 from hyper_sd.demo.server import ComfyServer
 from hyper_sd.models.jobs import user_catalog
 from hyper_sd.tests.models.loopback_hub import Fault, LoopbackHub
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "model"
 LORA = DEMO / "hyper_sd_demo_1step_lora.safetensors"
@@ -31,6 +31,11 @@ PATIENCE = 60.0  # seconds until a test gives up waiting
 def weights(size: int, seed: int = 0) -> bytes:
     """Returns a safetensors file of about `size` bytes, another one for every seed."""
     return save({"noise": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
+
+
+def lora(seed: int = 0) -> bytes:
+    """Returns the demo model's unified LoRA as a file of its own for every seed: one that is here is not downloaded twice."""
+    return save(load_file(LORA), {"seed": str(seed)})
 
 
 def until(condition: Callable[[], Any]) -> Any:

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 from hyper_sd.demo.errors import WorkflowError
-from hyper_sd.tests.nodes.model_world import CANCEL, LORA, START, until, weights
+from hyper_sd.tests.nodes.model_world import CANCEL, START, lora, until, weights
 from PIL import Image
 
 
@@ -45,7 +45,7 @@ def _gets(world, name: str) -> list:
 
 
 def test_downloaded_lora_gives_the_pixels_of_the_packs_own(world):
-    world.offer("painting-lora", LORA)
+    world.offer("painting-lora", lora(1))
     load = {"model": ["model", 0], "lora_name": ["get", 0], "strength_model": 1.0}
     get = {"class_type": "HyperSDModelDownload", "inputs": {"model": "painting-lora", "accept_licence": False}}
     fetched = _painting({"get": get, "load": {"class_type": "LoraLoaderModelOnly", "inputs": load}}, ["load", 0])

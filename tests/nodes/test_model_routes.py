@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from hyper_sd.tests.nodes.model_world import CANCEL, LORA, ROUTES, START, STATUS, until, weights
+from hyper_sd.tests.nodes.model_world import CANCEL, ROUTES, START, STATUS, lora, until, weights
 
 
 def test_list_has_every_entry_with_what_the_page_shows(world):
@@ -24,12 +24,13 @@ def test_list_has_every_entry_with_what_the_page_shows(world):
 
 
 def test_started_file_is_there_and_offered_by_the_loader(world):
-    name = world.offer("started-lora", LORA)
+    content = lora(3)
+    name = world.offer("started-lora", content)
     status, answer = world.ask(START, {"id": "started-lora"})
     assert status == 200
     assert answer["entry"]["id"] == "started-lora"
     assert world.when("started-lora", "ready")["file"] == name
-    assert (world.loras / name).read_bytes() == LORA.read_bytes()
+    assert (world.loras / name).read_bytes() == content
     assert name in str(world.server.object_info()["LoraLoaderModelOnly"]["input"]["required"]["lora_name"])
 
 

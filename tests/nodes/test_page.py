@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hyper_sd.tests.nodes.model_world import CANCEL, LORA, ROUTES, START, until, weights
+from hyper_sd.tests.nodes.model_world import CANCEL, ROUTES, START, lora, until, weights
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -31,7 +31,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def loaded(world, browser):
+def loaded(browser, world):
     """(ComfyUI's page with its default workflow, the errors in its console); loading it takes seconds."""
     world.ask("/api/settings/Comfy.TutorialCompleted", True)
     opened, errors = browser.new_page(viewport={"width": 1280, "height": 900}), []
@@ -279,7 +279,7 @@ WIRE = """async () => {
 
 
 def test_node_wires_into_a_loader_and_its_download_reaches_the_lists(world, page, screenshot):
-    name = world.offer("page-node-lora", LORA, title="A test LoRA for the node")
+    name = world.offer("page-node-lora", lora(2), title="A test LoRA for the node")
     world.slow(name, 1_500_000)
     assert page.evaluate(WIRE) == "Hyper-SD Model Download"
     text = "app.graph._nodes[1].widgets.find((widget) => widget.name.includes('preview'))?.value ?? ''"
