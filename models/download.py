@@ -17,7 +17,7 @@ from .remote import Busy, Remote, Sink, StartAnew
 from .transfer import Transfer
 
 POLL = 0.2  # seconds between two looks at a running download
-PIECE = 2**20  # bytes
+PIECE = 2**18  # bytes: a slow line's progress moves, and a broken one loses little
 XET_SILENCE = 30.0  # seconds after which plain HTTP is tried
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice

@@ -112,9 +112,9 @@ class Transfer:
                 self.pause(0.2)
         try:
             yield
-            with suppress(OSError):  # still locked, so nobody can be in the middle; Windows removes it itself
-                os.unlink(lock.lock_file)
         finally:
+            with suppress(OSError):  # while it is locked; Windows does it itself
+                os.unlink(lock.lock_file)
             lock.release()
 
     def _present(self) -> Path | None:
