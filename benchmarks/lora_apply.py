@@ -1,12 +1,12 @@
 """What does the Hyper-SD node's LoRA cost beside ComfyUI's LoraLoader, and a change of strength between two steps?
 
-One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder; it needs about 10 GB of memory:
+One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder; it takes 10 GB of memory:
 
     python -m hyper_sd.benchmarks.lora_apply --comfyui PATH --out benchmarks/results/lora_apply.json
 
-The model is SD1.5's UNet in full size with random weights, the LoRA has the released file's 278 modules at rank 64. Both apply it
-in one process, in turn (A B, B A, ..), from the file on the disk (in the system's cache) to patched weights, nothing kept from the
-turn before; ours also reads the head, refuses NaN and tells how many modules matched. The clock is the wall clock.
+The model is SD1.5's UNet in full size with random weights, the LoRA has the released file's 278 modules at rank 64. Both apply
+it in one process, in turn (A B, B A, ..), from the file on the disk (in the system's cache) to patched weights, with nothing kept
+from the turn before; ours also reads the head, refuses NaN and tells how many modules matched. The clock is the wall clock.
 The schedule samples 4 Euler steps of an 8 x 8 latent at one strength, and at another strength each step.
 """
 
@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,13 +24,15 @@ from typing import Any
 
 import torch
 
+from .with_comfyui import add_comfyui_option, enter_comfyui
+
 ROUNDS, STEPS = 7, 4
 OURS, PEER = "HyperSDLoraLoader", "LoraLoaderModelOnly"
 
 
 def load_host(folder: Path) -> SimpleNamespace:
     """Imports the ComfyUI on the path, with `folder` as its loras folder, and loads the pack as it would."""
-    import comfy.options  # noqa: F401 - keeps the host from reading this command's arguments
+    import comfy.options  # keeps the host from reading this command's arguments
     import utils.extra_config  # noqa: F401 - before nodes.py hides it
     from comfy.cli_args import args
 
@@ -118,9 +119,9 @@ def schedule_cost(host: SimpleNamespace, model: Any, name: str, rounds: int) -> 
     euler, latent = host.comfy.samplers.sampler_object("euler"), {"samples": torch.zeros(1, 4, 8, 8)}
 
     def sample(curve: str) -> None:
-        conds = host.pack["HyperSDLoraSchedule"].execute(
-            model, sigmas, conditioning, conditioning, name, curve, 1.0, 0.5, "1"
-        ).args
+        conds = (
+            host.pack["HyperSDLoraSchedule"].execute(model, sigmas, conditioning, conditioning, name, curve, 1.0, 0.5, "1").args
+        )
         SamplerCustom.execute(model, True, 1, 1.0, *conds, euler, sigmas, latent)
 
     seconds: dict[str, list[float]] = {"constant": [], "linear": []}
@@ -141,11 +142,11 @@ def summary(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
+    add_comfyui_option(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    sys.modules.pop("utils", None)
+    enter_comfyui(parser, options.comfyui)
     from ..tests.models.synthetic_loras import write_lora
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

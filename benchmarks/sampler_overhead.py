@@ -17,8 +17,6 @@ import logging
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from .op_recorder import SYNCHRONISING, OpRecorder
+from .with_comfyui import add_comfyui_option, enter_comfyui
 
 logger = logging.getLogger("hyper_sd")
 
@@ -162,18 +161,12 @@ def processor() -> str:
 def main() -> None:
     """Reads the command line, measures on every device there is, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="folder of a ComfyUI")
+    add_comfyui_option(parser)
     parser.add_argument("--repeats", type=int, default=300, help="turns of all samplers; more against a busy machine")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    if not arguments.comfyui or not (Path(arguments.comfyui) / "main.py").is_file():
-        parser.error(f"--comfyui or COMFYUI_PATH must name a ComfyUI folder, got {arguments.comfyui}")
+    enter_comfyui(parser, arguments.comfyui)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    comfyui = str(Path(arguments.comfyui).resolve())
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if comfyui not in paths:  # the same command once more, with the host to import from
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([comfyui, *filter(None, paths)])}
-        raise SystemExit(subprocess.run(sys.orig_argv, env=environment, check=False).returncode)
     host = load_host()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     with torch.inference_mode():
