@@ -5,8 +5,8 @@ One command, from the repository root, in an environment with the `test` extra a
     python -m hyper_sd.benchmarks.lora_apply --comfyui PATH --out benchmarks/results/lora_apply.json
 
 The model is SD1.5's UNet in full size with random weights, the LoRA has the released file's 278 modules at rank 64. Both apply
-it in one process, in turn (A B, B A, ..), from the file on the disk (in the system's cache) to patched weights, with nothing kept
-from the turn before; ours also reads the head, refuses NaN and tells how many modules matched. The clock is the wall clock.
+it in one process, in turn (A B, B A, ..), from the file on the disk (in the system's cache) to patched weights; nothing is kept
+from the turn before. Ours also reads the head, refuses NaN and tells how many modules matched. The clock is the wall clock.
 The schedule samples 4 Euler steps of an 8 x 8 latent at one strength, and at another strength each step.
 """
 

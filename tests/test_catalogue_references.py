@@ -1,0 +1,39 @@
+"""Wherever the repository names a Hyper-SD file or a catalogue id, the catalogue has it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hyper_sd.models.catalog import load_catalog
+from hyper_sd.tests.test_layout import FILES, ROOT
+
+ID = re.compile(r"(?<![\w-])hyper-(?:sd15|sdxl|sd3|flux1)[a-z0-9-]*-(?:lora|unet[a-z0-9-]*)(?![\w-])")
+FILE = re.compile(r"Hyper-(?:SD15|SDXL|SD3|FLUX)[\w.-]*\.safetensors")
+SPEAKS = {"nodes", "web", "webui_extension", "example_workflows", "subgraphs", "demo", "locales", "localizations", "README.md"}
+TEXT = {".py", ".js", ".json", ".md"}
+
+
+@pytest.fixture(scope="module")
+def mentions():
+    """(path, ids, file names) of every file that may name one."""
+    paths = [path for path in FILES if path.parts[0] in SPEAKS and path.suffix in TEXT]
+    texts = {path: Path(ROOT, path).read_text(encoding="utf-8", errors="replace") for path in paths}
+    return [(path, set(ID.findall(text)), set(FILE.findall(text))) for path, text in texts.items()]
+
+
+def test_every_id_that_is_named_exists(mentions):
+    known = {entry.id for entry in load_catalog()}
+    named = set().union(*(ids for _, ids, _ in mentions))
+    assert "hyper-sdxl-8steps-lora" in named
+    assert not {str(path): ids - known for path, ids, _ in mentions if ids - known}
+
+
+def test_every_file_that_is_named_exists(mentions):
+    known = {entry.name for entry in load_catalog()}
+    assert not {str(path): names - known for path, _, names in mentions if names - known}
+
+
+def test_node_offers_exactly_the_catalogues_ids():
+    source = Path(ROOT, "nodes", "model_downloads.py").read_text(encoding="utf-8")
+    assert "DOWNLOADS.catalog()" in source
+    assert not ID.findall(source)
