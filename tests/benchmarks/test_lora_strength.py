@@ -1,5 +1,7 @@
+import argparse
 import json
 
+import numpy as np
 import pytest
 import torch
 from hyper_sd.benchmarks import lora_strength as run
@@ -183,3 +185,29 @@ def test_plot_has_a_panel_for_each_step_count(tmp_path):
     found = sweep.report(SWEEPS, made_up(dict.fromkeys(sweep.STEPS, 1.0)))
     sweep.plot(found["strength"], tmp_path / "plot.png", "made up")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_own_model_is_drawn_with_its_lora_at_the_strength(tmp_path, family):
+    pytest.importorskip("diffusers")
+    from hyper_sd.tests.training.tiny_pipelines import make_pipeline, save_pipeline
+    from hyper_sd.training.export import save_lora
+    from hyper_sd.training.lora_layers import LoraLayers
+
+    folder, lora = save_pipeline(tmp_path / "model", family), tmp_path / "lora.safetensors"
+    layers = LoraLayers(make_pipeline(family).unet, 2, lora_alpha=1)
+    for up in layers.add("made").up:
+        torch.nn.init.normal_(up, std=0.5)
+    save_lora(lora, layers, "made")
+    given = {"checkpoint": folder, "lora": lora, "family": None, "config": None, "size": 64, "cfg": 4.0, "prompts": None}
+    model = run.OwnModel(argparse.Namespace(**given))
+    model.prompts = model.prompts[:3]
+
+    def drawn(*how) -> np.ndarray:
+        return np.concatenate(list(run.paint(model, Draw(*how), 0))).astype(float)
+
+    base, none, half, full = drawn(None, 2), drawn("lora", 2, 0.0), drawn("lora", 2, 0.5), drawn("lora", 2, 1.0)
+    assert base.shape == (3, 224, 224, 3)
+    assert (drawn("lora", 2, 0.5) == half).all()
+    assert 0 < abs(half - none).mean() < abs(full - none).mean()
+    assert abs(base - none).mean() > 0  # the base has guidance
