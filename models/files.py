@@ -191,7 +191,8 @@ class TailHash(threading.Thread):
         with self._news:
             self._valid = self._valid and limit >= self._limit
             self._limit = limit
-            self._news.notify()
+            if not self._valid or limit - self.done >= BLOCK:  # small pieces are waited for
+                self._news.notify()
 
     def stop(self) -> None:
         """Ends the hashing at what is read so far; close() need not be called after it."""
@@ -226,6 +227,6 @@ class TailHash(threading.Thread):
     def _wait(self) -> int:
         """Returns how many bytes can be read now, 0 when there will be no more."""
         with self._news:
-            while self._valid and not self._ended and self._limit <= self.done:
+            while self._valid and not self._ended and self._limit - self.done < BLOCK:
                 self._news.wait()
             return self._limit - self.done if self._valid else 0

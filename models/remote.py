@@ -1,5 +1,6 @@
 """A file somewhere else, and the sink its sender writes into."""
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,24 +44,28 @@ class Remote:
 class Sink:
     """The file that is being written, as the sender sees it: counts, refuses too much, and stops when cancelled.
 
+    Args: file: opened unbuffered; size: bytes it shall have in the end; wrote: told the file's length at every piece.
     A sender that can be stopped while it is silent sets stop_sender to the function that does it.
     """
 
     def __init__(self, file: BinaryIO, size: int, cancelled: threading.Event, wrote: Callable[[int], None]):
         self._file, self._size, self._cancelled, self._wrote = file, size, cancelled, wrote
+        self._position = file.seek(0, os.SEEK_END)
         self.stop_sender: Callable[[], object] = lambda: None
 
     def write(self, data: bytes) -> int:
-        """Writes a piece.
+        """Writes a piece; what is counted survives an end of this program.
 
         Raises: Cancelled; ChecksumMismatch when the file would become longer than it should be.
         """
         self.raise_if_cancelled()
-        if self._file.tell() + len(data) > self._size:
+        if self._position + len(data) > self._size:
             raise ChecksumMismatch(f"The server sends more than the {self._size} bytes it announced. Try again later.")
-        self._file.write(data)
-        self._file.flush()  # what is counted can be read back, and survives an end of this program
-        self._wrote(self._file.tell())
+        rest = memoryview(data)
+        while rest:  # an unbuffered file may take a part of it only
+            rest = rest[self._file.write(rest) :]
+        self._position += len(data)
+        self._wrote(self._position)
         return len(data)
 
     def raise_if_cancelled(self) -> None:
@@ -70,10 +75,10 @@ class Sink:
 
     def tell(self) -> int:
         """Returns how many bytes the file holds."""
-        return self._file.tell()
+        return self._position
 
     def start_anew(self) -> None:
         """Empties the file."""
-        self._file.seek(0)
-        self._file.truncate()
+        self._file.truncate(0)
+        self._position = self._file.seek(0)
         self._wrote(0)

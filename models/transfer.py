@@ -204,17 +204,16 @@ class Transfer:
             self._done = position
             tail.advance(position)
 
-        with part.open("r+b") as file:
-            offset = file.seek(0, os.SEEK_END)
-            self._phase(State.DOWNLOADING, offset, size)
+        with part.open("r+b", buffering=0) as file:
+            sink = self._sink = Sink(file, size, self.cancelled, wrote)
+            self._phase(State.DOWNLOADING, sink.tell(), size)
             tail.start()
             try:
-                wrote(offset)
-                self._sink = Sink(file, size, self.cancelled, wrote)
-                self._send(remote, self._sink, size)
-                if file.tell() != size:
+                wrote(sink.tell())
+                self._send(remote, sink, size)
+                if sink.tell() != size:
                     raise DownloadError(
-                        f"The server ended {self.entry.name} after {file.tell()} of {size} bytes. Start it again: it goes on."
+                        f"The server ended {self.entry.name} after {sink.tell()} of {size} bytes. Start it again: it goes on."
                     )
                 os.fsync(file.fileno())
             except BaseException:
