@@ -252,8 +252,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given = options()
     lora, segments = ("lora", given.num_segments) if given.lora else ("1", 1)
+    few = [n for n in given.steps if segments < n <= 4]  # where a high eta may be the better one, as the eta sweep tells
     sweeps = {
         "strength": sweep.strength_sweep(lora, given.steps, given.strengths, segments),
+        "strength_eta_1": sweep.strength_sweep(lora, few, given.strengths, segments, eta=1.0),
         "eta": sweep.eta_sweep(lora, given.steps, sweep.ETAS, segments),
     }
     sweeps |= {} if given.lora else {"file": sweep.file_sweep()}
@@ -278,8 +280,9 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
     sweep.plot(found["strength"], given.out.with_suffix(".png"), f"LoRA strength, {what}, eta {sweep.DEFAULT_ETA:g}")
-    tables = [sweep.strength_table(found["strength"]), *(sweep.option_table(found[k]) for k in found if k != "strength")]
-    logger.info("%s", "\n\n".join(tables))
+    for name, rows in found.items():
+        table = sweep.strength_table if name.startswith("strength") else sweep.option_table
+        logger.info("%s\n%s", name, table(rows))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,11 @@ class Draw:
 Sweep = dict[int, dict[str, Draw]]  # steps -> option -> how it is drawn
 
 
-def strength_sweep(lora: str, steps: Sequence[int], strengths: Sequence[float], num_segments: int = 1) -> Sweep:
+def strength_sweep(
+    lora: str, steps: Sequence[int], strengths: Sequence[float], num_segments: int = 1, eta: float = DEFAULT_ETA
+) -> Sweep:
     """Returns every strength at every step count that visits all segments."""
-    return {n: {f"{s:g}": Draw(lora, n, s, num_segments) for s in strengths} for n in steps if n >= num_segments}
+    return {n: {f"{s:g}": Draw(lora, n, s, num_segments, eta) for s in strengths} for n in steps if n >= num_segments}
 
 
 def eta_sweep(lora: str, steps: Sequence[int], etas: Sequence[float], num_segments: int = 1) -> Sweep:

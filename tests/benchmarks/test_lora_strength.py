@@ -12,6 +12,7 @@ from hyper_sd.samplers.timesteps import hyper_sd_timesteps
 
 SWEEPS = {
     "strength": sweep.strength_sweep("1", sweep.STEPS, sweep.STRENGTHS),
+    "strength_eta_1": sweep.strength_sweep("1", (2, 3, 4), sweep.STRENGTHS, eta=1.0),
     "eta": sweep.eta_sweep("1", sweep.STEPS, sweep.ETAS),
     "file": sweep.file_sweep(),
 }
