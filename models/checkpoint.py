@@ -1,0 +1,222 @@
+"""One-step UNet files: what a checkpoint is, told by its head, and its weights, read and cast one tensor at a time."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+
+from ..errors import UnsupportedModelError
+from .catalog import FAMILIES
+from .header import read_header
+from .lora_family import CONTEXT_WIDTHS
+from .sdxl_unet import SDXL, UnetShape
+
+PREFIX = "model.diffusion_model."  # of the UNet inside a full checkpoint in the original layout
+CLIP, VAE, AVERAGED = "conditioner.embedders.", "first_stage_model.", "model_ema."
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+BLOCK = 1 << 21  # bytes read, checked and cast at a time: they stay in the processor's cache
+
+_LORA = ("lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
+_KINDS = {  # a part of a name that only this kind of file has, in the order they are asked
+    "a ControlNet": ("input_hint_block.", "controlnet_cond_embedding.", "zero_convs."),
+    "a FLUX model": ("double_blocks.", "single_transformer_blocks."),
+    "an SD3 model": ("joint_blocks.", "joint_transformer_blocks."),
+    "a VAE": ("decoder.conv_in.", "decoder.mid"),
+    "a text encoder": ("text_model.encoder.", "transformer.resblocks.", "encoder.block.0."),
+}
+
+
+class Stored(NamedTuple):
+    """One tensor of the UNet in the file: its name in the original layout, shape, dtype, and first byte in the file."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+
+
+@dataclass(frozen=True)
+class UnetInfo:
+    """An SDXL UNet in a file, as its head describes it.
+
+    Args:
+        format: "diffusers" or "original", the layout of the names; has_clip, has_vae: whether the file holds them as well.
+        dtype: of most of the UNet's weights; parameters: of the UNet; size: of the UNet in the file, in bytes.
+        tensors: the UNet's, in the order they lie in the file; others: names of the file's other tensors.
+    """
+
+    path: Path
+    format: str
+    has_clip: bool
+    has_vae: bool
+    dtype: torch.dtype
+    parameters: int
+    size: int
+    tensors: tuple[Stored, ...]
+    others: tuple[str, ...]
+
+
+def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
+    """Returns what UNet a file holds, without loading a tensor.
+
+    Args: expected: the sizes it must have.
+    Raises: UnsupportedModelError for anything but that UNet, whole, saying what was found; OSError.
+    """
+    path = Path(path)
+    header = read_header(path)
+    header.pop("__metadata__", None)
+    first = path.stat().st_size - max(entry["data_offsets"][1] for entry in header.values())
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in header) else ""
+    is_diffusers = not any(name.startswith(f"{prefix}input_blocks.") for name in header)
+    wanted = {prefix + (t.diffusers if is_diffusers else t.original): t for t in expected.tensors()}
+    _require_unet(path, header, wanted, prefix)
+    tensors = tuple(
+        sorted(
+            (_stored(path, name, header[name], tensor.original, first) for name, tensor in wanted.items()),
+            key=lambda tensor: tensor.start,
+        )
+    )
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    return UnetInfo(
+        path=path,
+        format="diffusers" if is_diffusers else "original",
+        has_clip=any(name.startswith(CLIP) for name in header),
+        has_vae=any(name.startswith(VAE) for name in header),
+        dtype=counts.most_common(1)[0][0],
+        parameters=counts.total(),
+        size=sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors),
+        tensors=tensors,
+        others=tuple(name for name in header if name not in wanted and not name.startswith(AVERAGED)),
+    )
+
+
+def _require_unet(path: Path, header: Mapping, wanted: Mapping, prefix: str) -> None:
+    """Refuses a file whose UNet is not exactly `wanted`."""
+    shapes = {name: tuple(entry.get("shape", ())) for name, entry in header.items()}
+    kind, remedy = describe(shapes), _remedy(shapes)
+    missing = [name for name in wanted if name not in shapes]
+    if missing and "SDXL" not in kind.replace("SDXL refiner", ""):
+        raise UnsupportedModelError(f"{path.name} is {kind}, not an SDXL UNet; {remedy}")
+    wrong = [name for name in wanted if name in shapes and shapes[name] != wanted[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise UnsupportedModelError(
+            f"{path.name} is {kind} of other sizes: {name} is {list(shapes[name])}, in an SDXL UNet "
+            f"{list(wanted[name].shape)}; {remedy}"
+        )
+    if missing:
+        raise UnsupportedModelError(
+            f"{path.name} lacks {len(missing)} of the {len(wanted)} tensors of an SDXL UNet, among them {missing[0]}: it is "
+            f"not whole, or a smaller relative; {remedy}"
+        )
+    roots = {name[len(prefix) :].partition(".")[0] for name in wanted}
+    extra = [n for n in shapes if n not in wanted and n.startswith(prefix) and n[len(prefix) :].partition(".")[0] in roots]
+    if extra:
+        raise UnsupportedModelError(
+            f"{path.name} has {len(extra)} tensors that an SDXL UNet has not, among them {extra[0]}: it is quantised, or was "
+            f"changed; {remedy}"
+        )
+
+
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns what kind of file has tensors of these names and shapes, as words: "a LoRA", "an SD1.5 UNet".
+
+    Args: shapes: name in the file -> shape.
+    """
+    if any(name.endswith(_LORA) for name in shapes):
+        return "a LoRA"
+    for kind in ("a ControlNet", "a FLUX model", "an SD3 model"):
+        if any(part in name for name in shapes for part in _KINDS[kind]):
+            return kind
+    widths = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight") and len(shape) == 2]
+    if widths:
+        kind = "checkpoint" if any(name.startswith((CLIP, VAE, "cond_stage_model.")) for name in shapes) else "UNet"
+        family = CONTEXT_WIDTHS.get(widths[0])
+        if family is None:
+            return f"a {kind} of text width {widths[0]}"
+        return f"an {FAMILIES.get(family, family).removeprefix('the ')} {kind}"
+    for kind in ("a VAE", "a text encoder"):
+        if any(part in name for name in shapes for part in _KINDS[kind]):
+            return kind
+    return f"an unknown kind of file (with tensors such as {min(shapes)[:80]})"
+
+
+def _remedy(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if any(name.endswith(_LORA) for name in shapes):
+        return "add it to a model with the Hyper-SD node."
+    return "choose Hyper-SDXL-1step-Unet, or another whole SDXL UNet or checkpoint."
+
+
+def _stored(path: Path, name: str, entry: Mapping, key: str, first: int) -> Stored:
+    start, end = entry["data_offsets"]
+    dtype = DTYPES.get(entry.get("dtype"))
+    if dtype is None:
+        raise UnsupportedModelError(
+            f"{path.name} stores {name} as {entry.get('dtype')}; a UNet in fp32, fp16, bf16 or fp8 is needed."
+        )
+    if end - start != math.prod(entry["shape"]) * dtype.itemsize or start < 0:
+        raise UnsupportedModelError(f"{path.name} is damaged: its head gives {name} a wrong length; download it again.")
+    return Stored(key, tuple(entry["shape"]), dtype, first + start)
+
+
+def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the UNet's tensors under their original names, cast to `dtype`, in the order of the file.
+
+    Each is read straight into its own memory, in blocks that are checked and cast on the way. Beside the tensors handed out
+    there is never more than one block: the file is not mapped, so none of its pages count as the process's memory.
+
+    Args: dtype: any floating point dtype; fp8 is a plain cast, as in ComfyUI's loader, with no scale.
+    Raises: UnsupportedModelError for NaN, infinity, a value that `dtype` cannot hold, or a file that ends early; OSError.
+    """
+    staging = torch.empty(BLOCK, dtype=torch.uint8)
+    with info.path.open("rb", buffering=0) as file:
+        for stored in info.tensors:
+            file.seek(stored.start)
+            tensor = torch.empty(stored.shape, dtype=dtype)
+            flat, done = tensor.view(-1), 0
+            while done < len(flat):
+                count = min(BLOCK // stored.dtype.itemsize, len(flat) - done)
+                block = staging[: count * stored.dtype.itemsize]
+                _read(file, block, info.path)
+                values = block.view(stored.dtype)
+                _require_values(values, dtype, stored.key, info.path)
+                if dtype.itemsize == 1 and values.dtype.itemsize == 2:
+                    values = values.float()  # exact, and from float32 torch casts to fp8 six times as fast
+                flat[done : done + count] = values
+                done += count
+            yield stored.key, tensor
+
+
+def _read(file: BinaryIO, block: torch.Tensor, path: Path) -> None:
+    """Fills `block`, uint8, from the file's position."""
+    rest = memoryview(block.numpy())
+    while rest:
+        count = file.readinto(rest)
+        if not count:
+            raise UnsupportedModelError(f"{path.name} ended while it was read; it was cut off or replaced: download it again.")
+        rest = rest[count:]
+
+
+def _require_values(values: torch.Tensor, dtype: torch.dtype, key: str, path: Path) -> None:
+    if values.dtype.itemsize == 1:  # no fp8 has a value that float16 lacks, and torch compares none
+        values = values.to(torch.float16)
+    low, high = torch.aminmax(values)  # both are NaN where one value is
+    largest = max(-float(low), float(high))
+    if not math.isfinite(largest):
+        raise UnsupportedModelError(
+            f"{path.name} has values that are not finite in {key}: every picture would turn black. Download it again."
+        )
+    if largest > torch.finfo(dtype).max:
+        raise UnsupportedModelError(
+            f"{path.name} has a value of {largest:.4g} in {key}, more than {str(dtype).removeprefix('torch.')} holds; "
+            "choose fp32 or bf16."
+        )

@@ -1,0 +1,202 @@
+"""The one-step SDXL UNet: its loader, and the start and the noise level it was distilled for."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import safetensors
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..errors import HyperSDError, UnsupportedModelError
+from ..models.checkpoint import PREFIX, UnetInfo, inspect_unet, stream_tensors
+from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
+from ..samplers.tcd import sample_tcd
+from .sampling import CATEGORY
+
+FOLDERS = ("diffusion_models", "checkpoints")
+NONE = "none found"
+AUTO = "auto"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn}
+START = 800  # where the one-step UNet was distilled; the unified LoRA's one step starts at 999
+
+
+def file_options() -> list[str]:
+    """Returns "folder/name" of every safetensors file that may hold a UNet, one-step UNets first."""
+    listed = [f"{folder}/{name}" for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
+    usable = [option for option in listed if option.lower().endswith((".safetensors", ".sft"))]
+    return sorted(usable, key=lambda option: not all(part in option.lower() for part in ("1step", "unet"))) or [NONE]
+
+
+def file_path(option: str) -> Path:
+    """Returns the file of one of file_options.
+
+    Raises: UnsupportedModelError when there is none, or it is gone.
+    """
+    folder, _, name = option.partition("/")
+    path = folder_paths.get_full_path(folder, name) if folder in FOLDERS else None
+    if path is None:
+        found = "There is no model file" if option == NONE else f"{option} is no longer there"
+        raise UnsupportedModelError(
+            f"{found}. Open the sidebar tab Hyper-SD models and get the SDXL one-step UNet, or run `python install.py download "
+            "hyper-sdxl-1step-unet`; then refresh the page (R) and choose it."
+        )
+    return Path(path)
+
+
+def host_state(info: UnetInfo) -> dict[str, torch.Tensor]:
+    """Returns the file as the host tells models apart: the UNet's names and shapes without memory, the other tensors mapped."""
+    state = {f"{PREFIX}{t.key}": torch.empty(t.shape, dtype=t.dtype, device="meta") for t in info.tensors}
+    if info.others:
+        with safetensors.safe_open(info.path, framework="pt") as file:
+            state.update((name, file.get_tensor(name)) for name in info.others)
+    return state
+
+
+def load_unet(info: UnetInfo, dtype: torch.dtype | None, config: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Returns the MODEL: the host's network, built without memory, takes the tensors as they are read.
+
+    So each weight exists once, in its final dtype, and nothing else of the file is held.
+
+    Args: dtype: of the weights, None for the host's choice; config: the host's configuration for this UNet.
+    """
+    management = comfy.model_management
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    usual = config.supported_inference_dtypes
+    dtype = dtype or management.unet_dtype(model_params=info.parameters, supported_dtypes=usual, weight_dtype=info.dtype)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, usual))
+    model = config.get_model(state, PREFIX, device=torch.device("meta"))
+    progress, weights = comfy.utils.ProgressBar(len(info.tensors)), {}
+    for key, tensor in stream_tensors(info, dtype):
+        weights[key] = tensor.to(offload)
+        progress.update(1)  # raises when the person stops the run
+    model.diffusion_model.load_state_dict(weights, assign=True)
+    model.device = offload
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def load_text_and_vae(info: UnetInfo, state: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    """Returns CLIP and VAE through the host's own loader; in place of one that the file lacks, what stops its users."""
+    clip = vae = None
+    if info.has_clip or info.has_vae:
+        _, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
+            state,
+            output_model=False,
+            output_clip=info.has_clip,
+            output_vae=info.has_vae,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        )
+    return clip or _absent(info, "CLIP", "DualCLIPLoader (type sdxl)"), vae or _absent(info, "VAE", "VAELoader")
+
+
+def _absent(info: UnetInfo, what: str, node: str) -> ExecutionBlocker:
+    return ExecutionBlocker(f"{info.path.name} holds a UNet and no {what}; take the {what} from {node} or an SDXL checkpoint.")
+
+
+class _FullNoise(comfy.samplers.KSAMPLER):
+    """Starts every run as the host starts one from its highest noise level: noise * sqrt(1 + sigma^2)."""
+
+    def max_denoise(self, model_wrap, sigmas) -> bool:
+        return True
+
+
+class OneStepSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that starts an empty latent from noise of deviation 1 in the model's own scale, at whatever timestep.
+
+    The host does so from the highest sigma only; below it, it starts from sigma * noise, which at t = 800 is 1.9 % too low. An
+    image starts as it always does, from image + sigma * noise, which is exactly the diffusion of that image.
+    Source: diffusers, StableDiffusionXLPipeline.prepare_latents with TCDScheduler (init_noise_sigma = 1).
+    """
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        """Samples from noise and an image, both latents [batch, ...], along sigmas [steps + 1]."""
+        arguments = (model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        if latent_image is None or torch.count_nonzero(latent_image) > 0:
+            return super().sample(*arguments)
+        return _FullNoise(self.sampler_function, self.extra_options, self.inpaint_options).sample(*arguments)
+
+
+def one_step_sigmas(model: Any, start_timestep: int) -> torch.Tensor:
+    """Returns [sigma(start_timestep), 0] from the MODEL's own noise levels, patches included."""
+    schedule = NoiseSchedule.from_sigmas(model.get_model_object("model_sampling").sigmas.double().cpu())
+    return torch.tensor([schedule.sigma(start_timestep), 0.0])
+
+
+class HyperSDOneStepLoader(io.ComfyNode):
+    """The one-step SDXL UNet as MODEL, CLIP and VAE where the file has them, and SAMPLER, SIGMAS and CFG to go with it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDOneStepLoader",
+            display_name="Hyper-SD One-Step Loader",
+            category=CATEGORY,
+            description="Loads the one-step SDXL UNet, in either released form, with everything its one step needs.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=file_options(),
+                    tooltip="An SDXL UNet or full SDXL checkpoint (.safetensors), with the folder it lies in. One-step UNets "
+                    "come first. A plain SDXL model works too, with the unified LoRA after it and start_timestep 999.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=[AUTO, *DTYPES],
+                    default=AUTO,
+                    tooltip="How the UNet's weights are kept. auto: what suits this machine. In memory: fp32 10.3 GB, fp16 and "
+                    "bf16 5.1 GB, fp8 2.6 GB with a little less detail. Change it when memory is short.",
+                ),
+                io.Int.Input(
+                    "start_timestep",
+                    default=START,
+                    min=1,
+                    max=TRAIN_TIMESTEPS - 1,
+                    tooltip="Timestep of the one step, 1 to 999. 800 for the one-step UNet, which was made for it; 999 for the "
+                    "unified LoRA on a plain SDXL model.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(),
+                io.Clip.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
+                io.Vae.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
+                io.Sampler.Output(tooltip="For SamplerCustom: one step with the exact start."),
+                io.Sigmas.Output(tooltip="For SamplerCustom: the start timestep's noise level, then 0."),
+                io.Float.Output("cfg", tooltip="1.0, for the cfg of SamplerCustom; the negative prompt is left out."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file=None) -> bool | str:
+        """Reads the file's head before the run, so that a wrong file stops its own part of the graph only."""
+        try:
+            if file is not None:  # wired from another node, it is known only later
+                inspect_unet(file_path(file))
+        except (HyperSDError, OSError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file=None, **inputs) -> str:
+        """Changes when the chosen file does."""
+        status = file_path(file).stat()
+        return f"{status.st_mtime_ns} {status.st_size}"
+
+    @classmethod
+    def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = START) -> io.NodeOutput:
+        info = inspect_unet(file_path(file))
+        state = host_state(info)
+        config = comfy.model_detection.model_config_from_unet(state, PREFIX)
+        clip, vae = load_text_and_vae(info, dict(state))  # first, while the UNet takes no memory yet
+        model = load_unet(info, DTYPES.get(dtype), config, state)
+        sampler = OneStepSampler(sample_tcd, extra_options={"eta": 0.0})
+        return io.NodeOutput(model, clip, vae, sampler, one_step_sigmas(model, start_timestep), 1.0)
+
+
+NODES = [HyperSDOneStepLoader]
