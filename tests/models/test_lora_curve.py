@@ -38,7 +38,7 @@ def test_numbers_are_read_with_commas_or_spaces(text, values):
 
 @pytest.mark.parametrize("text", ["", "a", "1; 2", "11", "nan", "inf", ", ,"])
 def test_text_that_is_no_numbers_is_refused(text):
-    with pytest.raises(ScheduleError, match="for example 1, 0.8, 0.5"):
+    with pytest.raises(ScheduleError, match=r"for example 1, 0\.8, 0\.5"):
         read_strengths(text)
 
 
