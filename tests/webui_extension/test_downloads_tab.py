@@ -1,0 +1,257 @@
+"""The tab "Hyper-SD models": its words, its rows over real downloads from a loopback hub, and its wiring on both gradios."""
+
+import asyncio
+import functools
+import importlib
+import json
+import sys
+import time
+import types
+
+import pytest
+from hyper_sd.models.catalog import write_entry
+from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.jobs import Downloads, user_catalog
+from hyper_sd.tests.models.conftest import transfer, world  # noqa: F401 - fixtures
+from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
+from hyper_sd.tests.models.world import MIB
+from hyper_sd.tests.webui_extension import fake_gradio
+from hyper_sd.webui_extension import model_rows
+from hyper_sd.webui_extension.checkpoint_builder import CheckpointBuilder
+from hyper_sd.webui_extension.model_rows import cancel, duration, follow, press, progress_text, row_html, shown
+
+STRICT = {"title": "Test licence: <no> commercial use", "url": "https://huggingface.co/tests/strict", "acknowledge": True}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(model_rows, "POLL", 0.02)
+
+
+@pytest.fixture
+def downloads(world, tmp_path):  # noqa: F811
+    """The downloads of a host with two free files and one whose licence asks for a yes."""
+    entries = []
+    for name in ("one", "two", "strict"):
+        world.hub.add(world.entry.repo, f"{name}.safetensors", world.content)
+        entry = {**write_entry(world.entry), "id": name, "title": f"Test <{name}>", "file": f"{name}.safetensors"}
+        entries.append({**entry, "licence": "strict" if name == "strict" else "unknown"})
+    user_file = user_catalog(tmp_path)
+    user_file.parent.mkdir()
+    user_file.write_text(json.dumps({"licences": {"strict": STRICT}, "entries": entries}), encoding="utf-8")
+    opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
+    made = Downloads(lambda kind: [tmp_path / kind], user_file, opener=opener)
+    yield made
+    for row in made.active():
+        made.cancel(row["id"])
+    deadline = time.monotonic() + 30
+    while made.active() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def collect(looks):
+    async def run():
+        return [look async for look in looks]
+
+    return asyncio.run(run())
+
+
+def row(**changes):
+    licence = {"title": "Licence", "url": "https://huggingface.co/x", "acknowledge": False}
+    base = {"id": "x", "title": "SDXL, 4-step LoRA", "size": 269e6, "licence": licence, "state": "missing", "file": ""}
+    base |= {"models": {"name": "x.safetensors", "directory": "loras"}, "bytes_done": 0, "bytes_total": 269_000_000}
+    return base | {"rate": None, "eta_seconds": None, "note": "", "problem": ""} | changes
+
+
+def test_press_downloads_the_file_and_shows_how_far_it_is(downloads, world):  # noqa: F811
+    world.hub.faults.append(Fault(path="one", bytes_per_second=30 * MIB))
+    looks = collect(press(downloads, "one"))
+    assert [look.button for look in (looks[0], looks[-1])] == ["Download", "Ready"]
+    assert looks[0].can_cancel
+    assert not looks[0].can_start
+    assert not looks[-1].can_cancel
+    assert not looks[-1].can_start
+    assert any(" MB of 13 MB" in look.html for look in looks)
+    assert len(looks) == len({look.html + look.button for look in looks})
+    assert (downloads.row("one")["state"], downloads.row("one")["file"]) == ("ready", "one.safetensors")
+
+
+def test_leaving_the_page_stops_no_download_and_the_next_page_follows_it(downloads, world):  # noqa: F811
+    world.hub.faults.append(Fault(path="one", bytes_per_second=20 * MIB))
+
+    async def leave():
+        async for _ in press(downloads, "one"):
+            break
+
+    asyncio.run(leave())
+    assert downloads.active()
+    looks = collect(follow(downloads, ["one", "two"]))
+    assert "not downloaded" in looks[0][1].html
+    assert looks[-1][0].button == "Ready"
+    assert all(look[1] is None for look in looks[1:])
+
+
+def test_cancel_waits_until_it_has_ended_and_keeps_what_came(downloads, world):  # noqa: F811
+    world.hub.faults.append(Fault(path="one", bytes_per_second=8 * MIB))
+
+    async def both():
+        async for look in press(downloads, "one"):
+            if " of 13 MB" in look.html and "0 B of" not in look.html:
+                return await cancel(downloads, "one")
+
+    look = asyncio.run(both())
+    assert (look.button, look.can_start, look.can_cancel) == ("Resume", True, False)
+    assert "partly here" in look.html
+    assert collect(press(downloads, "one"))[-1].button == "Ready"
+
+
+def test_licence_has_to_be_accepted_before_a_byte_is_asked_for(downloads, world):  # noqa: F811
+    (look,) = collect(press(downloads, "strict"))
+    assert "tick the box" in look.html
+    assert "Test licence: &lt;no&gt; commercial use" in look.html
+    assert world.hub.requests == []
+    assert collect(press(downloads, "strict", accepted=True))[-1].button == "Ready"
+
+
+def test_damaged_file_is_renamed_only_when_the_box_is_ticked(downloads, tmp_path):
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "one.safetensors").write_bytes(b"broken")
+    (first, *_) = collect(follow(downloads, ["one"]))[0]
+    assert first.can_set_aside
+    assert first.button == "Download again"
+    assert "Tick the box" in first.html
+    assert collect(press(downloads, "one"))[-1].can_set_aside
+    assert collect(press(downloads, "one", set_aside=True))[-1].button == "Ready"
+    assert (tmp_path / "loras" / "one.safetensors.corrupt").read_bytes() == b"broken"
+
+
+def test_failure_is_told_in_the_row(downloads, world):  # noqa: F811
+    world.hub.faults.append(Fault(times=ALWAYS, status=404))
+    look = collect(press(downloads, "one"))[-1]
+    assert 'role="alert"' in look.html
+    assert "404" in look.html
+    assert look.can_start
+
+
+def test_progress_text_tells_size_rate_and_time():
+    busy = row(state="downloading", bytes_done=120_000_000, rate=11e6, eta_seconds=13.6)
+    assert progress_text(busy) == "44 % · 120 MB of 269 MB · 11 MB/s · 14 s left"
+    assert progress_text(row(state="verifying", bytes_done=1, bytes_total=2)) == "50 %"
+    assert progress_text(row(state="downloading", bytes_total=0)) == "0 % · 0 B of 0 B"
+    assert [duration(seconds) for seconds in (0.2, 89, 180, 5400)] == ["1 s", "89 s", "3 min", "1.5 h"]
+
+
+def test_every_text_from_outside_is_escaped():
+    evil = '"><script>alert(1)</script>'
+    licence = {"title": evil, "url": f"https://{evil}", "acknowledge": True}
+    html = row_html(
+        row(title=evil, problem=f"{evil}.", note=evil, file=evil, licence=licence, models={"name": evil, "directory": evil}),
+        evil,
+    )
+    assert "<script" not in html
+    assert '">&' not in html.replace('">&quot;&gt;&lt;script', "")
+
+
+def test_fixed_words_stand_in_elements_of_their_own():
+    for state, word in model_rows.STATES.items():
+        assert f">{word}</span>" in row_html(row(state=state.value))
+    assert ">licence</a>" in row_html(row())
+
+
+def test_entry_that_left_the_catalogue_changes_nothing(downloads, tmp_path):
+    user_catalog(tmp_path).unlink()
+    assert collect(follow(downloads, ["one", "hyper-sd15-1step-lora"]))[0][0] is None
+    assert shown(row()).button == "Download"
+
+
+@pytest.fixture(params=fake_gradio.VERSIONS)
+def tab(request, monkeypatch, downloads, tmp_path):
+    """The tab's module and its components on a gradio of that version."""
+    host_models = types.ModuleType("host_models")
+    host_models.DOWNLOADS, host_models.model_folders = downloads, lambda kind: [tmp_path / kind]
+    host_models.refresh_lists = lambda: None
+    package = "hyper_sd.webui_extension"
+    for name, module in {**fake_gradio.modules(request.param), f"{package}.host_models": host_models}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules[package], "host_models", host_models, raising=False)
+    monkeypatch.delitem(sys.modules, f"{package}.downloads_tab", raising=False)
+    monkeypatch.setattr(fake_gradio.Component, "made", [])
+    module = importlib.import_module(f"{package}.downloads_tab")
+    yield module, fake_gradio.Component.made
+    sys.modules.pop(f"{package}.downloads_tab", None)
+
+
+def of(made, kind, **options):
+    """Returns the components of a kind whose options are these."""
+    return [c for c in made if type(c).__name__ == kind and all(c.options.get(k) == v for k, v in options.items())]
+
+
+def built(tab, tmp_path):
+    module, made = tab
+    builder = CheckpointBuilder(lambda kind: [tmp_path / kind])
+    ((page, title, tab_id),) = module.build_tab(sys.modules["hyper_sd.webui_extension.host_models"].DOWNLOADS, builder)
+    assert (title, tab_id) == ("Hyper-SD models", "hyper_sd_models")
+    return page, made
+
+
+def test_page_that_loads_shows_every_row(tab, tmp_path):
+    page, made = built(tab, tmp_path)
+    asyncio.run(fake_gradio.fire(page.events["load"][0]))
+    rows = of(made, "HTML")
+    assert len(rows) == 22
+    assert all("not downloaded" in html.value for html in rows)
+    assert sum(">SDXL, 4-step LoRA<" in html.value for html in rows) == 1
+
+
+def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path, downloads):
+    _, made = built(tab, tmp_path)
+    starts = [button for button in of(made, "Button") if button.value == "Download"]
+    for button in starts:
+        assert {type(component).__name__ for component in button.events["click"][0].inputs} == {"Checkbox"}
+    position = [entry.id for family in ("sd15", "sdxl") for entry in downloads.catalog()[0] if entry.family == family].index(
+        "one"
+    )
+    event = starts[position].events["click"][0]
+    assert asyncio.run(fake_gradio.fire(event)) >= 2
+    assert downloads.row("one")["state"] == "ready"
+    assert starts[position].value == "Ready"
+    assert starts[position].options["interactive"] is False
+
+
+def test_entries_with_a_licence_to_accept_have_a_box_for_it(tab, tmp_path):
+    _, made = built(tab, tmp_path)
+    boxes = [box for box in of(made, "Checkbox") if box.options["label"].startswith("I have read and accept: ")]
+    assert [box.value for box in boxes] == [False] * 3
+    assert sum("FLUX.1-dev Non-Commercial" in box.options["label"] for box in boxes) == 2
+
+
+def test_only_gradio_4_is_told_of_its_own_limit(tab, tmp_path):
+    _, made = built(tab, tmp_path)
+    options = [event.options for component in made for events in component.events.values() for event in events]
+    has_limit = sys.modules["gradio"].__version__.startswith("4")
+    assert all(("concurrency_limit" in option) is has_limit for option in options)
+    assert all(option["show_progress"] == "hidden" for option in options)
+
+
+def test_wrong_own_catalogue_is_told_in_the_tab(tab, tmp_path):
+    user_catalog(tmp_path).write_text("{", encoding="utf-8")
+    _, made = built(tab, tmp_path)
+    assert any("Your own catalogue file is left out" in text.value for text in of(made, "Markdown"))
+
+
+def test_tab_is_registered_with_the_hosts_own_downloads(tab, monkeypatch):
+    module, _ = tab
+    callbacks = []
+    sys.modules["modules.script_callbacks"].on_ui_tabs = callbacks.append
+    module.register()
+    ((_, title, _),) = callbacks[0]()
+    assert title == "Hyper-SD models"
+
+
+def test_builder_says_in_the_tab_what_is_missing(tab, tmp_path):
+    page, made = built(tab, tmp_path)
+    asyncio.run(fake_gradio.fire(page.events["load"][1]))
+    (build,) = [button for button in of(made, "Button") if button.value == "Build checkpoint"]
+    asyncio.run(fake_gradio.fire(build.events["click"][0]))
+    (said,) = of(made, "Textbox", label="Progress")
+    assert said.value.startswith("Choose the UNet from the list")

@@ -1,0 +1,145 @@
+"""Builds a full checkpoint from a lone SDXL UNet: what can be chosen, and one build at a time."""
+
+import asyncio
+import logging
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import HyperSDError, UnsupportedModelError
+from ..models.catalog import format_bytes
+from ..models.jobs import listed_name
+from ..models.merge import MergeError, merge
+from .one_step import STARTS_AT, Kind, kind_of
+
+POLL = 0.5  # seconds between two looks at a build
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+KINDS = ("checkpoints", "diffusion_models")  # the folders a UNet may lie in; the first takes the new file
+SUGGESTED = "Hyper-SDXL-1step-Unet-full.fp16"
+_NAME = re.compile(r"[^\W_][\w .()+-]{0,120}")  # no folder, nothing hidden
+_ENDING = ".safetensors"
+_log = logging.getLogger("hyper_sd")
+
+
+class _Stopped(Exception):
+    pass
+
+
+class CheckpointBuilder:
+    """One host's builds; every method may be called from any thread.
+
+    Args: folders: the host's folders by ComfyUI's name, the first being the one to write into; refresh: has the host list its
+        files anew.
+    """
+
+    def __init__(self, folders: Callable[[str], Sequence[Path]], refresh: Callable[[], None] = lambda: None):
+        self._folders, self._refresh = folders, refresh
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._text = ""
+
+    @property
+    def text(self) -> str:
+        """How far the build is, or how the last one ended."""
+        return self._text
+
+    def is_busy(self) -> bool:
+        """Tells whether a build is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def unets(self) -> list[str]:
+        """Returns the files that are only an SDXL UNet, one-step ones first. Reads heads, so keep it off an event loop."""
+        files = self._files()
+        return sorted(self._of(files, lambda kind: not kind.has_clip), key=lambda name: kind_of(files[name]).start is None)
+
+    def bases(self) -> list[str]:
+        """Returns the full SDXL checkpoints, the plain base model first. Reads heads, so keep it off an event loop."""
+        found = self._of(self._files(), lambda kind: kind.has_clip and kind.has_vae and kind.start is None)
+        return sorted(found, key=lambda name: not Path(name).name.lower().startswith("sd_xl_base"))
+
+    def start(self, unet: str, base: str, name: str, dtype: str = "fp16") -> None:
+        """Starts a build in the background.
+
+        Args: unet, base: of unets() and bases(); name: of the new file, without a folder.
+        Raises: UnsupportedModelError for what is not on offer; MergeError for a name that cannot be, or another build.
+        """
+        files = self._files()
+        chosen = []
+        for what, option in (("UNet", unet), ("base checkpoint", base)):
+            if option not in files:
+                raise UnsupportedModelError(f"Choose the {what} from the list; press Look again if your file is not in it.")
+            chosen.append(files[option])
+        if dtype not in DTYPES:
+            raise MergeError(f"The precision must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        target = Path(self._folders(KINDS[0])[0], file_name(name))
+        with self._lock:
+            if self.is_busy():
+                raise MergeError("Another checkpoint is being built; wait until it is done, or press Cancel.")
+            self._stop.clear()
+            self._text = f"Building {target.name}"
+            self._thread = threading.Thread(
+                target=self._run, args=(*chosen, target, DTYPES[dtype]), name="hyper_sd build", daemon=True
+            )
+            self._thread.start()
+
+    def cancel(self) -> None:
+        """Stops the build if one is under way; nothing of it is left."""
+        self._stop.set()
+
+    async def follow(self) -> AsyncIterator[str]:
+        """Yields how far the build is until it has ended, then how it ended."""
+        while self.is_busy():
+            yield self._text
+            await asyncio.sleep(POLL)
+        yield self._text
+
+    def _run(self, unet: Path, base: Path, target: Path, dtype: torch.dtype) -> None:
+        def progress(done: int, total: int) -> None:
+            self._text = f"Building {target.name}: {100 * done // total} % · {format_bytes(done)} of {format_bytes(total)}"
+            if self._stop.is_set():
+                raise _Stopped
+
+        start = kind_of(unet).start
+        try:
+            merge(base, unet, target, dtype=dtype, notes={STARTS_AT: str(start)} if start else None, progress=progress)
+            self._refresh()
+            self._text = f"{target.name} is built. Refresh the list of checkpoints (the button beside it) and choose it."
+        except _Stopped:
+            self._text = "Stopped; nothing was kept."
+        except HyperSDError as error:
+            self._text = str(error)
+        except Exception as error:
+            _log.exception("%s could not be built", target.name)
+            self._text = f"{target.name} could not be built: {error}. The host's log has the details."
+
+    def _files(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for folder_kind in KINDS:
+            folders = self._folders(folder_kind)
+            for folder in folders:
+                for path in sorted(Path(folder).rglob(f"*{_ENDING}")):
+                    found.setdefault(listed_name(path, folders), path)
+        return found
+
+    @staticmethod
+    def _of(files: dict[str, Path], fits: Callable[[Kind], bool]) -> list[str]:
+        kinds = {name: kind_of(path) for name, path in files.items()}
+        return [name for name, kind in kinds.items() if kind.is_sdxl and fits(kind)]
+
+
+def file_name(name: str) -> str:
+    """Returns a person's name for the new checkpoint as a file name.
+
+    Raises: MergeError for a name with a folder in it, or one that some system cannot keep.
+    """
+    stem = name.strip()
+    stem = stem[: -len(_ENDING)] if stem.lower().endswith(_ENDING) else stem
+    if not _NAME.fullmatch(stem):
+        raise MergeError(
+            f"The new checkpoint's name may have letters, digits, spaces and . _ - + ( ), and begins with a letter or a digit; "
+            f"got {name[:140]!r}."
+        )
+    return stem + _ENDING

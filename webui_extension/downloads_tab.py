@@ -1,0 +1,171 @@
+"""The tab "Hyper-SD models": the catalogue with its downloads, and the building of a full one-step checkpoint.
+
+Only what gradio 3.41 and 4.40 both have. A row's buttons know their entry; the page sends nothing but ticked boxes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from modules import script_callbacks
+
+from ..errors import HyperSDError
+from ..models.catalog import FAMILIES, Entry
+from ..models.jobs import Downloads
+from . import host_models
+from .checkpoint_builder import DTYPES, SUGGESTED, CheckpointBuilder
+from .model_rows import Shown, cancel, follow, press
+
+TITLE, TAB_ID = "Hyper-SD models", "hyper_sd_models"
+INTRO = (
+    "Files go into this WebUI's own folders and are checked byte by byte. One that was stopped goes on where it stopped. "
+    "Afterwards press the refresh button beside the list of checkpoints or LoRAs."
+)
+BUILD_INTRO = (
+    "The SDXL one-step UNet alone makes no picture here. This joins it with the text encoders and the VAE of your SDXL "
+    "checkpoint into a new full checkpoint; both files stay as they are."
+)
+
+
+def _live() -> dict[str, Any]:
+    """Returns the options of a handler that streams: no overlay over the row, and as many at once as there are pages."""
+    # Only gradio 4 knows a limit of its own for every handler, and lets each run once at a time.
+    unlimited = {} if gr.__version__.startswith("3.") else {"concurrency_limit": None}
+    return {"show_progress": "hidden", **unlimited}
+
+
+@dataclass(frozen=True)
+class RowView:
+    """An entry's components; `accept` where its licence asks for a yes."""
+
+    entry: Entry
+    html: gr.HTML
+    start: gr.Button
+    cancel: gr.Button
+    aside: gr.Checkbox
+    accept: gr.Checkbox | None
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that change."""
+        return [self.html, self.start, self.cancel, self.aside]
+
+    @staticmethod
+    def changes(look: Shown | None) -> list[Any]:
+        """Returns the updates of `outputs`; None changes nothing."""
+        if look is None:
+            return [gr.update()] * 4
+        return [
+            gr.update(value=look.html),
+            gr.update(value=look.button, interactive=look.can_start, visible=not look.can_cancel),
+            gr.update(visible=look.can_cancel),
+            gr.update(visible=look.can_set_aside),
+        ]
+
+    def wire(self, downloads: Downloads) -> None:
+        """Connects the row's buttons to its own entry."""
+        entry_id, asks = self.entry.id, self.accept is not None
+
+        async def started(*ticked: bool) -> AsyncIterator[list[Any]]:
+            set_aside, accepted = bool(ticked[0]), asks and bool(ticked[1])
+            async for look in press(downloads, entry_id, accepted, set_aside):
+                yield self.changes(look)
+
+        async def cancelled() -> list[Any]:
+            return self.changes(await cancel(downloads, entry_id))
+
+        boxes = [self.aside, *([self.accept] if self.accept else [])]
+        self.start.click(started, inputs=boxes, outputs=self.outputs, **_live())
+        self.cancel.click(cancelled, outputs=self.outputs, **_live())
+
+
+def _row(entry: Entry) -> RowView:
+    with gr.Row(elem_id=f"hyper_sd_model_{entry.id}"):
+        with gr.Column(scale=6):
+            html = gr.HTML()
+            accept = None
+            if entry.licence.acknowledge:
+                accept = gr.Checkbox(False, label=f"I have read and accept: {entry.licence.title}")
+            aside = gr.Checkbox(False, label="Set the damaged file aside (it is renamed, not deleted)", visible=False)
+        with gr.Column(scale=1, min_width=160):
+            start = gr.Button("Download")
+            stop = gr.Button("Cancel", variant="stop", visible=False)
+    return RowView(entry, html, start, stop, aside, accept)
+
+
+def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
+    catalog, problem = downloads.catalog()
+    with gr.Row():
+        gr.Markdown(INTRO)
+        again = gr.Button("Look again", scale=0, min_width=160)
+    if problem:
+        gr.Markdown(f"Your own catalogue file is left out: {problem}")
+    views = []
+    for family, title in FAMILIES.items():
+        entries = [entry for entry in catalog if entry.family == family]
+        if entries:
+            with gr.Accordion(title, open=family in ("sd15", "sdxl")):
+                views += [_row(entry) for entry in entries]
+
+    async def look() -> AsyncIterator[list[Any]]:
+        async for looks in follow(downloads, [view.entry.id for view in views]):
+            yield [change for view, shown in zip(views, looks, strict=True) for change in view.changes(shown)]
+
+    outputs = [component for view in views for component in view.outputs]
+    for view in views:
+        view.wire(downloads)
+    page.load(look, outputs=outputs, **_live())
+    again.click(look, outputs=outputs, **_live())
+
+
+def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
+    with gr.Accordion("Build a full checkpoint from the SDXL one-step UNet", open=False):
+        gr.Markdown(BUILD_INTRO)
+        with gr.Row():
+            unet = gr.Dropdown([], label="UNet", info="A file with only an SDXL UNet.")
+            base = gr.Dropdown([], label="SDXL checkpoint", info="Gives its text encoders and its VAE.")
+        with gr.Row():
+            name = gr.Textbox(SUGGESTED, label="Name of the new checkpoint", max_lines=1)
+            dtype = gr.Radio(list(DTYPES), value="fp16", label="Precision", info="fp16: 6.9 GB. Others only if you need them.")
+        with gr.Row():
+            build = gr.Button("Build checkpoint", variant="primary")
+            stop = gr.Button("Cancel", variant="stop")
+            again = gr.Button("Look again")
+        said = gr.Textbox("", label="Progress", interactive=False)
+
+    async def options() -> AsyncIterator[list[Any]]:
+        lists = await asyncio.gather(asyncio.to_thread(builder.unets), asyncio.to_thread(builder.bases))
+        updates = [gr.update(choices=found, value=found[0] if found else None) for found in lists]
+        async for text in builder.follow():
+            yield [*updates, text]
+            updates = [gr.update()] * 2
+
+    async def started(*chosen: str) -> AsyncIterator[str]:
+        try:
+            await asyncio.to_thread(builder.start, *map(str, chosen))
+        except HyperSDError as error:
+            yield str(error)
+            return
+        async for text in builder.follow():
+            yield text
+
+    build.click(started, inputs=[unet, base, name, dtype], outputs=[said], **_live())
+    stop.click(builder.cancel, **_live())
+    page.load(options, outputs=[unet, base, said], **_live())
+    again.click(options, outputs=[unet, base, said], **_live())
+
+
+def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr.Blocks, str, str]]:
+    """Returns the tab as the host takes it: its blocks, title and id."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        _catalogue(downloads, page)
+        _builder(builder, page)
+    return [(page, TITLE, TAB_ID)]
+
+
+def register() -> None:
+    """Adds the tab when the host builds its page; Reload UI has forgotten earlier callbacks."""
+    builder = CheckpointBuilder(host_models.model_folders, host_models.refresh_lists)
+    script_callbacks.on_ui_tabs(lambda: build_tab(host_models.DOWNLOADS, builder))
