@@ -1,0 +1,107 @@
+"""Where the hosts differ. A: AUTOMATIC1111 1.10; F: Forge; R: reForge; C: Forge-classic. The rest is the same on all four."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modules import shared
+
+AUTOMATIC = "Automatic"
+
+
+def option(name: str, default: Any) -> Any:
+    """Returns one of this extension's settings; where the host runs without a page they are not registered."""
+    return getattr(shared.opts, name, default)
+
+
+def schedule_name(p: Any) -> str:
+    """Returns the schedule type of the pass that is about to run."""
+    name = getattr(p, "hr_scheduler", None) if p.is_hr_pass else getattr(p, "scheduler", None)
+    # C has no schedule types in its tabs, only an option for all samplers.
+    return name or getattr(shared.opts, "k_sched_type", None) or AUTOMATIC
+
+
+def schedule_types() -> Any:
+    """Returns the host's module of schedule types, None on C, which has none."""
+    try:
+        from modules import sd_schedulers
+    except ImportError:
+        return None
+    return sd_schedulers
+
+
+def family(sd_model: Any) -> str | None:
+    """Returns a key of FAMILIES, None for another model or none."""
+    known = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd15"}
+    if getattr(sd_model, "is_ssd", False):  # A marks SSD-1B as SDXL too; the LoRAs do not fit it
+        return None
+    if type(sd_model).__name__ == "Flux":  # F alone has it, and gives it no flag
+        return "flux"
+    return next((name for flag, name in known.items() if getattr(sd_model, flag, False)), None)
+
+
+def loaded_model() -> Any:
+    """Returns the loaded model, None before there is one; shared.sd_model would load it on A."""
+    from modules import sd_models
+
+    return getattr(sd_models.model_data, "sd_model", None)
+
+
+def checkpoint_file(sd_model: Any) -> Path | None:
+    """Returns the loaded checkpoint's file."""
+    name = getattr(getattr(sd_model, "sd_checkpoint_info", None), "filename", None)
+    return Path(name) if name else None
+
+
+def set_guidance(p: Any, cfg: float, distilled: float | None) -> None:
+    """Sets CFG of both passes, and FLUX's distilled guidance; A and C have one CFG for both and no FLUX."""
+    p.cfg_scale = cfg
+    if hasattr(p, "hr_cfg"):
+        p.hr_cfg = cfg
+    for name in ("distilled_cfg_scale", "hr_distilled_cfg"):
+        if distilled is not None and hasattr(p, name):
+            setattr(p, name, distilled)
+
+
+def stop(p: Any, message: str) -> None:
+    """Ends the run before its first step, and says why below the empty gallery, in the infotext and in the page.
+
+    What a script raises the hosts only log, and then go on.
+    """
+    import gradio as gr
+
+    p.comment(message)
+    p.extra_generation_params["Hyper-SD problem"] = message
+    gr.Warning(message)
+    shared.state.interrupted = True
+
+
+def _evaluates_negative_at_one(sampler: Any, extra_args: dict[str, Any]) -> bool:
+    if importlib.util.find_spec("modules_forge") or not hasattr(shared.opts, "skip_early_cond"):
+        return False  # F, R and C skip it by themselves
+    parts = getattr(extra_args.get("cond"), "batch", None)
+    # With AND, or a weighted prompt, the negative one has an influence at CFG 1, too.
+    plain = parts is not None and all(len(image) == 1 and image[0].weight == 1 for image in parts)
+    return plain and extra_args.get("cond_scale") == 1 and sampler.model_wrap_cfg.image_cfg_scale is None
+
+
+@contextmanager
+def negative_prompt_left_out(sampler: Any, p: Any, extra_args: dict[str, Any]) -> Iterator[None]:
+    """Spares A the negative prompt's evaluations at CFG 1, which do not change a pixel.
+
+    By A's own option, put back in any case: as an override A would leave it on for ever where it was never saved.
+    """
+    if not option("hyper_sd_skip_negative", True) or not _evaluates_negative_at_one(sampler, extra_args):
+        yield
+        return
+    data, notes, name, note = shared.opts.data, p.extra_generation_params, "skip_early_cond", "Skip Early CFG"
+    before = {key: held[key] for held, key in ((data, name), (notes, note)) if key in held}
+    data[name] = 1.0
+    try:
+        yield
+    finally:
+        for held, key in ((data, name), (notes, note)):  # the note, pasted, would silence negative prompts at any CFG
+            held.pop(key, None)
+            held.update({key: before[key]} if key in before else {})

@@ -1,0 +1,109 @@
+"""The sampler "Hyper-SD TCD" of the A1111 family: the core's sample_tcd behind the host's own KDiffusionSampler."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
+
+from ..models.lora_plan import MAX_STEPS
+from ..samplers.schedule import schedule_of
+from ..samplers.tcd import Step, plan_steps, sample_tcd, seeded_noise
+from . import host, options
+from .schedule import LABEL, Run, cut_timesteps, sigmas_at, whole_timesteps
+
+NAME = "Hyper-SD TCD"
+ALIASES = ["hyper_sd_tcd"]
+GUARD = "Hyper-SD"  # what is left of NAME where another extension has a schedule type called TCD
+RUN = "hyper_sd_run"  # the Run on the host's processing object; its eta is shared with every other sampler
+KEYS = ("Hyper-SD eta", "Hyper-SD segments", "Hyper-SD timesteps", "Hyper-SD end", "Hyper-SD noise")
+
+
+def run_of(p: Any) -> Run:
+    """Returns what was chosen for this image, else the defaults with the eta of the settings page."""
+    return getattr(p, RUN, None) or Run(eta=options.default_eta())
+
+
+class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
+    """Segmented consistency sampling; the pass's steps, its noise and its callbacks stay the host's."""
+
+    def __init__(self, sd_model: Any):
+        super().__init__(self._run, sd_model)
+        self._pass: tuple[int, int, float] | None = None  # img2img: grid steps, steps taken, strength
+
+    def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        """Starts from an image; the host takes the last steps of get_sigmas' result."""
+        count, last = sd_samplers_common.setup_img2img_steps(p, steps)
+        self._pass = count, last + 1, p.denoising_strength
+        try:
+            return super().sample_img2img(
+                p, x, noise, conditioning, unconditional_conditioning, steps, image_conditioning=image_conditioning
+            )
+        finally:
+            self._pass = None
+
+    def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
+        """Returns this project's grid where the schedule type is Automatic or Hyper-SD, else the chosen one."""
+        name = host.schedule_name(p)
+        if p.sampler_noise_scheduler_override or name not in (host.AUTOMATIC, LABEL):
+            return super().get_sigmas(p, steps)
+        run, schedule = run_of(p), schedule_of(self.model_wrap_cfg)
+        if self._pass is None:
+            timesteps = whole_timesteps(steps, run)
+        elif steps < 1:
+            return torch.zeros(1)  # strength 0: nothing to do
+        else:
+            timesteps = cut_timesteps(self._pass[1], run, self._pass[2])
+        if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
+            p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))
+        elif name != (getattr(p, "scheduler", None) or name):
+            p.extra_generation_params["Hires schedule type"] = name
+        sigmas = sigmas_at(schedule, timesteps, options.end_on_zero())
+        # The host slices off what comes before; a slice of a finer grid would start too high and skip the segments' starts.
+        return torch.cat([sigmas[:1].expand(steps + 1 - len(sigmas)), sigmas])
+
+    def initialize(self, p: Any) -> dict[str, Any]:
+        """Writes what the image needs to be made again."""
+        arguments = super().initialize(p)
+        run = run_of(p)
+        self.eta = run.eta  # by which the host tells whether its noise seed delta counts
+        p.extra_generation_params.update({"Hyper-SD eta": f"{run.eta:g}", "Hyper-SD segments": run.num_segments})
+        if not options.end_on_zero():
+            p.extra_generation_params["Hyper-SD end"] = options.ENDS[1]
+        if options.comfyui_noise():
+            p.extra_generation_params["Hyper-SD noise"] = options.NOISES[1]
+        return arguments
+
+    def _run(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
+        p, run, schedule = self.p, run_of(self.p), schedule_of(model)
+        if self._pass is None and not shared.opts.sgm_noise_multiplier and not schedule.is_flow:
+            # The hosts start from noise * sigma, the recipe from x / sqrt(1 + sigma^2) of deviation 1: 1.9 % more at t = 800.
+            x = x * (1 + sigmas[0] ** -2) ** 0.5
+        how = {"eta": run.eta, "num_segments": run.num_segments}
+        noise = _comfyui_noise(x, p.seeds, plan_steps(schedule, sigmas, **how)) if options.comfyui_noise() else _host_noise(p)
+        with host.negative_prompt_left_out(self, p, extra_args):
+            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise, **how)
+
+
+def _host_noise(p: Any) -> Callable[..., torch.Tensor]:
+    """The host's generators, one an image, so that a batch equals its single images."""
+    return lambda *_: p.rng.next()
+
+
+def _comfyui_noise(x: torch.Tensor, seeds: Sequence[int], plan: Sequence[Step]) -> Callable[..., torch.Tensor]:
+    """The core's own noise, by seed and timestep, for every image by its own seed."""
+    targets = [step.next_timestep for step in plan if step.noise > 0]
+    draws = [seeded_noise(image[None], int(seed), iter(targets)) for image, seed in zip(x, seeds, strict=True)]
+    return lambda *_: torch.cat([draw() for draw in draws])
+
+
+def register() -> None:
+    """Adds the sampler to every list of the host, in place of one that an earlier load added."""
+    made = sd_samplers_common.SamplerData(NAME, HyperSDSampler, ALIASES, {"uses_ensd": True})
+    known = [data for data in sd_samplers.all_samplers if data.name != NAME]
+    sd_samplers.all_samplers[:] = [*known, made]
+    sd_samplers.all_samplers_map.update({NAME: made, GUARD: made})
+    sd_samplers.set_samplers()
+    lookup = getattr(sd_samplers, "get_sampler_and_scheduler", None)  # C has none
+    if hasattr(lookup, "cache_clear"):
+        lookup.cache_clear()
