@@ -11,4 +11,6 @@ if "hyper_sd" not in sys.modules:
     package.__path__ = [scripts.basedir()]  # right only while the host imports this file
     sys.modules["hyper_sd"] = package
 
-importlib.import_module("hyper_sd.webui_extension.registration").register()
+registration = importlib.import_module("hyper_sd.webui_extension.registration")
+registration.register()
+HyperSDScript = registration.HyperSDScript  # the host looks for scripts among this file's names

@@ -1,10 +1,21 @@
-"""What the A1111 family gets. The sampler and its panels are not written yet; this version serves ComfyUI."""
+"""What the A1111 family gets, as one list; Reload UI goes through it again."""
 
-import logging
+import importlib
+import importlib.util
 
-logger = logging.getLogger("hyper_sd")
+from . import options, sampler, schedule, xyz
+from .script import HyperSDScript
+
+__all__ = ["HyperSDScript", "register"]
+
+PARTS = (schedule, sampler, options, xyz)
+TABS = ("downloads_tab", "one_step")
 
 
 def register() -> None:
-    """Says in the host's log that nothing was added, so that nobody looks for a sampler that is not there."""
-    logger.warning("Hyper-SD: this version adds nodes to ComfyUI only; nothing was added to this WebUI.")
+    """Adds or replaces everything by name; the host finds the script by itself."""
+    for part in PARTS:
+        part.register()
+    for name in TABS:
+        if importlib.util.find_spec(f"{__package__}.{name}"):
+            importlib.import_module(f"{__package__}.{name}").register()

@@ -1,0 +1,114 @@
+"""The panel "Hyper-SD": its controls from the settings table, a line that says what will be used, and the download button."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from ..errors import DownloadError, HyperSDError
+from ..models.catalog import format_bytes, load_catalog
+from ..models.files import State
+from ..models.lora import LoraPlan
+from . import host, host_models
+from .lora_activation import Activation
+from .planning import Model, choose, describe
+from .settings_table import TABLE, Settings, Spec, read_settings
+
+TITLE = "Hyper-SD"
+ROWS = (("enabled", "recommended"), ("steps", "variant"), ("strength", "hires_strength"), ("auto_eta", "eta", "segments"))
+WATCHED = ("enabled", "steps", "variant", "strength", "hires_strength", "recommended")
+POLL = 0.5  # seconds between two looks at a download
+HINT = "Switch on to see what will be used. Eta and segments count for the sampler Hyper-SD TCD in any case."
+
+
+def find_lora(settings: Settings, made: LoraPlan) -> Activation:
+    """Returns the plan's LoRA by the host's name, with the strengths to use.
+
+    Raises: DownloadError when it is not there, UnsupportedModelError for a damaged file.
+    """
+    listed = host_models.listed_lora(made.entry_id)
+    if listed is None:
+        raise DownloadError(
+            f"{made.file} is missing. Press Download in the Hyper-SD panel, or in the tab Hyper-SD models; "
+            f"or put the file into {host_models.model_folders('loras')[0]}."
+        )
+    strength = settings.strength or host_models.strength_of(listed[1], made)
+    return Activation(listed[0], strength, settings.hires_strength or strength)
+
+
+def _component(spec: Spec, elem_id: str) -> Any:
+    common = {"label": spec.label, "value": spec.default, "info": spec.info, "elem_id": elem_id}
+    if spec.kind is bool:
+        return gr.Checkbox(**common)
+    if spec.kind is str:
+        return gr.Dropdown(choices=list(spec.choices), **common)
+    return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
+
+
+def build(elem_id: Callable[[str], str]) -> list[Any]:
+    """Makes the panel and returns the controls in the table's order.
+
+    Args: elem_id: makes a name unique in the page.
+    """
+    specs, made = {spec.name: spec for spec in TABLE}, {}
+    with gr.Accordion(TITLE, open=False, elem_id=elem_id("panel")):
+        for row in ROWS:
+            with gr.Row():
+                made |= {name: _component(specs[name], elem_id(name)) for name in row}
+        line = gr.Markdown(HINT, elem_id=elem_id("line"))
+        button = gr.Button("Download", visible=False, elem_id=elem_id("download"))
+    controls = [made[spec.name] for spec in TABLE]
+    for name in WATCHED:
+        made[name].change(look, inputs=controls, outputs=[line, button], show_progress=False)
+    button.click(fetch, inputs=controls, outputs=[line, button], show_progress=False)
+    return controls
+
+
+def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None]:
+    settings = read_settings(values, {})
+    if not settings.enabled:
+        return settings, None
+    model = host.loaded_model()
+    if model is None:
+        raise HyperSDError("Load a checkpoint first; the file depends on its family.")
+    return settings, choose(settings, Model.of(model), settings.steps)
+
+
+def look(*values: Any) -> tuple[str, Any]:
+    """Returns the line under the controls, and whether the download button is seen."""
+    try:
+        settings, made = _wanted(values)
+        if made is None:
+            return HINT, gr.update(visible=False)
+        if made.file is None:
+            return describe(made, 0), gr.update(visible=False)
+        if host_models.listed_lora(made.entry_id) is None:
+            size = format_bytes(load_catalog().get(made.entry_id).approximate_size)
+            return f"**{made.file} is missing** ({size}).", gr.update(visible=True)
+        return describe(made, find_lora(settings, made).strength), gr.update(visible=False)
+    except HyperSDError as error:
+        return f"**{error}**", gr.update(visible=False)
+
+
+def fetch(*values: Any) -> Iterator[tuple[str, Any]]:
+    """Downloads the plan's file, and yields its progress and in the end what look() says."""
+    try:
+        _, made = _wanted(values)
+        if made is not None and made.file:
+            row = host_models.DOWNLOADS.start(made.entry_id)
+            while row is not None:
+                done, total = format_bytes(row["bytes_done"]), format_bytes(row["bytes_total"])
+                yield f"{made.file}: {row['state']}, {done} of {total}. {row['note']}", gr.update(visible=False)
+                time.sleep(POLL)
+                row = next((row for row in host_models.DOWNLOADS.active() if row["id"] == made.entry_id), None)
+            row = host_models.DOWNLOADS.row(made.entry_id)
+            if row["state"] != State.READY.value:
+                yield (
+                    f"**{row['problem'] or 'The download was stopped; press again, and it goes on.'}**",
+                    gr.update(visible=True),
+                )
+                return
+        yield look(*values)
+    except HyperSDError as error:
+        yield f"**{error}**", gr.update(visible=True)

@@ -1,0 +1,45 @@
+"""Activates a LoRA for both passes without touching the prompt, and leaves alone what the user wrote there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules import devices, extra_networks
+
+from . import host_models
+from .planning import file_names, lora_entry
+
+TAGS = ("lora", "lyco")  # <lyco:...> is the hosts' older name of the same
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A LoRA by the host's name, and its strength in the first and in the hires pass."""
+
+    name: str
+    strength: float
+    hires_strength: float
+
+
+def written_lora(data: Mapping[str, Sequence[Any]] | None) -> Any:
+    """Returns the catalogue's entry of a Hyper-SD LoRA among a prompt's parsed tags, or None."""
+    tags = [str(params.positional[0]) for tag in TAGS for params in (data or {}).get(tag, []) if params.positional]
+    return lora_entry(file_names(tags, host_models.lora_names()))
+
+
+def written_in(prompts: Sequence[str]) -> Any:
+    """Returns the same for prompts; the hosts take a batch's LoRAs from its first."""
+    return written_lora(extra_networks.parse_prompt(prompts[0])[1]) if prompts else None
+
+
+def activate(p: Any, lora: Activation) -> None:
+    """Adds the LoRA to the passes whose prompt has none of Hyper-SD, and activates the first pass's again.
+
+    The hires pass and a refiner activate theirs by themselves, from the same lists.
+    """
+    hires = getattr(p, "hr_extra_network_data", None)
+    for data, strength in ((p.extra_network_data, lora.strength), (hires, lora.hires_strength)):
+        if data is not None and written_lora(data) is None:
+            data.setdefault("lora", []).append(extra_networks.ExtraNetworkParams(items=[lora.name, f"{strength:g}"]))
+    with devices.autocast():
+        extra_networks.activate(p, p.extra_network_data)

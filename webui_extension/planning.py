@@ -1,0 +1,102 @@
+"""From the panel's settings to a plan: which LoRA, steps and sampler; what the user wrote into the prompt goes first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScheduleError, UnsupportedModelError
+from ..models.catalog import FAMILIES, Entry, load_catalog
+from ..models.lora_plan import LoraPlan, plan
+from . import host, one_step
+from .schedule import LABEL, LAST, Run
+from .settings_table import Settings, variant_key
+
+LORA_KINDS = ("unified", "n-step", "cfg")
+FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
+
+
+def lora_entry(file_names: Iterable[str]) -> Entry | None:
+    """Returns the first Hyper-SD LoRA of the catalogue among file names, with or without their ending."""
+    known = {entry.name.lower(): entry for entry in load_catalog() if entry.kind in LORA_KINDS}
+    known |= {Path(name).stem: entry for name, entry in known.items()}
+    return next((known[name.lower()] for name in file_names if name.lower() in known), None)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is loaded: family: a key of FAMILIES, None for another; path: the checkpoint's."""
+
+    family: str | None
+    path: Path | None
+
+    @classmethod
+    def of(cls, sd_model: Any) -> "Model":
+        """Returns the description of the host's model."""
+        return cls(host.family(sd_model), host.checkpoint_file(sd_model))
+
+
+def choose(settings: Settings, model: Model, steps: int, written: Entry | None = None) -> LoraPlan:
+    """Returns the plan.
+
+    Args: steps: model evaluations; written: the Hyper-SD LoRA that the user has in the prompt, which is kept.
+    Raises: ScheduleError, UnsupportedModelError saying what there is.
+    """
+    if model.family is None:
+        raise UnsupportedModelError(
+            f"There is no Hyper-SD LoRA for this checkpoint; choose one of {', '.join(FAMILIES.values())}, "
+            "or switch the Hyper-SD panel off."
+        )
+    variant = variant_key(settings.variant)
+    if variant == "one-step" or (variant == "auto" and not written and one_step.start_timestep(model.path)):
+        return _one_step(model, 1 if settings.recommended else steps)
+    if written is None:
+        return plan(model.family, steps, variant)
+    made = plan(model.family, steps, written.kind)
+    if made.variant == "n-step" and made.grid != "default":
+        made = replace(made, num_segments=min(written.num_segments, steps))
+    return replace(made, entry_id=written.id, file=written.name, reason="The LoRA of the prompt is kept.")
+
+
+def _one_step(model: Model, steps: int) -> LoraPlan:
+    if model.family != "sdxl":
+        raise UnsupportedModelError(f"The one-step checkpoint is an SDXL model, the loaded one is {FAMILIES[model.family]}.")
+    if steps != 1:
+        raise ScheduleError(f"The one-step checkpoint takes 1 step, got {steps}; use another checkpoint for more.")
+    start = one_step.start_timestep(model.path) or one_step.START
+    return replace(
+        plan("sdxl", 1, "merged"),
+        variant="one-step",
+        eta=0.0,
+        cfg=1.0,
+        start_timestep=start,
+        reason=f"The one-step checkpoint starts at timestep {start} and takes no LoRA.",
+        source="released recipe",
+    )
+
+
+def run_for(settings: Settings, made: LoraPlan | None, default_eta: float) -> Run:
+    """Returns how the sampler goes; without a plan by the panel's own sliders."""
+    eta, segments, start = (made.eta, made.num_segments, made.start_timestep) if made else (default_eta, 1, LAST)
+    return Run(eta if settings.auto_eta else settings.eta, settings.segments or segments, start)
+
+
+def apply(p: Any, made: LoraPlan, sampler: str) -> None:
+    """Sets steps, sampler, schedule type and CFG of the host's processing object.
+
+    Args: sampler: this extension's.
+    """
+    ours = made.sampler == "hyper_sd_tcd"
+    p.steps, p.sampler_name = made.steps, sampler if ours else FLOW_SAMPLER
+    p.scheduler = LABEL if ours else FLOW_SCHEDULE
+    host.set_guidance(p, made.cfg, made.guidance)
+
+
+def describe(made: LoraPlan, strength: float) -> str:
+    """Returns the plan in a line, with the strength that is used."""
+    return str(replace(made, strength=strength) if made.file else made)
+
+
+def file_names(tags: Sequence[str], listed: dict[str, Any]) -> list[str]:
+    """Returns the files that LoRA tags mean, by the host's own list of names and aliases; unknown ones as they are."""
+    return [Path(listed[tag].filename).name if tag in listed else tag for tag in tags]

@@ -1,0 +1,96 @@
+"""The script "Hyper-SD" of the A1111 family: an accordion in both tabs, and what happens when an image is made."""
+
+import logging
+from typing import Any
+
+from modules import scripts
+
+from ..errors import HyperSDError
+from ..models.lora import LoraPlan
+from . import accordion, host, one_step, options, sampler, settings_table
+from .lora_activation import activate, written_in
+from .planning import Model, apply, choose, run_for
+from .settings_table import Settings, read_settings
+
+TITLE = "Hyper-SD"
+AXES = "hyper_sd_axes"  # values of XYZ axes on the host's processing object, by the settings' names
+LORA = "hyper_sd_lora"  # the Activation there
+KEYS = {*settings_table.KEYS, *sampler.KEYS, "Hyper-SD LoRA", "Hyper-SD problem"}
+_log = logging.getLogger("hyper_sd")
+
+
+class HyperSDScript(scripts.Script):
+    """Chooses, activates and notes; every decision is in planning.py, every control in settings_table.py."""
+
+    def title(self) -> str:
+        """Returns the name by which the API calls it, too."""
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        """Returns that it belongs in both tabs."""
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """Returns the controls in the table's order."""
+        controls = accordion.build(self.elem_id)
+        both = zip(settings_table.TABLE, controls, strict=True)
+        self.infotext_fields = [(control, spec.pasted) for spec, control in both if spec.key or spec.paste]
+        self.paste_field_names = sorted(settings_table.KEYS)
+        return controls
+
+    def process(self, p: Any, *values: Any) -> None:
+        """Plans the image; here the checkpoint is the one that will be used, and nothing has looked at the steps yet."""
+        setattr(p, LORA, None)
+        setattr(p, sampler.RUN, None)
+        for key in KEYS:  # an XYZ grid's images share this dictionary
+            p.extra_generation_params.pop(key, None)
+        one_step.refuse_unet_only(p)
+        chosen = getattr(p, AXES, {})
+        if not chosen and not (values and values[0]):
+            setattr(p, sampler.RUN, _plain_run(values))
+            return
+        try:
+            settings = read_settings(values, chosen)
+            plan_image(p, settings) if settings.enabled else setattr(p, sampler.RUN, _run(settings))
+        except HyperSDError as error:
+            host.stop(p, str(error))
+
+    def process_batch(self, p: Any, *values: Any, **batch: Any) -> None:
+        """Activates the LoRA; by now the host has taken the tags out of this batch's prompts."""
+        lora = getattr(p, LORA, None)
+        if lora is not None:
+            activate(p, lora)
+
+
+def _run(settings: Settings, made: LoraPlan | None = None) -> Any:
+    return run_for(settings, made, options.default_eta())
+
+
+def _plain_run(values: tuple) -> Any:
+    """With the panel off only the sampler's own sliders count, and wrong ones must not break another sampler's image."""
+    try:
+        return _run(read_settings(values, {}))
+    except HyperSDError as error:
+        _log.warning("%s The defaults are used.", error)
+        return None
+
+
+def plan_image(p: Any, settings: Settings) -> None:
+    """Writes the plan into the host's processing object.
+
+    Raises: HyperSDError saying what is missing and where to get it.
+    """
+    written = written_in(p.all_prompts)
+    made = choose(settings, Model.of(p.sd_model), settings.steps if settings.recommended else p.steps, written)
+    notes = {settings_table.MARK: settings_table.VARIANTS[made.variant]}
+    if made.file and not p.disable_extra_networks:
+        lora = accordion.find_lora(settings, made)
+        notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}
+        if getattr(p, "enable_hr", False) and lora.hires_strength != lora.strength:
+            notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
+        setattr(p, LORA, lora)
+    setattr(p, sampler.RUN, _run(settings, made))
+    if settings.recommended:
+        apply(p, made, sampler.NAME)
+    p.extra_generation_params.update(notes)
+    _log.info("%s", made)

@@ -1,0 +1,46 @@
+"""Axes for the X/Y/Z plot, one for each setting of the table that is marked so."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modules import script_callbacks, scripts
+
+from .script import AXES
+from .settings_table import TABLE, Spec
+
+PREFIX = "[Hyper-SD] "
+
+
+def _setter(name: str) -> Callable[[Any, Any, Any], None]:
+    def apply(p: Any, value: Any, values: Any) -> None:
+        setattr(p, AXES, {**getattr(p, AXES, {}), name: value})  # a grid's images share what is not replaced
+        if name == "steps":
+            p.steps = value
+
+    return apply
+
+
+def _confirm(spec: Spec) -> Callable[[Any, Any], None]:
+    def confirm(p: Any, values: Any) -> None:
+        for value in values:
+            spec.read(value)
+
+    return confirm
+
+
+def add() -> None:
+    """Appends the axes to the host's list, in place of those that an earlier load appended."""
+    grids = [data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
+    for grid in grids:
+        grid.axis_options[:] = [option for option in grid.axis_options if not option.label.startswith(PREFIX)]
+        for spec in (spec for spec in TABLE if spec.axis):
+            choices = (lambda spec=spec: list(spec.choices)) if spec.choices else None
+            grid.axis_options.append(
+                grid.AxisOption(PREFIX + spec.label, spec.kind, _setter(spec.name), confirm=_confirm(spec), choices=choices)
+            )
+
+
+def register() -> None:
+    """Adds them before the host builds its page, when every script has been loaded."""
+    script_callbacks.on_before_ui(add)
