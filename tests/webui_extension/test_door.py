@@ -1,4 +1,4 @@
-"""Door 2 under a stub of the one name it uses, modules.scripts.basedir; no WebUI is involved."""
+"""Door 2 in a process of its own: what it binds, what it imports, and that a second load replaces the first."""
 
 import subprocess
 import sys
@@ -6,22 +6,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-HOST_STUB = """
-import runpy, sys, types
-modules, scripts = types.ModuleType("modules"), types.ModuleType("modules.scripts")
-scripts.basedir = lambda: {root!r}
-modules.scripts = scripts
-sys.modules.update({{"modules": modules, "modules.scripts": scripts}})
+CODE = """
+import sys, tempfile, types
+from pathlib import Path
+package = types.ModuleType("hyper_sd")
+package.__path__ = [{root!r}]
+sys.modules["hyper_sd"] = package
+from hyper_sd.tests.webui_extension.stub_host import StubHost
+from hyper_sd.tests.webui_extension.stub_run import load_extension
+host = StubHost(Path(tempfile.mkdtemp()))
+host.start()
+before = list(sys.path)
+del sys.modules["hyper_sd"]
 for _ in range(2):  # Reload UI runs it again
-    runpy.run_path({door!r})
-print("bound to", sys.modules["hyper_sd"].__path__[0])
-print("hosts", sorted(name for name in sys.modules if name.split(".")[0] in ("comfy", "torch")))
+    load_extension(host)
+print("bound to", sys.modules["hyper_sd"].__path__[0], "path kept", sys.path == before)
+print("samplers", [data.name for data in host._modules["modules.sd_samplers"].all_samplers])
+print("foreign", sorted(name for name in sys.modules if name.split(".")[0] in ("comfy", "diffusers", "transformers")))
 """
 
 
-def test_door_binds_the_package_and_says_that_nothing_was_added():
-    code = HOST_STUB.format(root=str(ROOT), door=str(ROOT / "scripts" / "hyper_sd.py"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert f"bound to {ROOT}" in done.stdout
-    assert "hosts []" in done.stdout
-    assert done.stderr.count("adds nodes to ComfyUI only") == 2
+def test_door_binds_the_package_and_a_second_load_replaces_the_first():
+    code = CODE.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"bound to {ROOT} path kept True" in done.stdout
+    assert "samplers ['DPM++ 2M', 'Euler', 'Hyper-SD TCD']" in done.stdout
+    assert "foreign []" in done.stdout
