@@ -1,0 +1,40 @@
+"""A real WebUI of the A1111 family with this pack in it; without one every test here is skipped by name."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+HELP = "set A1111_PATH to the folder of an A1111 or Forge that starts, or run python install.py test --webui PATH"
+
+
+@pytest.fixture(scope="session")
+def webui_path() -> Path:
+    """The checkout under test."""
+    path = os.environ.get("A1111_PATH")
+    if not path:
+        pytest.skip(HELP)
+    assert (Path(path) / "launch.py").is_file(), f"A1111_PATH={path} holds no launch.py; {HELP}"
+    return Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
+def webui(webui_path, tmp_path_factory):
+    """A running host with small random models."""
+    pytest.importorskip("diffusers", reason="the tests' checkpoints are made by diffusers")
+    from hyper_sd.tests.webui.webui_host import WebUI, default_python, prepare
+
+    data = tmp_path_factory.mktemp("webui")
+    host = WebUI(webui_path, data, os.environ.get("A1111_PYTHON") or default_python(webui_path))
+    prepare(data, host.kind)
+    with host:
+        yield host
+    (data / "models" / "Stable-diffusion" / "tiny.safetensors").unlink()  # pytest keeps its folders; this one may be 600 MB
+
+
+@pytest.fixture
+def a1111(webui):
+    """The host, where it reads a checkpoint's shape and prediction from a yaml; Forge does not."""
+    if webui.kind != "a1111":
+        pytest.skip("this host reads no yaml, so there is no small v-prediction checkpoint for it")
+    return webui

@@ -1,0 +1,75 @@
+"""A WebUI extension of the tests: keeps what a run computed as tensors, in records/ of the host's data folder.
+
+Copied into the host's extensions folder as scripts/recorder.py; it only listens.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from modules import paths_internal, script_callbacks, scripts
+
+FOLDER = Path(paths_internal.data_path) / "records"
+CALLS: list = []  # the network calls of the batch that is being made
+
+
+def _tensor(conditioning) -> torch.Tensor:
+    return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
+
+
+def on_call(params) -> None:
+    """Keeps a call's input; what was activated counts at this moment, so the LoRAs are noted here."""
+    networks = sys.modules.get("networks")
+    loras = [[net.name, float(net.unet_multiplier)] for net in getattr(networks, "loaded_networks", [])]
+    texts = {"cond": params.text_cond, "uncond": params.text_uncond}
+    tensors = {name: _tensor(value).clone() for name, value in texts.items() if value is not None}
+    CALLS.append(({"x": params.x.clone(), "sigma": params.sigma.clone(), **tensors}, loras))
+
+
+def on_denoised(params) -> None:
+    """Keeps a call's prediction, guidance included."""
+    CALLS[-1][0]["denoised"] = params.x.clone()
+
+
+class Recorder(scripts.Script):
+    """Writes a file a batch."""
+
+    def title(self) -> str:
+        return "Recorder"
+
+    def show(self, is_img2img: bool):
+        return scripts.AlwaysVisible
+
+    def process_batch(self, p, *values, **batch) -> None:
+        CALLS.clear()
+
+    def post_sample(self, p, ps, *values) -> None:
+        latents = ps.samples if torch.is_tensor(ps.samples) else CALLS[-1][0]["denoised"]  # the hires pass hands on pictures
+        kept = {"latents": latents, "image": getattr(p, "init_latent", None), "mask": getattr(p, "nmask", None)}
+        tensors = {name: value for name, value in kept.items() if torch.is_tensor(value)}
+        for i, (call, _) in enumerate(CALLS):
+            tensors |= {f"{i}.{name}": value for name, value in call.items()}
+        notes = {"loras": json.dumps([loras for _, loras in CALLS]), "seeds": json.dumps(list(p.seeds))}
+        FOLDER.mkdir(exist_ok=True)
+        tensors = {name: value.detach().float().cpu().contiguous().clone() for name, value in tensors.items()}
+        safetensors.torch.save_file(tensors, FOLDER / f"{len(list(FOLDER.iterdir())):04}.safetensors", notes)
+
+
+def on_app(_, app) -> None:
+    """Adds a route that imports what Interrogate CLIP imports, without its gigabytes of weights."""
+
+    @app.get("/recorder/blip")
+    def blip() -> dict:
+        from modules import shared
+
+        shared.interrogator.create_fake_fairscale()
+        import models.blip
+
+        return {"file": models.blip.__file__}
+
+
+script_callbacks.on_cfg_denoiser(on_call)
+script_callbacks.on_cfg_after_cfg(on_denoised)
+script_callbacks.on_app_started(on_app)

@@ -1,0 +1,177 @@
+"""The sampler "Hyper-SD TCD" on a real host, through its API."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.tests.webui.webui_host import data_url
+
+GREY = np.full((64, 64, 3), 128, np.uint8)
+ETA = "hyper_sd_default_eta"
+
+
+def _picture(seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return one.shape == other.shape and (one - other).abs().max().item() <= tolerance
+
+
+def _timesteps(made) -> list[int]:
+    schedule = NoiseSchedule.from_betas()
+    return [round(schedule.timestep(sigma)) for sigma in made.sigmas]
+
+
+def test_sampler_and_schedule_type_are_listed_once(webui):
+    assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
+    assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
+
+
+@pytest.mark.parametrize("scheduler", ["Automatic", "Hyper-SD"])
+@pytest.mark.parametrize(("steps", "grid"), [(1, [999]), (2, [999, 499]), (4, [999, 759, 499, 259])])
+def test_grid_is_tcds_with_both_schedule_types(webui, scheduler, steps, grid):
+    made = webui.draw(steps=steps, scheduler=scheduler)
+    assert "Sampler: Hyper-SD TCD" in made.infotext
+    assert _timesteps(made) == grid
+
+
+def test_schedule_type_serves_other_samplers(webui):
+    made = webui.draw(sampler_name="Euler", scheduler="Hyper-SD")
+    assert "Sampler: Euler, Schedule type: Hyper-SD" in made.infotext
+    assert _timesteps(made) == [999, 759, 499, 259]
+
+
+def test_other_schedule_types_serve_the_sampler(webui):
+    made = webui.draw(scheduler="Karras")
+    assert "Sampler: Hyper-SD TCD, Schedule type: Karras" in made.infotext
+    assert _timesteps(made) != [999, 759, 499, 259]
+
+
+@pytest.mark.parametrize("name", ["Hyper-SD TCD", "Hyper-SD TCD Automatic", "Hyper-SD TCD Hyper-SD"])
+def test_name_is_never_taken_for_another_sampler(webui, name):
+    made = webui.draw(sampler_name=name, scheduler=None)
+    assert "Sampler: Hyper-SD TCD" in made.infotext
+
+
+def test_same_seed_gives_the_same_latents_after_another(webui):
+    first, other, again = (webui.draw(seed=seed, eta=0.7) for seed in (1, 2, 1))
+    assert torch.equal(first.latents, again.latents)
+    assert np.array_equal(first.pictures[0], again.pictures[0])
+    assert not _same(first.latents, other.latents, 0.05)
+
+
+def test_batch_equals_single_images(webui):
+    batch = webui.draw(batch_size=3, seed=40)
+    assert batch.seeds == [40, 41, 42]
+    for i, latents in enumerate(batch.latents):
+        assert _same(latents[None], webui.draw(seed=40 + i).latents, 1e-3)
+
+
+def test_eta_is_its_own_and_zero_is_deterministic(webui):
+    made = {eta: webui.draw(override_settings={ETA: eta}) for eta in (0.0, 0.3, 1.0)}
+    assert not _same(made[0.0].latents, made[0.3].latents, 0.05)
+    assert not _same(made[0.3].latents, made[1.0].latents, 0.05)
+    hosts = webui.draw(override_settings={ETA: 0.3, "eta_ancestral": 0.0})
+    assert torch.equal(made[0.3].latents, hosts.latents)
+    assert "Hyper-SD eta: 0.3" in made[0.3].infotext
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_img2img_strength_matters_at_every_step_count(webui, steps):
+    strengths = (0.2, 0.5, 0.8, 1.0)
+    made = [webui.draw("img2img", init_images=[data_url(_picture())], denoising_strength=s, steps=steps) for s in strengths]
+    starts = [one.sigmas[0] for one in made]
+    assert starts == sorted(set(starts))
+    assert _timesteps(made[-1])[0] == 999
+    assert abs(_timesteps(made[1])[0] - 499) <= 1
+    image = made[0].tensors["image"]
+    distances = [(one.latents - image).abs().mean().item() for one in made]
+    assert distances[0] < distances[-1]
+
+
+def test_img2img_can_take_every_step_of_the_setting(webui):
+    wish = {"init_images": [data_url(_picture())], "denoising_strength": 0.4, "steps": 4}
+    exact = webui.draw("img2img", **wish, override_settings={"img2img_fix_steps": True})
+    assert len(exact.sigmas) == 4
+    assert abs(_timesteps(exact)[0] - 399) <= 1
+
+
+def test_inpainting_leaves_what_is_not_masked(webui):
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[:, 32:] = 255
+    wish = {"mask": data_url(mask), "mask_blur": 0, "inpainting_fill": 1, "denoising_strength": 0.8}
+    made = webui.draw("img2img", init_images=[data_url(_picture())], **wish)
+    image = made.tensors["image"]
+    assert _same(made.latents[..., :4], image[..., :4])
+    assert not _same(made.latents[..., 4:], image[..., 4:], 0.05)
+
+
+def test_hires_pass_takes_its_steps_from_the_strength(webui):
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
+    made = webui.draw(**hires, **({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}))
+    assert made.latents.shape[-2:] == (16, 16)
+    assert made.pictures[0].shape == (128, 128, 3)
+    steps = _timesteps(made)
+    assert steps[:4] == [999, 759, 499, 259]
+    assert len(steps) == 6
+    assert abs(steps[4] - 499) <= 1
+
+
+def test_zero_terminal_snr_starts_on_its_own_first_level(webui):
+    plain, zero = (webui.draw(override_settings={"sd_noise_schedule": kind}) for kind in ("Default", "Zero Terminal SNR"))
+    assert zero.sigmas[0] > 100 * plain.sigmas[0]
+    assert zero.latents.isfinite().all()
+    after = webui.draw()
+    assert torch.equal(after.latents, plain.latents)
+
+
+def test_xyz_grid_varies_eta(webui):
+    (grid,) = [
+        entry for entry in webui.ask("/sdapi/v1/script-info") if entry["name"] == "x/y/z plot" and not entry["is_img2img"]
+    ]
+    axes = grid["args"][0]["choices"]
+    choice = axes.index("[Hyper-SD] Eta")
+    empty = [axes.index("Nothing"), "", []]
+    flags = [True, False, False, False, False, False, False, False, 0]
+    values = [choice, "0, 1", [], *empty, *empty, *flags]
+    request = {"prompt": "red apple", "steps": 4, "width": 64, "height": 64, "sampler_name": "Hyper-SD TCD"}
+    grid = {"script_name": "x/y/z plot", "script_args": values, "save_images": False}
+    records = len(list((webui.data / "records").iterdir()))
+    answer = webui.ask("/sdapi/v1/txt2img", {**request, **grid})
+    info = json.loads(answer["info"])["infotexts"]
+    assert [f"Hyper-SD eta: {eta}" in text for eta, text in zip((0, 1), info[1:], strict=False)] == [True, True]
+    assert len(list((webui.data / "records").iterdir())) == records + 2
+
+
+def test_interrupt_ends_a_long_run_and_the_next_one_works(webui):
+    before, results = webui.draw(seed=9), []
+    run = threading.Thread(target=lambda: results.append(webui.draw(steps=150, width=256, height=256)))
+    run.start()
+    end, preview = time.monotonic() + 120, None
+    while run.is_alive() and time.monotonic() < end:
+        progress = webui.ask("/sdapi/v1/progress")
+        preview = preview or progress["current_image"]
+        if progress["state"]["sampling_step"] >= 3 and preview:
+            webui.ask("/sdapi/v1/interrupt", {})
+            break
+        time.sleep(0.05)
+    run.join(120)
+    assert preview, "no live preview was shown"
+    assert results
+    assert len(results[0].sigmas) < 140
+    assert torch.equal(webui.draw(seed=9).latents, before.latents)
+
+
+def test_log_has_no_traceback_of_the_pack(webui):
+    log = webui.log.read_text(encoding="utf-8", errors="replace")
+    ours = [part for part in log.split("Traceback (most recent call last):")[1:] if "hyper-sd" in part.split("\n---")[0]]
+    assert ours == []
+
+
+def test_interrogators_own_module_is_found(webui):
+    assert "BLIP" in webui.ask("/recorder/blip")["file"]

@@ -1,0 +1,152 @@
+"""The script "Hyper-SD" on a real host, through its API: which LoRA counts when, and infotext that makes the image again."""
+
+import numpy as np
+import pytest
+import torch
+
+FOUR, ONE = "Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora"
+NAMES = (
+    "enabled", "steps", "variant", "strength", "hires_strength", "recommended", "auto_eta", "eta", "segments",
+)  # fmt: skip
+DEFAULTS = dict(zip(NAMES, (False, 4, "auto", 0.0, 0.0, True, True, 0.3, 0), strict=True))
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
+
+
+def panel(**chosen) -> dict:
+    """Returns the request's part that switches the script on."""
+    values = {**DEFAULTS, "enabled": True, **chosen}
+    return {"alwayson_scripts": {"Hyper-SD": {"args": [values[name] for name in NAMES]}}}
+
+
+def hires(webui) -> dict:
+    """Returns the request's part for a hires pass, in the words of the host."""
+    return HIRES | ({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {})
+
+
+def _names(made) -> list[list[str]]:
+    return [[name for name, _ in call] for call in made.loras]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether latents are equal but for the order in which a larger batch adds up."""
+    return (one - other).abs().max().item() <= 1e-3
+
+
+def test_script_is_listed_in_both_tabs(webui):
+    listed = webui.ask("/sdapi/v1/scripts")
+    assert listed["txt2img"].count("hyper-sd") == 1
+    assert listed["img2img"].count("hyper-sd") == 1
+
+
+@pytest.mark.parametrize(("steps", "file"), [(1, ONE), (4, FOUR)])
+def test_panel_brings_lora_steps_sampler_and_guidance(webui, steps, file):
+    made = webui.draw(steps=20, cfg_scale=7, sampler_name="Euler", **panel(steps=steps))
+    assert _names(made) == [[file]] * steps
+    for words in (f"Steps: {steps}", "Sampler: Hyper-SD TCD", "CFG scale: 1", f"Hyper-SD LoRA: {file}"):
+        assert words in made.infotext
+    assert "<lora" not in made.infotext
+
+
+def test_panel_that_is_off_changes_nothing(webui):
+    plain = webui.draw()
+    off = webui.draw(**panel(enabled=False))
+    assert torch.equal(plain.latents, off.latents)
+    assert _names(off) == [[]] * 4
+    after = webui.draw(**panel())
+    assert not torch.equal(plain.latents, after.latents)
+    assert torch.equal(plain.latents, webui.draw().latents)
+
+
+def test_panel_equals_the_tag_written_by_hand(webui):
+    ours = webui.draw(**panel(strength=0.8, auto_eta=False))
+    settings = {"hyper_sd_default_eta": 0.3}
+    number = webui.draw(
+        prompt=f"red apple <lora:{FOUR}:0.8>", override_settings=settings, **panel(enabled=False, segments=4, auto_eta=False)
+    )
+    assert _names(number) == [[FOUR]] * 4
+    assert _same(ours.latents, number.latents)
+
+
+def test_strength_counts(webui):
+    weak, strong = (webui.draw(**panel(strength=strength)) for strength in (0.3, 1.0))
+    assert weak.loras[0] == [[FOUR, 0.3]]
+    assert strong.loras[0] == [[FOUR, 1.0]]
+    assert not torch.equal(weak.latents, strong.latents)
+
+
+def test_missing_arguments_keep_their_defaults(webui):
+    made = webui.draw(alwayson_scripts={"Hyper-SD": {"args": [True]}})
+    assert _names(made) == [[FOUR]] * 4
+
+
+def test_users_tag_is_respected(webui):
+    made = webui.draw(prompt=f"red apple <lora:{FOUR}:0.5>", **panel())
+    assert made.loras == [[[FOUR, 0.5]]] * 4
+
+
+def test_another_lora_stands_beside(webui):
+    made = webui.draw(prompt="red apple <lora:other:0.6>", **panel())
+    assert {name for name, _ in made.loras[0]} == {FOUR, "other"}
+    assert ["other", 0.6] in made.loras[0]
+
+
+def test_hires_pass_has_the_lora(webui):
+    made = webui.draw(**hires(webui), **panel())
+    assert _names(made) == [[FOUR]] * 6
+    first_only = webui.draw(**hires(webui), **panel(hires_strength=0.4))
+    assert [call[0][1] for call in first_only.loras] == [made.loras[0][0][1]] * 4 + [0.4] * 2
+    assert not torch.equal(made.latents, first_only.latents)
+
+
+def test_prompt_is_not_touched(webui):
+    made = webui.draw(prompt="red apple, (shiny:1.2)", **panel())
+    assert made.infotext.split("\n")[0] == "red apple, (shiny:1.2)"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_infotext_makes_the_image_again(webui, steps):
+    first = webui.draw(seed=77, **panel(steps=steps))
+    webui.draw(seed=78)
+    again = webui.draw(infotext=first.infotext)
+    assert again.infotext == first.infotext
+    assert torch.equal(again.latents, first.latents)
+    assert np.array_equal(again.pictures[0], first.pictures[0])
+
+
+def test_infotext_of_own_values_makes_the_image_again(webui):
+    own = {"strength": 0.7, "hires_strength": 0.4, "auto_eta": False, "eta": 0.55, "recommended": False}
+    first = webui.draw(steps=4, cfg_scale=1.5, seed=5, **hires(webui), **panel(**own))
+    # A1111's API takes "Use same sampler", which its own infotext parser fills in, for a sampler's name.
+    same = {"hr_sampler_name": "Hyper-SD TCD", "hr_scheduler": "Automatic"}
+    modules = {"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}
+    again = webui.draw(infotext=first.infotext, **same, **modules)
+    assert again.infotext == first.infotext
+    assert torch.equal(again.latents, first.latents)
+
+
+def test_infotext_of_the_sampler_alone_makes_the_image_again(webui):
+    first = webui.draw(seed=3, steps=3, **panel(enabled=False, auto_eta=False, eta=0.85, segments=3))
+    assert "Hyper-SD eta: 0.85" in first.infotext
+    again = webui.draw(infotext=first.infotext)
+    assert torch.equal(again.latents, first.latents)
+
+
+def test_batch_equals_single_images_with_the_lora(webui):
+    batch = webui.draw(batch_size=2, seed=60, **panel())
+    for i, latents in enumerate(batch.latents):
+        assert _same(latents, webui.draw(seed=60 + i, **panel()).latents[0])
+
+
+def test_missing_file_stops_the_run_and_says_so(webui):
+    answer = webui.ask("/sdapi/v1/txt2img", {"prompt": "red apple", "width": 64, "height": 64, **panel(steps=8)})
+    assert "Hyper-SD15-8steps-lora.safetensors is missing" in answer["info"]
+    made = webui.draw(**panel())
+    assert _names(made) == [[FOUR]] * 4
+
+
+def test_cfg_one_skips_the_negative_prompt_and_changes_nothing(webui):
+    quick = webui.draw(seed=8, negative_prompt="green", override_settings={"hyper_sd_skip_negative": True})
+    whole = webui.draw(seed=8, negative_prompt="green", override_settings={"hyper_sd_skip_negative": False})
+    assert _same(quick.latents, whole.latents)
+    guided = webui.draw(seed=8, negative_prompt="green", cfg_scale=3)
+    assert not torch.equal(guided.latents, whole.latents)

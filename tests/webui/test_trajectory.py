@@ -1,0 +1,73 @@
+"""A host's whole run against diffusers' TCDScheduler and UNet with the same weights, to 1e-3 in float32 latents."""
+
+import pytest
+import torch
+from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.tests.webui import tiny_checkpoint as tiny
+
+diffusers = pytest.importorskip("diffusers")
+_LAST = NoiseSchedule.from_betas().sigma(0)
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.fixture(scope="module")
+def unet(webui):
+    """The checkpoint's network as diffusers has it."""
+    return tiny.make_unet(tiny.WIDE if webui.kind == "forge" else tiny.SMALL)
+
+
+@torch.no_grad()
+def _diffusers(unet, made, *, steps, eta, cfg, seed=1, **scheduler) -> list[torch.Tensor]:
+    """Returns the latents before every step and after the last, from the host's text states and the host's seed."""
+    tcd = diffusers.TCDScheduler(**BETAS, **scheduler)
+    tcd.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 8, 8, generator=generator)[None]
+    trajectory = [x]
+    for t in tcd.timesteps:
+        predicted = unet(x, t, made.tensors["0.cond"]).sample
+        if cfg != 1:
+            negative = unet(x, t, made.tensors["0.uncond"]).sample
+            predicted = negative + cfg * (predicted - negative)
+        x = tcd.step(predicted, t, x, eta=eta, generator=generator).prev_sample
+        trajectory.append(x)
+    return trajectory
+
+
+def _hosts(made) -> list[torch.Tensor]:
+    """Returns the host's latents, which are x0 + sigma * noise, in the scaling of diffusers; the last are at alpha_bar[0]."""
+    xs, sigmas = [made.x(i) for i in range(len(made.sigmas))], [*made.sigmas, _LAST]
+    return [x / (1 + sigma**2) ** 0.5 for x, sigma in zip([*xs, made.latents], sigmas, strict=True)]
+
+
+def _worst(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    assert len(one) == len(other)
+    return max((a - b).abs().max().item() for a, b in zip(one, other, strict=True))
+
+
+def _settings(eta: float) -> dict:
+    return {"hyper_sd_default_eta": eta, "hyper_sd_end": "alpha_bar[0]"}  # diffusers ends there
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_trajectory_equals_diffusers(webui, unet, steps, eta, cfg):
+    made = webui.draw(steps=steps, cfg_scale=cfg, override_settings=_settings(eta))
+    worst = _worst(_hosts(made), _diffusers(unet, made, steps=steps, eta=eta, cfg=cfg))
+    assert worst <= 1e-3
+
+
+def test_v_prediction_equals_diffusers(a1111, unet):
+    made = a1111.draw(override_settings={**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors"})
+    expected = _diffusers(unet, made, steps=4, eta=0.3, cfg=1.0, prediction_type="v_prediction")
+    worst = _worst(_hosts(made), expected)
+    assert worst <= 1e-3
+
+
+def test_zero_terminal_snr_with_v_prediction_equals_diffusers(a1111, unet):
+    settings = {**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors", "sd_noise_schedule": "Zero Terminal SNR"}
+    made = a1111.draw(override_settings=settings)
+    zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    worst = _worst(_hosts(made), _diffusers(unet, made, steps=4, eta=0.3, cfg=1.0, **zero))
+    assert worst <= 1e-3

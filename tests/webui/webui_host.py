@@ -1,0 +1,178 @@
+"""A WebUI of the A1111 family as a child process with a data folder of its own, and its API."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hyper_sd.demo.server import free_port
+from PIL import Image
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 300.0
+FLAGS = (
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model",
+    "--do-not-download-clip", "--no-hashing", "--api", "--disable-console-progressbars", "--server-name", "127.0.0.1",
+)  # fmt: skip
+ON_CPU = {"a1111": ("--no-half", "--precision", "full", "--use-cpu", "all"), "forge": ("--always-cpu",)}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
+SETTINGS = {
+    "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
+    "show_progress_every_n_steps": 1, "show_progress_type": "Approx cheap", "live_previews_image_format": "png",
+}  # fmt: skip
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class WebUIError(RuntimeError):
+    """The host did not start, or its API refused a request."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished batch: pictures as uint8 arrays, the first one's infotext, and what recorder.py kept."""
+
+    pictures: list[np.ndarray]
+    infotext: str
+    tensors: dict[str, torch.Tensor]
+    loras: list[list]
+    seeds: list[int]
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """What the sampler returned, [batch, 4, height / 8, width / 8]."""
+        return self.tensors["latents"]
+
+    @property
+    def sigmas(self) -> list[float]:
+        """The noise level of every network call."""
+        return [self.tensors[f"{i}.sigma"][0].item() for i in range(len(self.loras))]
+
+    def x(self, call: int) -> torch.Tensor:
+        """The sampler's latents at a network call; A1111 stacks those of the negative prompt behind them."""
+        return self.tensors[f"{call}.x"][: len(self.latents)]
+
+
+class WebUI:
+    """A host that runs as long as the `with` block.
+
+    Args: root: its checkout; data: models, extensions and settings (prepare makes it); python: with its requirements.
+    """
+
+    def __init__(self, root: Path, data: Path, python: str):
+        self.root, self.data = root, data
+        self.kind = "forge" if (root / "modules_forge").is_dir() else "a1111"
+        self.port = free_port()
+        self.address, self.log = f"http://127.0.0.1:{self.port}", data / "webui.log"
+        self.command = [python, "-u", "launch.py", *FLAGS, *ON_CPU[self.kind]]
+        self.command += ["--port", str(self.port), "--data-dir", str(data)]
+
+    def __enter__(self) -> "WebUI":
+        environment = {**os.environ, **OFFLINE, "PYTHONIOENCODING": "utf-8", "NO_PROXY": "*", "no_proxy": "*"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+        try:
+            self.wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.send_signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)  # the hosts answer no gentler one
+        self.process.wait()
+
+    def wait(self, starts: int = 1) -> None:
+        """Returns once the host has said so many times that it is up; a request before that would break its start.
+
+        Raises: WebUIError with the end of the log.
+        """
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            if self.log.read_text(encoding="utf-8", errors="replace").count("Startup time:") >= starts:
+                return
+            time.sleep(0.25)
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        raise WebUIError(f"{self.root} did not start; the end of its log:\n{text[-3000:]}")
+
+    def ask(self, path: str, body: dict | None = None, timeout: float = 300) -> Any:
+        """Returns a route's JSON; with a body it is a POST.
+
+        Raises: WebUIError with what the host answered.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data=data, headers={"Content-Type": "application/json"})
+        try:
+            with _DIRECT.open(request, timeout=timeout) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise WebUIError(f"{path}: {error.code} {error.read().decode(errors='replace')[:2000]}") from error
+
+    def draw(self, route: str = "txt2img", **changes: Any) -> Made:
+        """Returns what a request makes; 64 x 64, 4 steps, seed 1 and our sampler if not said otherwise."""
+        request = {"prompt": "red apple", "steps": 4, "width": 64, "height": 64, "seed": 1, "cfg_scale": 1.0}
+        if "infotext" not in changes:
+            request |= {"sampler_name": "Hyper-SD TCD", "scheduler": "Automatic"}
+        else:
+            request = {}
+        answer = self.ask(f"/sdapi/v1/{route}", {**request, **changes, "send_images": True, "save_images": False})
+        info = json.loads(answer["info"])
+        pictures = [np.array(Image.open(io.BytesIO(base64.b64decode(image)))) for image in answer["images"]]
+        return Made(pictures, info["infotexts"][0], *self.record())
+
+    def record(self) -> tuple[dict[str, torch.Tensor], list, list]:
+        """Returns the newest batch: tensors, LoRAs of every network call, seeds."""
+        newest = max((self.data / "records").iterdir())
+        with safe_open(newest, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            notes = file.metadata()
+        return tensors, json.loads(notes["loras"]), json.loads(notes["seeds"])
+
+
+def data_url(picture: np.ndarray) -> str:
+    """Returns a picture as the API takes it."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def prepare(data: Path, kind: str) -> None:
+    """Makes the data folder: this pack and the recorder as extensions, settings, two LoRAs, and the tiny checkpoints."""
+    from . import tiny_checkpoint as tiny
+
+    checkpoints, loras = data / "models" / "Stable-diffusion", data / "models" / "Lora"
+    recorder = data / "extensions" / "recorder" / "scripts"
+    for folder in (checkpoints, loras, recorder):
+        folder.mkdir(parents=True)
+    (data / "extensions" / "hyper-sd").symlink_to(ROOT, target_is_directory=True)
+    shutil.copy(Path(__file__).with_name("recorder.py"), recorder)
+    (data / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    shape = tiny.WIDE if kind == "forge" else tiny.SMALL
+    tiny.write_checkpoint(checkpoints / "tiny.safetensors", shape)
+    for i, name in enumerate(("Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora", "other")):
+        tiny.write_lora(loras / f"{name}.safetensors", shape, seed=20 + i)
+    if kind == "a1111":
+        tokenizer = tiny.write_tokenizer(data / "tokenizer", shape)
+        os.link(checkpoints / "tiny.safetensors", checkpoints / "tiny_v.safetensors")
+        tiny.write_yaml(checkpoints / "tiny.safetensors", shape, tokenizer)
+        tiny.write_yaml(checkpoints / "tiny_v.safetensors", shape, tokenizer, "v")
+
+
+def default_python(root: Path) -> str:
+    """Returns the Python that the host's own start script would use, else the running one."""
+    places = [root / "venv" / "bin" / "python", root / "venv" / "Scripts" / "python.exe"]
+    return next((str(place) for place in places if place.exists()), sys.executable)
