@@ -12,13 +12,13 @@ from ..models.files import State
 from ..models.lora import LoraPlan
 from . import host, host_models
 from .lora_activation import Activation
-from .planning import Model, choose, describe
+from .planning import Model, choose, describe, run_for
 from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
-ROWS = (("enabled", "recommended"), ("steps", "variant"), ("strength", "hires_strength"), ("auto_eta", "eta", "segments"))
-WATCHED = ("enabled", "steps", "variant", "strength", "hires_strength", "recommended")
+ROWS = (("enabled", "recommended", "auto_eta"), ("steps", "variant"), ("strength", "hires_strength"), ("eta", "segments"))
 POLL = 0.5  # seconds between two looks at a download
+OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
 HINT = "Switch on to see what will be used. Eta and segments count for the sampler Hyper-SD TCD in any case."
 
 
@@ -59,8 +59,8 @@ def build(elem_id: Callable[[str], str]) -> list[Any]:
         line = gr.Markdown(HINT, elem_id=elem_id("line"))
         button = gr.Button("Download", visible=False, elem_id=elem_id("download"))
     controls = [made[spec.name] for spec in TABLE]
-    for name in WATCHED:
-        made[name].change(look, inputs=controls, outputs=[line, button], show_progress=False)
+    for control in controls:
+        control.change(look, inputs=controls, outputs=[line, button], show_progress=False)
     button.click(fetch, inputs=controls, outputs=[line, button], show_progress=False)
     return controls
 
@@ -81,12 +81,12 @@ def look(*values: Any) -> tuple[str, Any]:
         settings, made = _wanted(values)
         if made is None:
             return HINT, gr.update(visible=False)
-        if made.file is None:
-            return describe(made, 0), gr.update(visible=False)
-        if host_models.listed_lora(made.entry_id) is None:
+        if made.file and host_models.listed_lora(made.entry_id) is None:
             size = format_bytes(load_catalog().get(made.entry_id).approximate_size)
             return f"**{made.file} is missing** ({size}).", gr.update(visible=True)
-        return describe(made, find_lora(settings, made).strength), gr.update(visible=False)
+        strength = find_lora(settings, made).strength if made.file else 0.0
+        text = describe(made, run_for(settings, made, made.eta), strength)
+        return text if settings.recommended else f"{text} {OWN}", gr.update(visible=False)
     except HyperSDError as error:
         return f"**{error}**", gr.update(visible=False)
 

@@ -9,10 +9,12 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..models.catalog import FAMILIES, Entry, load_catalog
 from ..models.lora_plan import LoraPlan, plan
 from . import host, one_step
+from .sampler import NAME as SAMPLER
 from .schedule import LABEL, LAST, Run
 from .settings_table import Settings, variant_key
 
 LORA_KINDS = ("unified", "n-step", "cfg")
+OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
 
 
@@ -81,20 +83,18 @@ def run_for(settings: Settings, made: LoraPlan | None, default_eta: float) -> Ru
     return Run(eta if settings.auto_eta else settings.eta, settings.segments or segments, start)
 
 
-def apply(p: Any, made: LoraPlan, sampler: str) -> None:
-    """Sets steps, sampler, schedule type and CFG of the host's processing object.
-
-    Args: sampler: this extension's.
-    """
-    ours = made.sampler == "hyper_sd_tcd"
-    p.steps, p.sampler_name = made.steps, sampler if ours else FLOW_SAMPLER
+def apply(p: Any, made: LoraPlan) -> None:
+    """Sets steps, sampler, schedule type and CFG of the host's processing object."""
+    ours = made.sampler == OURS
+    p.steps, p.sampler_name = made.steps, SAMPLER if ours else FLOW_SAMPLER
     p.scheduler = LABEL if ours else FLOW_SCHEDULE
     host.set_guidance(p, made.cfg, made.guidance)
 
 
-def describe(made: LoraPlan, strength: float) -> str:
-    """Returns the plan in a line, with the strength that is used."""
-    return str(replace(made, strength=strength) if made.file else made)
+def describe(made: LoraPlan, run: Run, strength: float) -> str:
+    """Returns the plan in a line, with what the person changed in it and the sampler as this host calls it."""
+    sampler = SAMPLER if made.sampler == OURS else FLOW_SAMPLER
+    return str(replace(made, sampler=sampler, strength=strength, eta=run.eta, num_segments=run.num_segments))
 
 
 def file_names(tags: Sequence[str], listed: dict[str, Any]) -> list[str]:

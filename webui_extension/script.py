@@ -91,6 +91,6 @@ def plan_image(p: Any, settings: Settings) -> None:
         setattr(p, LORA, lora)
     setattr(p, sampler.RUN, _run(settings, made))
     if settings.recommended:
-        apply(p, made, sampler.NAME)
+        apply(p, made)
     p.extra_generation_params.update(notes)
     _log.info("%s", made)

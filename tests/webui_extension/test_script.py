@@ -202,7 +202,7 @@ def test_the_page_says_what_will_be_used_and_what_is_missing(host):
     assert button == {"visible": True}
     place(host, FOUR)
     text, button = accordion.look(True, 4)
-    assert text.startswith(f"{FOUR}.safetensors, strength 1, 4 steps, hyper_sd_tcd")
+    assert text.startswith(f"{FOUR}.safetensors, strength 1, 4 steps, Hyper-SD TCD")
     assert button == {"visible": False}
     assert "0 to 1" in accordion.look(True, 4, "auto", 0, 0, True, False, 9)[0]
 
