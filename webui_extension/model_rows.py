@@ -28,6 +28,7 @@ BUTTONS = {
     State.READY: "Ready",
     State.CORRUPT: "Download again",
 }
+UNET_HINT = "To make pictures with it here, build a full checkpoint from it below."
 BUSY = (State.DOWNLOADING, State.VERIFYING)
 Row = dict[str, Any]
 
@@ -94,6 +95,8 @@ def row_html(row: Row, problem: str = "") -> str:
         parts += [bar, f"<div>{escape(progress_text(row))}</div>"]
     if busy and row["note"]:
         parts.append(f"<div>{escape(row['note'])}</div>")
+    if row["state"] == State.READY and file["directory"] == "diffusion_models":
+        parts.append(f"<div>{UNET_HINT}</div>")
     problem = problem or ("" if busy else problem_text(row))
     if problem:
         parts.append(f'<div role="alert" style="color: var(--error-text-color, #b91c1c)">{escape(problem)}</div>')

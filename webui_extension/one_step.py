@@ -87,7 +87,7 @@ def problem_of(path: str | Path | None, own_text_encoders: bool = False) -> str:
         return ""
     return (
         f"{Path(path).name} is only a UNet, without the text encoders and the VAE that a picture needs. Open the tab Hyper-SD "
-        "models and press Build checkpoint: it joins this UNet and an SDXL checkpoint of yours into a full one. Choose that."
+        "models and press Build checkpoint: it joins this UNet and an SDXL checkpoint of yours into a full one, to use instead."
     )
 
 

@@ -158,6 +158,12 @@ def test_fixed_words_stand_in_elements_of_their_own():
     assert ">licence</a>" in row_html(row())
 
 
+def test_lone_unet_that_is_ready_points_to_the_builder():
+    unet = row(state="ready", models={"name": "x.safetensors", "directory": "diffusion_models"})
+    assert model_rows.UNET_HINT in row_html(unet)
+    assert model_rows.UNET_HINT not in row_html(row(state="ready")) + row_html(unet | {"state": "missing"})
+
+
 def test_entry_that_left_the_catalogue_changes_nothing(downloads, tmp_path):
     user_catalog(tmp_path).unlink()
     assert collect(follow(downloads, ["one", "hyper-sd15-1step-lora"]))[0][0] is None
