@@ -10,9 +10,10 @@ from ..errors import DownloadError, HyperSDError
 from ..models.catalog import format_bytes, load_catalog
 from ..models.files import State
 from ..models.lora import LoraPlan
-from . import host, host_models
+from . import host_models
+from .chosen_model import Model
 from .lora_activation import Activation
-from .planning import Model, choose, describe, run_for
+from .planning import choose, describe, run_for
 from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
@@ -69,10 +70,7 @@ def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None]:
     settings = read_settings(values, {})
     if not settings.enabled:
         return settings, None
-    model = host.loaded_model()
-    if model is None:
-        raise HyperSDError("Load a checkpoint first; the file depends on its family.")
-    return settings, choose(settings, Model.of(model), settings.steps)
+    return settings, choose(settings, Model.on_page(), settings.steps)
 
 
 def look(*values: Any) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
 """From the panel's settings to a plan: which LoRA, steps and sampler; what the user wrote into the prompt goes first."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..models.catalog import FAMILIES, Entry, load_catalog
 from ..models.lora_plan import LoraPlan, plan
 from . import host, one_step
+from .chosen_model import Model
 from .sampler import NAME as SAMPLER
 from .schedule import LABEL, LAST, Run
 from .settings_table import Settings, variant_key
@@ -23,19 +24,6 @@ def lora_entry(file_names: Iterable[str]) -> Entry | None:
     known = {entry.name.lower(): entry for entry in load_catalog() if entry.kind in LORA_KINDS}
     known |= {Path(name).stem: entry for name, entry in known.items()}
     return next((known[name.lower()] for name in file_names if name.lower() in known), None)
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is loaded: family: a key of FAMILIES, None for another; path: the checkpoint's."""
-
-    family: str | None
-    path: Path | None
-
-    @classmethod
-    def of(cls, sd_model: Any) -> "Model":
-        """Returns the description of the host's model."""
-        return cls(host.family(sd_model), host.checkpoint_file(sd_model))
 
 
 def choose(settings: Settings, model: Model, steps: int, written: Entry | None = None) -> LoraPlan:

@@ -8,8 +8,9 @@ from modules import scripts
 from ..errors import HyperSDError
 from ..models.lora import LoraPlan
 from . import accordion, host, one_step, options, sampler, settings_table
+from .chosen_model import Model
 from .lora_activation import activate, written_in
-from .planning import Model, apply, choose, run_for
+from .planning import apply, choose, run_for
 from .settings_table import Settings, read_settings
 
 TITLE = "Hyper-SD"

@@ -116,6 +116,7 @@ class StubHost:
             OptionInfo=OptionInfo,
         )
         self.model = self.shared.sd_model = Model(self)
+        self.chosen = self.model.sd_checkpoint_info
         self._modules = self._build(denoiser, schedule_types)
         if forge:
             self._modules["modules_forge"] = types.ModuleType("modules_forge")
@@ -135,6 +136,7 @@ class StubHost:
                 model_path=str(self.root / "Stable-diffusion"),
                 model_data=SimpleNamespace(sd_model=self.model),
                 list_models=lambda: None,
+                select_checkpoint=lambda: self.chosen,
             ),
             "script_callbacks": module("script_callbacks", **{name: on[name].append for name in CALLBACKS}),
             "scripts": module("scripts", Script=Script, AlwaysVisible=object(), basedir=lambda: root, scripts_data=[]),
@@ -170,6 +172,7 @@ class StubHost:
     def use(self, model: Model) -> None:
         """Loads another checkpoint."""
         self.model = self.shared.sd_model = self._modules["modules.sd_models"].model_data.sd_model = model
+        self.chosen = model.sd_checkpoint_info
 
 
 class Script:

@@ -1,5 +1,7 @@
 """The script on the stub host: which LoRA, in which pass, what is set, what is said; and that it keeps out of the way."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hyper_sd.models.catalog import load_catalog
@@ -7,6 +9,7 @@ from hyper_sd.tests.models import synthetic_unets
 from hyper_sd.tests.webui_extension.lora_files import FOUR, UNIFIED, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_host import Model, StubHost
 from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
+from safetensors.torch import save_file
 
 
 def make(host: StubHost, *panel, **given) -> Processing:
@@ -205,6 +208,27 @@ def test_the_page_says_what_will_be_used_and_what_is_missing(host):
     assert text.startswith(f"{FOUR}.safetensors, strength 1, 4 steps, Hyper-SD TCD")
     assert button == {"visible": False}
     assert "0 to 1" in accordion.look(True, 4, "auto", 0, 0, True, False, 9)[0]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        ("conditioner.embedders.1.model.x", "Hyper-SDXL-4steps-lora.safetensors is missing"),
+        ("cond_stage_model.transformer.x", f"{FOUR}.safetensors is missing"),
+        ("model.diffusion_model.joint_blocks.0.x", "Hyper-SD3-4steps-CFG-lora.safetensors is missing"),
+        ("model.diffusion_model.double_blocks.0.x", "Hyper-FLUX.1-dev-8steps-lora.safetensors is missing"),
+        ("cond_stage_model.model.x", "no Hyper-SD LoRA for this checkpoint"),
+        (None, "has to be loaded first"),
+    ],
+)
+def test_the_page_knows_a_chosen_checkpoint_before_it_is_loaded(host, tensor, said):
+    from hyper_sd.webui_extension import accordion
+
+    path = host.root / "chosen.safetensors"
+    save_file({tensor: torch.zeros(1)}, path) if tensor else path.write_bytes(b"PK\x03\x04 a pickle")
+    host._modules["modules.sd_models"].model_data.sd_model = object()  # Forge has a stand-in until the first image
+    host.chosen = SimpleNamespace(filename=str(path))
+    assert said in accordion.look(True, 4)[0]
 
 
 def test_the_download_button_fetches_the_file_and_shows_the_plan(host, monkeypatch):
