@@ -21,7 +21,10 @@ DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-BLOCK = 1 << 21  # bytes read, checked and cast at a time: they stay in the processor's cache
+# Values read, checked and cast at a time: they stay in the processor's cache, and are few enough (under 2**15) that torch works
+# on them in this thread. Sharing so little work costs more than doing it, and on a busy machine ten times as much.
+VALUES = 2**15 - 64
+BLOCK = VALUES * 8  # bytes of the widest
 
 _LORA = ("lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
 _KINDS = {  # a part of a name that only this kind of file has, in the order they are asked
@@ -184,7 +187,7 @@ def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, to
             tensor = torch.empty(stored.shape, dtype=dtype)
             flat, done = tensor.view(-1), 0
             while done < len(flat):
-                count = min(BLOCK // stored.dtype.itemsize, len(flat) - done)
+                count = min(VALUES, len(flat) - done)
                 block = staging[: count * stored.dtype.itemsize]
                 _read(file, block, info.path)
                 values = block.view(stored.dtype)
