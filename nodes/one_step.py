@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..errors import HyperSDError, UnsupportedModelError
-from ..models.checkpoint import PREFIX, UnetInfo, inspect_unet, stream_tensors
+from ..models.checkpoint import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from .sampling import CATEGORY
@@ -51,12 +51,16 @@ def file_path(option: str) -> Path:
     return Path(path)
 
 
-def host_state(info: UnetInfo) -> dict[str, torch.Tensor]:
-    """Returns the file as the host tells models apart: the UNet's names and shapes without memory, the other tensors mapped."""
+def host_state(info: UnetInfo, whole: bool = False) -> dict[str, torch.Tensor]:
+    """Returns a file as the host tells models apart: the UNet's names and shapes without memory, the other tensors mapped.
+
+    Args: whole: with CLIP and VAE; while the result lives, so do the pages of them that were read.
+    """
     state = {f"{PREFIX}{t.key}": torch.empty(t.shape, dtype=t.dtype, device="meta") for t in info.tensors}
-    if info.others:
+    names = [name for name in info.others if whole or not name.startswith((CLIP, VAE))]
+    if names:
         with safetensors.safe_open(info.path, framework="pt") as file:
-            state.update((name, file.get_tensor(name)) for name in info.others)
+            state.update((name, file.get_tensor(name)) for name in names)
     return state
 
 
@@ -82,12 +86,12 @@ def load_unet(info: UnetInfo, dtype: torch.dtype | None, config: Any, state: dic
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
-def load_text_and_vae(info: UnetInfo, state: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+def load_text_and_vae(info: UnetInfo) -> tuple[Any, Any]:
     """Returns CLIP and VAE through the host's own loader; in place of one that the file lacks, what stops its users."""
     clip = vae = None
     if info.has_clip or info.has_vae:
         _, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
-            state,
+            host_state(info, whole=True),
             output_model=False,
             output_clip=info.has_clip,
             output_vae=info.has_vae,
@@ -191,9 +195,9 @@ class HyperSDOneStepLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = START) -> io.NodeOutput:
         info = inspect_unet(file_path(file))
+        clip, vae = load_text_and_vae(info)  # first, while the UNet takes no memory yet
         state = host_state(info)
         config = comfy.model_detection.model_config_from_unet(state, PREFIX)
-        clip, vae = load_text_and_vae(info, dict(state))  # first, while the UNet takes no memory yet
         model = load_unet(info, DTYPES.get(dtype), config, state)
         sampler = OneStepSampler(sample_tcd, extra_options={"eta": 0.0})
         return io.NodeOutput(model, clip, vae, sampler, one_step_sigmas(model, start_timestep), 1.0)
