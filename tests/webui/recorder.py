@@ -3,13 +3,14 @@
 Copied into the host's extensions folder as scripts/recorder.py; it only listens.
 """
 
+import ast
 import json
 import sys
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from modules import paths_internal, script_callbacks, scripts
+from modules import paths_internal, script_callbacks, scripts, shared
 
 FOLDER = Path(paths_internal.data_path) / "records"
 CALLS: list = []  # the network calls of the batch that is being made
@@ -19,13 +20,20 @@ def _tensor(conditioning) -> torch.Tensor:
     return conditioning["crossattn"] if isinstance(conditioning, dict) else conditioning
 
 
+def _loras() -> list:
+    """Returns [name, strength] of what is activated; Forge keeps the strengths in the text by which it knows a change."""
+    applied = getattr(shared.sd_model, "current_lora_hash", None)
+    if applied:
+        return [[Path(file).stem, float(strength)] for file, strength, *_ in ast.literal_eval(applied)]
+    networks = sys.modules.get("networks")
+    return [[net.name, float(net.unet_multiplier)] for net in getattr(networks, "loaded_networks", [])]
+
+
 def on_call(params) -> None:
     """Keeps a call's input; what was activated counts at this moment, so the LoRAs are noted here."""
-    networks = sys.modules.get("networks")
-    loras = [[net.name, float(net.unet_multiplier)] for net in getattr(networks, "loaded_networks", [])]
     texts = {"cond": params.text_cond, "uncond": params.text_uncond}
     tensors = {name: _tensor(value).clone() for name, value in texts.items() if value is not None}
-    CALLS.append(({"x": params.x.clone(), "sigma": params.sigma.clone(), **tensors}, loras))
+    CALLS.append(({"x": params.x.clone(), "sigma": params.sigma.clone(), **tensors}, _loras()))
 
 
 def on_denoised(params) -> None:
@@ -62,8 +70,6 @@ def on_app(_, app) -> None:
 
     @app.get("/recorder/blip")
     def blip() -> dict:
-        from modules import shared
-
         shared.interrogator.create_fake_fairscale()
         import models.blip
 

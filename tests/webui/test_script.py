@@ -23,6 +23,14 @@ def hires(webui) -> dict:
     return HIRES | ({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {})
 
 
+@pytest.fixture
+def pasting(webui):
+    """The host, where its API takes an infotext; Forge's own answers any with "isinstance() argument 2 ..."."""
+    if webui.kind == "forge":
+        pytest.skip("Forge's API fails on every infotext; test_page.py pastes one into its page")
+    return webui
+
+
 def _names(made) -> list[list[str]]:
     return [[name for name, _ in call] for call in made.loras]
 
@@ -104,30 +112,30 @@ def test_prompt_is_not_touched(webui):
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_infotext_makes_the_image_again(webui, steps):
-    first = webui.draw(seed=77, **panel(steps=steps))
-    webui.draw(seed=78)
-    again = webui.draw(infotext=first.infotext)
+def test_infotext_makes_the_image_again(pasting, steps):
+    first = pasting.draw(seed=77, **panel(steps=steps))
+    pasting.draw(seed=78)
+    again = pasting.draw(infotext=first.infotext)
     assert again.infotext == first.infotext
     assert torch.equal(again.latents, first.latents)
     assert np.array_equal(again.pictures[0], first.pictures[0])
 
 
-def test_infotext_of_own_values_makes_the_image_again(webui):
+def test_infotext_of_own_values_makes_the_image_again(pasting):
     own = {"strength": 0.7, "hires_strength": 0.4, "auto_eta": False, "eta": 0.55, "recommended": False}
-    first = webui.draw(steps=4, cfg_scale=1.5, seed=5, **hires(webui), **panel(**own))
+    first = pasting.draw(steps=4, cfg_scale=1.5, seed=5, **hires(pasting), **panel(**own))
     # A1111's API takes "Use same sampler", which its own infotext parser fills in, for a sampler's name.
     same = {"hr_sampler_name": "Hyper-SD TCD", "hr_scheduler": "Automatic"}
-    modules = {"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}
-    again = webui.draw(infotext=first.infotext, **same, **modules)
+    modules = {"hr_additional_modules": ["Use same choices"]} if pasting.kind == "forge" else {}
+    again = pasting.draw(infotext=first.infotext, **same, **modules)
     assert again.infotext == first.infotext
     assert torch.equal(again.latents, first.latents)
 
 
-def test_infotext_of_the_sampler_alone_makes_the_image_again(webui):
-    first = webui.draw(seed=3, steps=3, **panel(enabled=False, auto_eta=False, eta=0.85, segments=3))
+def test_infotext_of_the_sampler_alone_makes_the_image_again(pasting):
+    first = pasting.draw(seed=3, steps=3, **panel(enabled=False, auto_eta=False, eta=0.85, segments=3))
     assert "Hyper-SD eta: 0.85" in first.infotext
-    again = webui.draw(infotext=first.infotext)
+    again = pasting.draw(infotext=first.infotext)
     assert torch.equal(again.latents, first.latents)
 
 

@@ -1,0 +1,124 @@
+"""The host's page in a real browser: the lists, the panel, an infotext pasted back, Reload UI."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from hyper_sd.tests.webui.test_script import panel
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PANEL = "#script_{tab}_hypersd_panel"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; every test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, webui):
+    """The page, freshly loaded."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    opened.set_default_timeout(30_000)
+    _open(opened, webui)
+    yield opened
+    opened.close()
+
+
+def _open(page, webui) -> None:
+    page.goto(webui.address, wait_until="domcontentloaded")
+    page.locator("#txt2img_generate").wait_for()
+    page.wait_for_function("() => typeof gradioApp === 'function' && gradioApp().querySelector('#txt2img_prompt textarea')")
+
+
+def _components(webui) -> dict[str, dict]:
+    """Returns the page's components by their HTML id."""
+    listed = webui.ask("/config")["components"]
+    return {part["props"]["elem_id"]: part["props"] for part in listed if part["props"].get("elem_id")}
+
+
+def _labels(component: dict) -> list[str]:
+    """Returns a list's entries; newer pages have (label, value) in place of a label."""
+    return [choice if isinstance(choice, str) else choice[0] for choice in component["choices"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("txt2img_sampling", "Hyper-SD TCD"), ("img2img_sampling", "Hyper-SD TCD"), ("hr_sampler", "Hyper-SD TCD"),
+        ("txt2img_scheduler", "Hyper-SD"), ("img2img_scheduler", "Hyper-SD"), ("hr_scheduler", "Hyper-SD"),
+    ],
+)  # fmt: skip
+def test_lists_of_the_page_offer_it_once(webui, name, entry):
+    assert _labels(_components(webui)[name]).count(entry) == 1
+
+
+def _run(page, webui) -> tuple:
+    """Presses Generate; returns the infotext under the picture and the latents."""
+    before = len(list((webui.data / "records").iterdir()))
+    page.locator("#txt2img_generate").click()
+    page.wait_for_function("() => document.querySelector('#html_info_txt2img')?.innerText.includes('Steps:')", timeout=180_000)
+    tensors, loras, _ = webui.record()
+    assert len(list((webui.data / "records").iterdir())) == before + 1
+    return page.locator("#html_info_txt2img").first.inner_text(), tensors["latents"], loras
+
+
+def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
+    expected = webui.draw(seed=11, width=512, height=512, **panel())
+    assert page.locator(PANEL.format(tab="img2img")).count() == 1
+    page.locator("#txt2img_prompt textarea").fill("red apple")
+    page.locator("#txt2img_seed input").fill("11")
+    accordion = page.locator(PANEL.format(tab="txt2img"))
+    accordion.locator(".label-wrap").first.click()
+    accordion.get_by_label("Enable").check()
+    accordion.get_by_text("Hyper-SD15-4steps-lora").first.wait_for()
+    infotext, latents, loras = _run(page, webui)
+    assert [[name for name, _ in call] for call in loras] == [["Hyper-SD15-4steps-lora"]] * 4
+    assert "Hyper-SD LoRA: Hyper-SD15-4steps-lora" in infotext
+    assert torch.equal(latents, expected.latents)
+
+
+def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
+    first = webui.draw(seed=12345, cfg_scale=1.5, **panel(recommended=False, strength=0.65, auto_eta=False, eta=0.55))
+    webui.draw(seed=2)
+    page.locator("#txt2img_prompt textarea").fill(first.infotext)
+    page.locator("#txt2img_tools #paste").click()
+    page.wait_for_function("() => document.querySelector('#txt2img_seed input').value === '12345'")
+    page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value === 'red apple'")
+    page.wait_for_timeout(1500)  # the page fills its controls one after another
+    infotext, latents, _ = _run(page, webui)
+    assert torch.equal(latents, first.latents)
+    assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)
+
+
+def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
+    before, module = webui.draw(seed=21, **panel()), webui.ask("/recorder/blip")
+    for _ in range(2):
+        starts = webui.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
+        page.locator("#footer").get_by_text("Reload UI").click()
+        webui.wait(starts + 1)
+        _open(page, webui)
+    assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
+    assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
+    assert webui.ask("/sdapi/v1/scripts")["txt2img"].count("hyper-sd") == 1
+    assert _labels(_components(webui)["txt2img_sampling"]).count("Hyper-SD TCD") == 1
+    after = webui.draw(seed=21, **panel())
+    assert torch.equal(after.latents, before.latents)
+    assert after.infotext == before.infotext
+    assert webui.ask("/recorder/blip") == module
+
+
+def test_settings_page_has_our_section(webui, page):
+    components = _components(webui)
+    for name in ("hyper_sd_default_eta", "hyper_sd_end", "hyper_sd_skip_negative"):
+        assert f"setting_{name}" in components
