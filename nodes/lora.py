@@ -12,7 +12,7 @@ from server import PromptServer
 from ..errors import UnsupportedModelError
 from ..models.catalog import load_catalog
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
-from ..models.lora_plan import MAX_STEPS
+from ..models.lora_plan import EMBEDDED, MAX_STEPS, as_measured
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
@@ -33,7 +33,8 @@ def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPla
     chosen = next((entry.kind for entry in load_catalog() if entry.name == name), variant)
     if lora_name.startswith(DEMO):
         chosen = "unified" if "unified" in lora_name else "n-step"
-    return plan(family_of(model), steps, chosen if variant == "auto" else variant)
+    made = plan(family_of(model), steps, chosen if variant == "auto" else variant)
+    return as_measured(made, EMBEDDED) if model.get_attachment(demo_model.ATTACHMENT) else made
 
 
 def planned_file(model: Any, made: LoraPlan) -> Path:

@@ -174,4 +174,5 @@ def test_measured_rows_are_of_use():
     for (family, variant, steps), row in lora_plan.MEASURED.items():
         assert set(row) <= {"strength", "eta", "num_segments", "cfg", "reason"}
         assert row["reason"].endswith(".")
-        assert plan(family, steps, variant).source == "measured here"
+        recommended = plan("sd15" if family == lora_plan.EMBEDDED else family, steps, variant)
+        assert lora_plan.as_measured(recommended, family).source == "measured here"
