@@ -272,7 +272,7 @@ def main() -> None:
     cells = measure(judge, [base, *sweep.draws_of(sweeps)], seeds, kept, what)
     found = sweep.report(sweeps, cells)
     result = {
-        "model": what, "seeds": seeds, "groups": sweep.GROUPS, "doubt": sweep.DOUBT, "eta": sweep.DEFAULT_ETA,
+        "model": what, "seeds": seeds, "groups": sweep.GROUPS, "doubt": sweep.DOUBT, "default_eta": sweep.DEFAULT_ETA,
         "machine": given.machine, **versions(),
         "base_25_steps": {m: [row[0] for row in sweep.scores_of(base, cells, m)] for m in sweep.METRICS},
         **found,
