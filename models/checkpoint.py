@@ -25,10 +25,9 @@ DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-BLOCK = 1 << 22  # bytes read at a time: a disk gives large pieces three times as fast as small ones
-# Values checked and cast at a time: they stay in the processor's cache, and are few enough (under 2**15) that torch works on
-# them in this thread. Sharing so little work costs more than doing it, and on a busy machine ten times as much.
-VALUES = 2**15 - 64
+# Bytes read, checked and cast at a time: a disk gives large pieces faster than small ones, and torch shares the casting of so
+# many values between the processor's cores.
+BLOCK = 1 << 22
 
 _LORA = ("lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
 _KINDS = {  # a part of a name that only this kind of file has, in the order they are asked
@@ -187,7 +186,8 @@ def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, to
     for stored, blocks in groupby(_blocks(info), key=itemgetter(0)):
         tensor = torch.empty(stored.shape, dtype=dtype)
         flat, done = tensor.view(-1), 0
-        for values in (part for _, block in blocks for part in block.view(stored.dtype).split(VALUES)):
+        for _, block in blocks:
+            values = block.view(stored.dtype)
             _require_values(values, dtype, stored.key, info.path)
             # Exact, and from float32 torch casts to fp8 six times as fast as from 16 bits.
             detour = dtype.itemsize == 1 and values.dtype.itemsize == 2

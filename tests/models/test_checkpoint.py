@@ -86,12 +86,11 @@ def test_every_layout_gives_the_same_keys_and_the_files_values(tmp_path, layout,
     assert all(torch.equal(tensor, stored[names[key]]) for key, tensor in read.items())
 
 
-@pytest.mark.parametrize(("block", "values"), [(1 << 10, 100), (checkpoint.BLOCK, checkpoint.VALUES)])
+@pytest.mark.parametrize("block", [1 << 10, checkpoint.BLOCK])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
 @pytest.mark.parametrize("wanted", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
-def test_casts_are_torchs_own_whatever_the_block(tmp_path, monkeypatch, stored, wanted, block, values):
+def test_casts_are_torchs_own_whatever_the_block(tmp_path, monkeypatch, stored, wanted, block):
     monkeypatch.setattr(checkpoint, "BLOCK", block)
-    monkeypatch.setattr(checkpoint, "VALUES", values)
     shape = UnetShape(channels=32, multipliers=(1,), depths=(1,), context=32, vector=32)
     path = write(tmp_path / "unet.safetensors", unet("original", shape), stored)
     theirs = load_file(path)
