@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling
+from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling, save_lora
 from .model_routes import ModelRoutes
 
 
@@ -13,4 +13,5 @@ class HyperSDExtension(ComfyExtension):
         """Returns the nodes, and registers the rest: hosts up to 0.3.75 call this but never on_load."""
         dropdowns.register()
         ModelRoutes(model_downloads.DOWNLOADS).register()
-        return [*sampling.NODES, *lora.NODES, *lora_schedule.NODES, *one_step.NODES, *demo_model.NODES, *model_downloads.NODES]
+        shown = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads, save_lora)
+        return [node for module in shown for node in module.NODES]
