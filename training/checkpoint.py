@@ -16,6 +16,10 @@ from ..errors import TrainingError
 FORMAT = "hyper_sd training checkpoint 1"
 
 
+class CheckpointError(TrainingError):
+    """A checkpoint that could not be written; what was trained is still in memory, in the adapter sets."""
+
+
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Returns the optimizer's moments and counters as "position.name" tensors."""
     state = optimizer.state_dict()["state"]
@@ -49,15 +53,16 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
             partial.unlink()
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
         remedy = "free some space" if full else "choose a folder that can be written"
-        raise TrainingError(
-            f"{path} could not be written ({error}); {remedy} and start again, nothing older is lost."
-        ) from error
+        raise TrainingError(f"{path} could not be written ({error}); {remedy} and try again, nothing older is lost.") from error
 
 
 def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any]) -> None:
-    """Writes tensors grouped in parts, and plain values (JSON)."""
+    """Writes tensors grouped in parts, and plain values (JSON). Raises: CheckpointError as save_atomically."""
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
-    save_atomically(path, tensors, {"format": FORMAT, "values": json.dumps(values)})
+    try:
+        save_atomically(path, tensors, {"format": FORMAT, "values": json.dumps(values)})
+    except TrainingError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

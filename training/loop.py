@@ -1,5 +1,6 @@
 """The training loop: a generator of per-step states, so that a node, a terminal and a test drive the same one."""
 
+import logging
 import math
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import TrainingError
-from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from .checkpoint import CheckpointError, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
 from .checkpointing import recomputing
 from .config import Stage, TrainingConfig, to_plain
 from .data import BatchOrder, Examples
@@ -19,7 +20,9 @@ from .denoiser import Denoiser
 from .discriminator import BACKBONE, Features, Heads
 from .engine import LocalEngine
 from .lora_layers import LoraLayers
-from .objectives import STUDENT, TARGET, draw, make_objective
+from .objectives import STUDENT, TARGET, TEACHER, draw, make_objective
+
+logger = logging.getLogger("hyper_sd")
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -63,17 +66,21 @@ def train(
     Ctrl-C, or `stop` returning True saves a checkpoint and ends the run; the same call continues it, to the bit. The weights of
     the network are never written; their requires_grad flags are cleared meanwhile and put back.
 
+    A checkpoint on the way that cannot be written is logged and tried again at the next; so is one that a closed generator or
+    Ctrl-C leaves, which keep their own reason to end.
+
     Args:
-        layers: on denoiser.network, with the rank of the config.
+        layers: on denoiser.network, with the rank of the config; a set "teacher" is what "tscd" distils, and stays as it is.
         folder: where checkpoint.safetensors is kept; None keeps none.
         engine: default one process on the network's device.
         stop: asked after every step.
-    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice.
+    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice;
+        CheckpointError where the last checkpoint cannot be written, the trained weights then are in `layers` all the same.
     """
     device = next(denoiser.network.parameters()).device
     engine = engine or LocalEngine(device, config.precision)
     with ExitStack() as stack:
-        stack.enter_context(_frozen(denoiser.network))
+        stack.enter_context(frozen(denoiser.network))
         if config.gradient_checkpointing:
             stack.enter_context(recomputing(denoiser.network, layers))
         run = Run(config, denoiser, layers, examples, engine, folder)
@@ -83,9 +90,9 @@ def train(
                 losses = run.advance()
                 yield clock.state(config, run.step, losses)
                 if run.step % config.checkpoint_every == 0 or run.stage_finished:
-                    run.save()
+                    run.try_save()
         except (GeneratorExit, KeyboardInterrupt):
-            run.save()
+            run.try_save()
             raise
         run.save()
 
@@ -110,7 +117,7 @@ class _Clock:
 
 
 @contextmanager
-def _frozen(network: torch.nn.Module) -> Iterator[None]:
+def frozen(network: torch.nn.Module) -> Iterator[None]:
     """Clears requires_grad of every parameter and restores it."""
     wanted = [p for p in network.parameters() if p.requires_grad]
     for parameter in wanted:
@@ -150,6 +157,8 @@ class Run:
         if STUDENT not in self.layers.sets:
             self.layers.add(STUDENT, seed=self.config.seed)
         self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
+        if TEACHER in self.layers.sets:
+            self.layers.sets[TEACHER].requires_grad_(False)
         if self.config.train_backbone and self.config.is_adversarial:
             self.layers.add(BACKBONE, seed=self.config.seed + 1)
 
@@ -232,7 +241,7 @@ class Run:
         )
 
     def save(self) -> None:
-        """Writes the checkpoint unless this step is saved already; the main process does."""
+        """Writes the checkpoint unless this step is saved already; the main process does. Raises: CheckpointError."""
         if self.path is None or self.step == self.saved or self.engine.rank or not self.whole:
             return
         parts = {name: dict(made.named_parameters()) for name, made in self.layers.sets.items()}
@@ -243,9 +252,18 @@ class Run:
         save_checkpoint(self.path, parts, values)
         self.saved = self.step
 
+    def try_save(self) -> None:
+        """Saves; what stands in the way is logged, and does not end the run."""
+        try:
+            self.save()
+        except CheckpointError as error:
+            logger.warning("Step %d is not saved: %s", self.step, error)
+
     def _load(self) -> None:
         parts, values = load_checkpoint(self.path)
         changed = self.config.differences(values["config"])
+        if (TEACHER in parts) != (TEACHER in self.layers.sets):
+            changed.append("teacher: a LoRA then, none now" if TEACHER in parts else "teacher: none then, a LoRA now")
         if changed:
             raise TrainingError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(changed)}). Use those again, or another folder."

@@ -14,7 +14,7 @@ from .discriminator import BACKBONE, Features, Heads, discriminator_loss, genera
 from .lora_layers import LoraLayers
 from .segments import sample_timesteps, solver_grid
 
-STUDENT, TARGET = "student", "target"
+STUDENT, TARGET, TEACHER = "student", "target", "teacher"
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Tscd(nn.Module):
     """Trajectory segmented consistency distillation.
 
     loss = d(Psi(x_tn, student, t_end), Psi(x_tprev, target, t_end)) + adversarial loss; x_tprev is one DDIM step of the guided
-    teacher away from x_tn; gradients reach the student (and the discriminator's own weights) only.
+    teacher away from x_tn; gradients reach the student (and the discriminator's own weights) only. The teacher is the bare
+    network, or the network with the set "teacher" where there is one: a style learnt before is then what is distilled.
 
     Source: Hyper-SD, arXiv 2404.13686, Eq. 11-12 and algorithm 1. The solver is not named there; DDIM is that of LCM and TCD.
-    Args: layers: with the sets "student" and "target"; heads: for stages with an adversarial weight.
+    Args: layers: with the sets "student" and "target", and "teacher" if wanted; heads: for stages with an adversarial weight.
     """
 
     def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers, heads: Heads | None = None):
@@ -126,7 +127,7 @@ class Tscd(nn.Module):
         """Returns where the teacher's solver step and the target's jump lead from x_n: the student's goal at t_end."""
         jump, predict = self.denoiser.diffusion.jump, self.denoiser.predict
         unconditional = batch.unconditional if self.config.is_guided else {}
-        with self.layers.using(None):
+        with self.layers.using(TEACHER if TEACHER in self.layers.sets else None):
             taught = self.denoiser.guided(x_n, draws.t_n, batch.conditioning, unconditional, draws.guidance_scale)
         x_prev = jump(x_n, taught, draws.t_n, draws.t_prev)
         with self.layers.using(TARGET):

@@ -9,7 +9,7 @@ from hyper_sd.training.config import Stage
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
 from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.objectives import Finetune, Tscd, distance, draw
+from hyper_sd.training.objectives import TEACHER, Finetune, Tscd, distance, draw
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 
@@ -27,18 +27,28 @@ def parts(diffusion, x, output, t):
     return a * x - s * output, a * output + s * x
 
 
+def add_teacher(w):
+    for parameter in w.layers.add(TEACHER).parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+
 def land(diffusion, x0, noise, t):
     a, s = diffusion.levels(t, x0)
     return a * x0 + s * noise
 
 
 @ALL
-def test_loss_is_that_of_the_papers_algorithm_written_out(prediction):
+@pytest.mark.parametrize("teacher", [None, "teacher"])
+def test_loss_is_that_of_the_papers_algorithm_written_out(prediction, teacher):
     w = World(prediction)
+    if teacher:
+        add_teacher(w)
     d, diffusion = w.draws, w.denoiser.diffusion
     x_n = land(diffusion, w.batch.latents, d.noise, d.t_n)
     scale = d.guidance_scale[:, None, None, None]
-    with_, without = (parts(diffusion, x_n, w.predict(None, x_n, d.t_n, c), d.t_n) for c in ("conditioning", "unconditional"))
+    with_, without = (
+        parts(diffusion, x_n, w.predict(teacher, x_n, d.t_n, c), d.t_n) for c in ("conditioning", "unconditional")
+    )
     x0, noise = (u + scale * (c - u) for c, u in zip(with_, without, strict=True))
     x_prev = land(diffusion, x0, noise, d.t_prev)
     wanted = land(diffusion, *parts(diffusion, x_prev, w.predict("target", x_prev, d.t_prev), d.t_prev), d.t_end)
@@ -113,6 +123,17 @@ def test_student_gradient_equals_finite_differences(prediction, kind):
     w = World(prediction, distance=kind, huber_c=0.1)
     students = list(w.layers.sets["student"].parameters())
     assert check_gradients(w, students, lambda losses: losses["loss"]) == len(students)
+
+
+def test_teacher_set_changes_the_goal_and_gets_no_gradient():
+    w = World()
+    bare = w.losses()["loss"]
+    add_teacher(w)
+    taught = w.losses()["loss"]
+    assert abs(taught - bare) > 1e-3 * bare
+    taught.backward()
+    assert all(p.grad is not None for p in w.layers.sets["student"].parameters())
+    assert all(p.grad is None for p in w.layers.sets[TEACHER].parameters())
 
 
 def test_distances_by_hand():
