@@ -13,6 +13,7 @@ from comfy_api.latest import io
 
 from ..errors import UnsupportedModelError
 from .sampling import CATEGORY
+from .search_words import found_as
 
 FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
@@ -112,6 +113,7 @@ class HyperSDDemoModel(io.ComfyNode):
             node_id="HyperSDDemoModel",
             display_name="Hyper-SD Demo Model",
             category=CATEGORY,
+            **found_as("emoji", "test model", "tiny", "example"),
             description="A small model that ships with the pack and paints emoji at 128x128, to try workflows on any machine.",
             inputs=[
                 io.Combo.Input(

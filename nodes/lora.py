@@ -19,6 +19,7 @@ from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
 from .lora_files import AUTO, DEMO, add_lora, family_of, lora_options, lora_path, read_file, released_path
 from .sampling import CATEGORY
+from .search_words import found_as
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
@@ -121,6 +122,7 @@ class HyperSDLoraLoader(io.ComfyNode):
             node_id="HyperSDLoraLoader",
             display_name="Hyper-SD",
             category=CATEGORY,
+            **found_as("few steps", "fast", "turbo", "lightning", "LCM", "LoRA loader", "distilled"),
             description="Choose a number of steps: the file, its strength, the sampler, its steps and CFG follow.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SDXL, SD3 or FLUX.1-dev. Other LoRAs may come before or after."),

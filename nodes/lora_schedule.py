@@ -11,6 +11,7 @@ from ..errors import ScheduleError
 from ..models.lora_curve import CURVES, LIMIT, percent_between, read_strengths, strengths_of
 from .lora_files import lora_options, lora_path, read_file, require_fit
 from .sampling import CATEGORY
+from .search_words import found_as
 
 
 def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> comfy.hooks.HookKeyframeGroup:
@@ -64,6 +65,7 @@ class HyperSDLoraSchedule(io.ComfyNode):
             node_id="HyperSDLoraSchedule",
             display_name="Hyper-SD LoRA Schedule",
             category=CATEGORY,
+            **found_as("LoRA strength per step", "LoRA hook", "keyframes", "fade"),
             description="Applies a LoRA with another strength at each step. Use it instead of a LoRA loader, not after one.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that will be sampled, without this LoRA."),

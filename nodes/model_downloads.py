@@ -16,6 +16,7 @@ from ..models.catalog import format_bytes
 from ..models.files import State
 from ..models.jobs import Downloads, user_catalog
 from .sampling import CATEGORY
+from .search_words import found_as
 
 EVENT = "hyper_sd.download"  # what the page listens to
 POLL = 0.2  # seconds between two looks at a download under way
@@ -100,6 +101,7 @@ class HyperSDModelDownload(io.ComfyNode):
             node_id="HyperSDModelDownload",
             display_name="Hyper-SD Model Download",
             category=CATEGORY,
+            **found_as("get LoRA", "hugging face", "fetch", "install model"),
             description="Downloads a Hyper-SD file if it is not there yet, checks it, and gives its name to a loader.",
             inputs=[
                 io.Combo.Input(

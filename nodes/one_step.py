@@ -20,6 +20,7 @@ from ..models.checkpoint import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, strea
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from .sampling import CATEGORY
+from .search_words import found_as
 
 FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none found"
@@ -142,6 +143,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
             node_id="HyperSDOneStepLoader",
             display_name="Hyper-SD One-Step Loader",
             category=CATEGORY,
+            **found_as("SDXL UNet", "one step", "1step", "single step", "load diffusion model"),
             description="Loads the one-step SDXL UNet, in either released form, with everything its one step needs.",
             inputs=[
                 io.Combo.Input(

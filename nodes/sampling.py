@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
+from .search_words import found_as
 
 CATEGORY = "Hyper-SD"
 ENDS = ["sigma 0", "alpha_bar[0]"]
@@ -38,6 +39,7 @@ class HyperSDSampler(io.ComfyNode):
             node_id="HyperSDSampler",
             display_name="Hyper-SD Sampler (TCD)",
             category=CATEGORY,
+            **found_as("TCD", "LCM", "consistency", "few steps"),
             description="Samples Hyper-SD, TCD and other consistency models in 1 to 8 steps.",
             inputs=[ETA, NUM_SEGMENTS],
             outputs=[io.Sampler.Output()],
@@ -58,6 +60,7 @@ class HyperSDScheduler(io.ComfyNode):
             node_id="HyperSDScheduler",
             display_name="Hyper-SD Scheduler",
             category=CATEGORY,
+            **found_as("TCD", "sigmas", "trailing", "timesteps"),
             description="The noise levels a Hyper-SD model expects at 1 to 50 steps.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample; its own noise levels are used."),

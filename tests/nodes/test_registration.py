@@ -126,3 +126,20 @@ def test_every_input_is_used_by_execute(pack, schemas):
 
     for name, schema in schemas.items():
         assert [i.id for i in schema.inputs] == list(inspect.signature(pack[name].execute).parameters)
+
+
+def test_every_node_names_search_words_where_the_host_takes_them(pack, monkeypatch):
+    from dataclasses import dataclass, field
+
+    from comfy_api.latest import io
+
+    @dataclass
+    class SchemaWithAliases(io.Schema):
+        search_aliases: list = field(default_factory=list)
+
+    if "search_aliases" not in io.Schema.__dataclass_fields__:
+        monkeypatch.setattr(io, "Schema", SchemaWithAliases)
+    for name, node in pack.items():
+        words = node.define_schema().search_aliases
+        assert len(words) >= 3, name
+        assert len(set(map(str.lower, words))) == len(words), name
