@@ -9,7 +9,7 @@ from pathlib import Path
 from .console import say
 from .errors import InstallError
 from .pip import installed_version, pip_install, remove_half_installed
-from .requirements import ROOT, digest
+from .requirements import ROOT, alone_for, digest
 from .torch_build import install_torch, repair_torchvision
 
 VENV = ROOT / ".venv"
@@ -104,6 +104,8 @@ def install(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> N
     pip_install(python, [f"torch=={torch_version}", *requirements])
     if "torchvision" in requirements:
         repair_torchvision(python, torch_version)
+    if alone := alone_for(command):
+        pip_install(python, ["--no-deps", *alone])
     write_stamp(command, requirements, venv)
 
 

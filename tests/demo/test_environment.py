@@ -79,6 +79,17 @@ def test_install_writes_the_stamp_last(folder, monkeypatch):
     assert environment.is_complete("demo", REQUIREMENTS, folder)
 
 
+def test_tests_install_k_diffusion_without_what_it_asks_for(folder, monkeypatch):
+    installed = []
+    monkeypatch.setattr(environment, "make_venv", environment.venv_python)
+    monkeypatch.setattr(environment, "pip_install", lambda python, arguments: installed.append(arguments))
+    for command in ("demo", "test"):
+        environment.install(command, REQUIREMENTS, folder)
+    alone = [arguments for arguments in installed if "--no-deps" in arguments]
+    assert [arguments[1:] for arguments in alone] == [["k-diffusion==0.1.1.post1"]]
+    assert not [line for arguments in installed for line in arguments if "k-diffusion" in line and arguments[0] != "--no-deps"]
+
+
 def test_full_disk_is_refused_before_the_first_installation(tmp_path):
     with pytest.raises(InstallError, match=r"GB free, the first installation needs 1000000 GB; free some space"):
         torch_build.check_space(tmp_path, 10**6 * torch_build.GIB)
