@@ -1,7 +1,7 @@
-"""A trained adapter set as the LoRA file every host reads: kohya's names, with alpha."""
+"""Adapter sets as the LoRA files every host reads, and back: kohya's names, with alpha."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from ..errors import TrainingError
 from .checkpoint import save_atomically
-from .lora_layers import LoraLayers
+from .lora_layers import AdapterSet, LoraLayers
 from .unet_names import lora_names
 
 PREFIX = "lora_unet_"
+DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+Pair = tuple[torch.Tensor, torch.Tensor]  # down [rank, inner, ..], up [outer, rank, ..] with the scale folded in
 
 
 def kohya_name(module: str) -> str:
@@ -83,40 +85,135 @@ def save_lora(
     save_atomically(path, tensors, described | (metadata or {}))
 
 
-@torch.no_grad()
 def load_lora(path: Path, layers: LoraLayers, name: str = "student", *, rename: Callable[[str], str] | None = None) -> None:
-    """Adds an adapter set with the weights of a LoRA file in kohya's names, to train on or to sample with.
+    """Adds an adapter set with the weights of a LoRA file in kohya's names; see set_from_tensors.
 
-    Another lora_alpha / rank ratio in the file is folded into `up`; what a smaller rank leaves free
-    starts as in a new set, where it changes nothing yet.
-
-    Raises: TrainingError when the file cannot be read, its modules are not the network's, or its rank is higher than the set's.
+    Raises: TrainingError when the file cannot be read, or as set_from_tensors.
     """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"The LoRA {path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
-    given = {key for key in tensors if not key.endswith(".alpha")}
-    for names in [rename] if rename else [lora_names(layers.network), str]:
-        keys = [kohya_name(names(module)) for module in layers.layers]
-        wanted = {f"{key}.{part}.weight" for key in keys for part in ("lora_down", "lora_up")}
-        strangers = given ^ wanted
-        if not strangers:
-            break
-    else:
-        raise TrainingError(
-            f"{path} does not fit this model: {len(strangers)} of {len(wanted)} tensors differ, for example "
-            f"{min(strangers)}; choose a LoRA made for this family of models."
-        )
+    set_from_tensors(tensors, layers, name, rename=rename, source=str(path))
+
+
+@torch.no_grad()
+def set_from_tensors(
+    tensors: Mapping[str, torch.Tensor],
+    layers: LoraLayers,
+    name: str = "student",
+    *,
+    rename: Callable[[str], str] | None = None,
+    source: str = "the LoRA",
+    partial: bool = False,
+) -> AdapterSet:
+    """Adds an adapter set with the weights of a LoRA in kohya's names, to train on, to teach or to sample with.
+
+    Another lora_alpha / rank ratio in the LoRA is folded into `up`; what a smaller rank leaves free
+    starts as in a new set, where it changes nothing yet.
+
+    Args:
+        rename: as lora_state_dict; default both namings of diffusers' networks.
+        source: what messages call the LoRA.
+        partial: modules that the LoRA lacks start as in a new set; one of them at least must be there.
+    Raises: TrainingError when its modules are not the network's, or its rank is higher than the set's; no set is added then.
+    """
+    keys = _matching_keys(tensors, layers, rename, source, partial)
+    _check_shapes(tensors, layers, keys, source)
     made = layers.add(name)
     for key, down, up in zip(keys, made.down, made.up, strict=True):
+        if f"{key}.lora_down.weight" not in tensors:
+            continue
         low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
         rank = len(low)
-        if rank > layers.rank or low.shape[1:] != down.shape[1:] or len(high) != len(up):
-            raise TrainingError(
-                f"{path} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
-                f"{tuple(down.shape[1:])}; train with rank {rank} or more, or choose another LoRA."
-            )
         scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
         up.zero_()
         down[:rank], up[:, :rank] = low.to(down), high.to(up) * scale
+    return made
+
+
+def _matching_keys(
+    tensors: Mapping[str, torch.Tensor],
+    layers: LoraLayers,
+    rename: Callable[[str], str] | None,
+    source: str,
+    partial: bool,
+) -> list[str]:
+    """Returns the LoRA's name of every adapted layer, in the naming that all its tensors follow."""
+    given = {key for key in tensors if not key.endswith(".alpha")}
+    for names in [rename] if rename else [lora_names(layers.network), str]:
+        keys = [kohya_name(names(module)) for module in layers.layers]
+        pairs = [{f"{key}.{part}.weight" for part in ("lora_down", "lora_up")} for key in keys]
+        wanted = set().union(*(pair for pair in pairs if pair & given or not partial))
+        strangers = given ^ wanted
+        if wanted and not strangers:
+            return keys
+    example = f", for example {min(strangers)}" if strangers else ""
+    raise TrainingError(
+        f"{source} does not fit this model: {len(strangers)} of {max(len(wanted), len(given))} tensors differ{example}; "
+        "choose a LoRA made for this family of models."
+    )
+
+
+def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str) -> None:
+    for key, layer in zip(keys, layers.layers.values(), strict=True):
+        if f"{key}.lora_down.weight" not in tensors:
+            continue
+        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        rank, (out_width, *inner) = len(low), layer.weight.shape
+        if rank > layers.rank or list(low.shape[1:]) != inner or list(high.shape[:2]) != [out_width, rank]:
+            raise TrainingError(
+                f"{source} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
+                f"{tuple(inner)}; train with rank {rank} or more, or choose another LoRA."
+            )
+
+
+def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the LoRA that changes a network by exactly as much as both together, each at strength 1.
+
+    up1 down1 + up2 down2 = [up1 up2] [down1; down2]: the ranks add up, the `down`s stand above one another, the `up`s side by
+    side. Every module gets the same rank, that of the largest sum, filled up with zeros, and an alpha equal to it, scale 1.
+
+    Args: first, second: tensors in kohya's names; in each, alpha left out means scale 1.
+    Raises: TrainingError for tensors other than pairs of `down` and `up`, and for modules whose shapes differ.
+    """
+    parts = _pairs(first), _pairs(second)
+    modules = {module: [part[module] for part in parts if module in part] for part in parts for module in part}
+    rank = max((sum(len(down) for down, _ in pairs) for pairs in modules.values()), default=0)
+    tensors = {}
+    for module, pairs in modules.items():
+        down, up = _side_by_side(module, pairs)
+        free = rank - len(down)
+        tensors[f"{module}.{DOWN}"] = torch.cat([down, down.new_zeros(free, *down.shape[1:])])
+        tensors[f"{module}.{UP}"] = torch.cat([up, up.new_zeros(len(up), free, *up.shape[2:])], 1)
+        tensors[f"{module}.{ALPHA}"] = torch.tensor(float(rank))
+    return tensors
+
+
+def _pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, Pair]:
+    """Returns the pair of every module."""
+    modules = {}
+    for key in tensors:
+        module, _, part = key.partition(".")
+        if part not in (DOWN, UP, ALPHA):
+            raise TrainingError(f"{key} is no part of a plain LoRA; choose one with {DOWN}, {UP} and alpha alone.")
+        modules.setdefault(module, set()).add(part)
+    for module, found in modules.items():
+        if not found >= {DOWN, UP}:
+            raise TrainingError(f"The LoRA has only {', '.join(sorted(found))} of {module}; choose a file that is whole.")
+    return {module: _pair(tensors, module) for module in modules}
+
+
+def _pair(tensors: Mapping[str, torch.Tensor], module: str) -> Pair:
+    down, up = tensors[f"{module}.{DOWN}"], tensors[f"{module}.{UP}"]
+    return down, up * (float(tensors.get(f"{module}.{ALPHA}", len(down))) / len(down))
+
+
+def _side_by_side(module: str, pairs: list[Pair]) -> Pair:
+    shapes = {(tuple(down.shape[1:]), len(up), tuple(up.shape[2:])) for down, up in pairs}
+    if len(shapes) > 1:
+        found = " and ".join(f"{tuple(down.shape)} to {tuple(up.shape)}" for down, up in pairs)
+        raise TrainingError(f"The two LoRAs differ in {module}: {found}; choose two of the same family of models.")
+    dtype, device = torch.promote_types(pairs[0][0].dtype, pairs[-1][0].dtype), pairs[0][0].device
+    downs, ups = zip(*pairs, strict=True)
+    return torch.cat([t.to(device, dtype) for t in downs]), torch.cat([t.to(device, dtype) for t in ups], 1)

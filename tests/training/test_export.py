@@ -5,7 +5,7 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.models.lora import read_lora
 from hyper_sd.tests.training.fakes import TinyUNet
 from hyper_sd.tests.training.test_lora_layers import SDXL
-from hyper_sd.training.export import kohya_name, load_lora, lora_state_dict, save_lora
+from hyper_sd.training.export import concatenated, kohya_name, load_lora, lora_state_dict, save_lora, set_from_tensors
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
 from hyper_sd.training.unet_names import lora_names
 from safetensors import safe_open
@@ -158,3 +158,114 @@ def test_unfit_files_are_refused(tmp_path):
         load_lora(path, LoraLayers(TinyUNet(), 4))
     with pytest.raises(TrainingError, match="could not be written"):
         save_lora(path / "below.safetensors", filled(TinyUNet()))
+
+
+def without(tensors, part):
+    """The LoRA without the modules whose name holds `part`."""
+    return {key: tensor for key, tensor in tensors.items() if part not in key}
+
+
+def test_lora_in_memory_equals_its_file(tmp_path):
+    network = unet()
+    layers = filled(network, rank=3, lora_alpha=1.5)
+    save_lora(tmp_path / "a.safetensors", layers, dtype=torch.float32)
+    tensors = lora_state_dict(layers, "student", torch.float32)
+    read = LoraLayers(network, 5, lora_alpha=20)
+    load_lora(tmp_path / "a.safetensors", read)
+    made = set_from_tensors(tensors, read, "teacher")
+    assert made is read.sets["teacher"]
+    assert all(torch.equal(v, made.state_dict()[k]) for k, v in read.sets["student"].state_dict().items())
+    assert all(up.abs().sum() > 0 for up in made.up)
+
+
+def test_modules_that_a_partial_lora_lacks_change_nothing():
+    network = unet()
+    layers = filled(network, rank=3)
+    tensors = without(lora_state_dict(layers, "student", torch.float32), "up_blocks")
+    with torch.no_grad():
+        for module, up in zip(layers.layers, layers.sets["student"].up, strict=True):
+            if "up_blocks" in module:
+                up.zero_()
+    other = LoraLayers(network, 4)
+    with pytest.raises(TrainingError, match=r"my style does not fit this model: \d+ of \d+ tensors differ.*up_blocks"):
+        set_from_tensors(tensors, other, source="my style")
+    assert other.sets == {}
+    set_from_tensors(tensors, other, partial=True)
+    with layers.using("student"):
+        expected = answer(network)
+    with other.using("student"):
+        assert torch.allclose(answer(network), expected, atol=1e-6)
+    assert all(down.abs().sum() > 0 for down in other.sets["student"].down)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_tensors_that_are_not_the_networks_are_refused_and_add_no_set(partial):
+    own = lora_state_dict(filled(TinyUNet(), rank=2), "student")
+    layers = LoraLayers(TinyUNet(), 2)
+    key = "lora_unet_mid_block_conv"
+    foreign = {**own, "lora_te_text_model.lora_down.weight": torch.zeros(2, 3)}
+    half = {name: tensor for name, tensor in own.items() if name != f"{key}.lora_up.weight"}
+    for tensors in (foreign, half, {}, {f"{key}.alpha": own[f"{key}.alpha"]}):
+        with pytest.raises(TrainingError, match=r"the LoRA does not fit this model: \d+ of \d+ tensors"):
+            set_from_tensors(tensors, layers, partial=partial)
+    with pytest.raises(TrainingError, match="for example lora_te_text_model"):
+        set_from_tensors(foreign, layers, partial=partial)
+    narrow = {**own, f"{key}.lora_up.weight": own[f"{key}.lora_up.weight"][:-1]}
+    with pytest.raises(TrainingError, match=f"has {key} with rank 2"):
+        set_from_tensors(narrow, layers, partial=partial)
+    assert layers.sets == {}
+
+
+def change(tensors, key):
+    """The matrix that a module of a LoRA adds, from its three tensors."""
+    down, up = (tensors[f"{key}.lora_{part}.weight"] for part in ("down", "up"))
+    scale = float(tensors[f"{key}.alpha"]) / len(down)
+    return scale * up.flatten(1) @ down.flatten(1)
+
+
+def test_concatenated_loras_are_their_exact_sum():
+    torch.manual_seed(0)
+    network = TinyUNet().double()
+    one, two = filled(network, rank=3, lora_alpha=1.5), filled(network, rank=5, lora_alpha=20, seed=2)
+    first, second = (lora_state_dict(layers, "student", torch.float64) for layers in (one, two))
+    first, second = without(first, "lora_unet_text"), without(second, "mid_block")
+    total = concatenated(first, second)
+    keys = {key.partition(".")[0] for key in {**first, **second}}
+    assert {key.partition(".")[0] for key in total} == keys
+    for key in keys:
+        expected = sum(change(part, key) for part in (first, second) if f"{key}.alpha" in part)
+        torch.testing.assert_close(change(total, key), expected, rtol=1e-14, atol=1e-15)
+        assert len(total[f"{key}.lora_down.weight"]) == float(total[f"{key}.alpha"]) == 8
+    both = LoraLayers(network, 8, dtype=torch.float64)
+    set_from_tensors(total, both)
+    g = torch.Generator().manual_seed(1)
+    x, context = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((2, 2, 8, 8), (2, 3, 6)))
+    layer = network.down_blocks[1].conv
+    inputs = torch.randn(1, 4, 8, 8, generator=g, dtype=torch.float64)
+    plain = layer(inputs)
+    parts = []
+    for layers in (one, two):
+        with layers.using("student"):
+            parts.append(layer(inputs) - plain)
+    with both.using("student"):
+        torch.testing.assert_close(layer(inputs), plain + parts[0] + parts[1], rtol=1e-6, atol=1e-8)  # the sets are float32
+        assert network(x, torch.tensor([3, 999]), context).isfinite().all()
+
+
+def test_concatenated_keeps_scale_one_where_alpha_is_left_out_and_the_wider_dtype():
+    a = {"m.lora_down.weight": torch.ones(1, 2, dtype=torch.float16), "m.lora_up.weight": torch.ones(3, 1, dtype=torch.float16)}
+    b = {name: 2 * tensor.float() for name, tensor in a.items()}
+    total = concatenated(a, b)
+    assert total["m.lora_down.weight"].dtype == torch.float32
+    assert change(total, "m").unique().tolist() == [5.0]
+    assert concatenated(a, {})["m.lora_down.weight"].tolist() == [[1.0, 1.0]]
+
+
+def test_concatenated_refuses_what_is_no_pair_of_plain_loras():
+    a = {"m.lora_down.weight": torch.ones(1, 2), "m.lora_up.weight": torch.ones(3, 1)}
+    with pytest.raises(TrainingError, match=r"differ in m: \(1, 2\) to \(3, 1\) and \(1, 4\) to \(3, 1\); choose two"):
+        concatenated(a, {**a, "m.lora_down.weight": torch.ones(1, 4)})
+    with pytest.raises(TrainingError, match=r"m.dora_scale is no part of a plain LoRA"):
+        concatenated(a, {**a, "m.dora_scale": torch.ones(3)})
+    with pytest.raises(TrainingError, match=r"only lora_down.weight of m"):
+        concatenated(a, {"m.lora_down.weight": torch.ones(1, 2)})
