@@ -1,0 +1,114 @@
+import math
+
+import pytest
+from hyper_sd.errors import TrainingError
+from hyper_sd.training.presets import FAMILIES, OBJECTIVES, PRESETS, parse_stages, phases
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("8-4-2-1", (8, 4, 2, 1)), ("4", (4,)), (" 8 - 3 ", (8, 3)), ("1-1", (1, 1)),
+])  # fmt: skip
+def test_stages_are_read_from_text(text, expected):
+    assert parse_stages(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "9", "16-8", "2-4", "4-", "-4", "8,4", "4.5", "many", "auto", "\u00b2"])
+def test_stages_that_cannot_be_are_refused_with_what_is_allowed(text):
+    with pytest.raises(TrainingError, match=r"from 8 down to 1 joined by hyphens.*use \"8-4-2-1\""):
+        parse_stages(text)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_gives_a_run_of_its_length(objective, family, preset):
+    plan, size = phases(objective, family, preset=preset, examples=100), PRESETS[preset][family]
+    assert sum(phase.config.total_steps for phase in plan) == size.steps
+    assert {(p.config.rank, p.config.batch_size) for p in plan} == {(size.rank, size.batch_size)}
+    assert all(p.config.warmup_steps < min(s.steps for s in p.config.stages) for p in plan)
+    assert all(p.config.checkpoint_every < p.config.total_steps for p in plan)
+
+
+def test_larger_presets_are_longer_and_no_narrower():
+    for family in FAMILIES:
+        small, medium, thorough = (PRESETS[name][family] for name in ("Small", "Medium", "Thorough"))
+        assert small.steps < medium.steps < thorough.steps
+        assert small.rank <= medium.rank <= thorough.rank
+
+
+def test_style_is_one_phase_of_plain_denoising():
+    (phase,) = phases("style finetune", "sd15", preset="Medium", examples=100, stages="not read here")
+    assert (phase.title, phase.config.objective, phase.config.distance) == ("style", "finetune", "mse")
+    assert phase.config.learning_rate == 1e-4
+
+
+def test_distillation_is_one_phase_in_stages_of_equal_length():
+    (phase,) = phases("TSCD distillation", "sd15", preset="Medium", examples=100, guidance_scale=4.0)
+    config = phase.config
+    assert (phase.title, config.objective, config.guidance_scale) == ("distillation", "tscd", (4.0, 4.0))
+    assert [(s.num_segments, s.steps) for s in config.stages] == [(8, 250), (4, 250), (2, 250), (1, 250)]
+    assert not config.is_adversarial
+
+
+def test_style_then_distil_shares_the_steps_two_to_three():
+    style, distil = phases("style, then distil", "embedded", preset="Small", examples=100, steps=101, stages="4-2-1")
+    assert style.config.total_steps == 40
+    assert [(s.num_segments, s.steps) for s in distil.config.stages] == [(4, 20), (2, 20), (1, 21)]
+    assert (style.config.learning_rate, distil.config.learning_rate) == (1e-3, 1.5e-3)
+
+
+def test_distillation_that_starts_distilled_stays_at_one_segment():
+    def segments(**options):
+        (phase,) = phases("TSCD distillation", "sdxl", preset="Thorough", examples=9, starts_distilled=True, **options)
+        return [s.num_segments for s in phase.config.stages]
+
+    assert segments() == segments(stages=" Auto ") == [1]
+    assert segments(stages="4-2") == [4, 2]
+
+
+def test_given_values_replace_the_presets_in_every_phase():
+    plan = phases(
+        "style, then distil", "sd15", preset="Small", examples=3, steps=50, rank=5, learning_rate=2e-4, batch_size=7, seed=11,
+        precision="bf16",
+    )  # fmt: skip
+    for phase in plan:
+        c = phase.config
+        assert (c.rank, c.learning_rate, c.batch_size, c.seed, c.precision) == (5, 2e-4, 7, 11, "bf16")
+    assert sum(phase.config.total_steps for phase in plan) == 50
+
+
+def test_preset_batch_is_no_larger_than_the_data():
+    (phase,) = phases("style finetune", "embedded", preset="Medium", examples=5)
+    assert phase.config.batch_size == 5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("learning_rate", math.nan, r"learning_rate must lie in .* got nan"),
+    ("learning_rate", -1e-4, "learning_rate must lie in .* got -0.0001"),
+    ("learning_rate", math.inf, "learning_rate must lie in .* got inf"),
+    ("rank", -1, "rank must lie in .* got -1"),
+    ("batch_size", -4, "batch_size must lie in .* got -4"),
+    ("steps", -10, "-10|steps"),
+    ("seed", -1, "seed must lie in"),
+    ("precision", "fp8", "precision must be one of"),
+    ("family", "sd3", "family must be one of 'sd15', 'sdxl', 'embedded', got 'sd3'"),
+    ("preset", "Huge", "preset must be one of 'Small', 'Medium', 'Thorough', got 'Huge'"),
+])  # fmt: skip
+def test_bad_values_are_refused_and_do_not_count_as_zero(objective, name, value, words):
+    options = {"family": "sd15", "preset": "Small", "examples": 10, name: value}
+    with pytest.raises(TrainingError, match=words):
+        phases(objective, **options)
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
+def test_bad_guidance_is_refused(value):
+    with pytest.raises(TrainingError, match="guidance_scale must be"):
+        phases("TSCD distillation", "sd15", preset="Small", examples=10, guidance_scale=value)
+
+
+def test_unknown_objectives_and_too_few_steps_are_refused():
+    with pytest.raises(TrainingError, match="objective must be one of 'style, then distil'"):
+        phases("tscd", "sd15", preset="Small", examples=10)
+    with pytest.raises(TrainingError, match="3 steps are too few for the 4 stages 8-4-2-1; use 4 steps or more"):
+        phases("TSCD distillation", "sd15", preset="Medium", examples=10, steps=3)
