@@ -122,7 +122,7 @@ def _require_sizes(weights: dict[str, Any], path: Path, tensors: dict[str, Any],
         target = offered.get(name.removesuffix(".lora_down.weight"))
         if isinstance(target, str) and name.endswith(".lora_down.weight"):
             width = weights[target].shape[1]
-            if down.shape[1] != width:
+            if down.shape[1] not in (width, weights[target][0].numel()):  # ComfyUI's own training flattens convolutions
                 raise UnsupportedModelError(
                     f"{path.name} was made for a model of other sizes ({name} takes {down.shape[1]} values, this model's layer "
                     f"{width}); choose a LoRA made for this model."

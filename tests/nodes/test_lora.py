@@ -186,6 +186,15 @@ def test_unknown_steps_and_variants_say_what_there_is(pack, unet, host):
         load(pack, host.small_mmdit(), 4, "unified")
 
 
+def test_convolutions_flattened_by_the_hosts_own_training_are_taken(worlds, unet, tmp_path):
+    from hyper_sd.nodes.lora_files import require_fit
+
+    good = worlds.small_lora(unet)
+    flat = {name: tensor.flatten(1) if name.endswith("lora_down.weight") else tensor for name, tensor in good.items()}
+    assert any(flat[name].ndim < tensor.ndim for name, tensor in good.items())
+    assert require_fit(unet, tmp_path / "own.safetensors", flat)[1].matched == len(good) // 3
+
+
 def bad_files(worlds, unet):
     good = worlds.small_lora(unet)
     first, flux = next(iter(good)), "lora_unet_single_transformer_blocks_0_proj_mlp"
