@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +49,20 @@ class Concept:
         return text
 
 
-def fetch(folder: Path) -> Path:
-    """Installs the pinned npm packages into `folder` once and returns its node_modules.
+def fetch(folder: Path, packages: Mapping[str, str] = PACKAGES) -> Path:
+    """Installs pinned npm packages into `folder` once and returns its node_modules.
 
+    Args: packages: name -> version.
     Raises: RuntimeError when npm is missing.
     """
     modules = folder / "node_modules"
-    if all((modules / name).is_dir() for name in PACKAGES):
+    if all((modules / name).is_dir() for name in packages):
         return modules
     npm = shutil.which("npm")
     if npm is None:
         raise RuntimeError("The recipe reads its emoji from npm packages and found no npm; install Node.js, then run it again.")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [f"{name}@{version}" for name, version in PACKAGES.items()]
+    wanted = [f"{name}@{version}" for name, version in packages.items()]
     subprocess.run([npm, "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", *wanted], check=True)
     return modules
 
@@ -79,11 +81,11 @@ def _svg(icons: dict, name: str) -> str | None:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
 
 
-def load_concepts(modules: Path) -> list[Concept]:
-    """Returns the chosen emoji that both vendors draw, in emojibase order."""
+def load_concepts(modules: Path, chosen: Sequence[str] = (NOTO, FLUENT)) -> list[Concept]:
+    """Returns the emoji that all chosen vendors draw, in emojibase order."""
     emoji = _read(modules / "emojibase-data/en/data.json")
     subgroups = {g["order"]: g["message"] for g in _read(modules / "emojibase-data/en/messages.json")["subgroups"]}
-    vendors = {v: (_read(modules / v / "icons.json"), _read(modules / v / "chars.json")) for v in (NOTO, FLUENT)}
+    vendors = {v: (_read(modules / v / "icons.json"), _read(modules / v / "chars.json")) for v in chosen}
     concepts = []
     for entry in sorted(emoji, key=lambda e: e.get("order", 0)):
         if subgroups.get(entry.get("subgroup")) not in SUBGROUPS:

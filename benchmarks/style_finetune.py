@@ -1,0 +1,218 @@
+"""Does a style learnt from 20 pictures reach 4 steps, and is it better distilled than stacked on the Hyper-SD LoRA?
+
+One command, from the repository root, in an environment with the `recipe` and `quality` extras, npm and a ComfyUI folder:
+
+    python -m hyper_sd.benchmarks.style_finetune --comfyui PATH --work .demo/recipe --out benchmarks/results/style_finetune.json
+
+Everything runs through the pack's nodes in a real ComfyUI, on the embedded model. The style is Fluent's high-contrast set,
+black drawings that the model has never seen; each seed takes 20 other concepts of it, with their plain labels as captions. The
+arms have the same number of optimizer steps and the same rank, and are asked for concepts that were not among the 20:
+
+    none       the Hyper-SD LoRA alone
+    stacked    a plain finetune, on top of the Hyper-SD LoRA at strength 1
+    distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both
+    tscd       "TSCD distillation" on the 20 pictures, started from the Hyper-SD LoRA, the base as the teacher
+
+The distance, "style", is KID on EfficientNet-Lite0's features to the vendor's own drawings of the concepts asked for; "away" is
+the same to the two vendors that the base was trained on. "top1": is the nearest of the vendor's drawings the thing asked for.
+Anchors: the autoencoder's rendition of the drawings, and the plain finetune alone at 25 steps with guidance.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..demo.recipe import emoji
+from ..evaluation.contact_sheet import contact_sheet
+from ..evaluation.metrics import kid, retrieval_accuracy
+from .with_comfyui import add_comfyui_option, enter_comfyui
+
+logger = logging.getLogger("hyper_sd")
+STYLE = "@iconify-json/fluent-emoji-high-contrast"
+PACKAGES = {**emoji.PACKAGES, STYLE: "1.2.6"}
+TAUGHT, ASKED, BATCH, SIZE = 20, 200, 40, 128
+STEPS, ETA, CFG, MANY = (1, 2, 4, 8), 0.3, 4.0, 25
+ARMS = {"stacked": "style finetune", "distilled": "style, then distil", "tscd": "TSCD distillation"}
+SHOWN = ("hamburger", "penguin", "guitar", "rocket")
+UNIFIED = "Hyper-SD unified"
+
+
+class Studio:
+    """The embedded model in a ComfyUI, and the pack's nodes by id."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        from ..nodes.extension import HyperSDExtension
+
+        self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+        self.model, self.clip, self.vae = self.nodes["HyperSDDemoModel"].execute().args
+        self.negative = self.encode([""])
+
+    def encode(self, captions: list[str]) -> list:
+        """Returns one CONDITIONING entry for each caption."""
+        made = (self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption)) for caption in captions)
+        return [entry for caption in made for entry in caption]
+
+    def latents(self, drawings: np.ndarray) -> dict:
+        """Returns the LATENT of uint8 drawings [n, 128, 128, 3]."""
+        return {"samples": self.vae.encode(torch.from_numpy(drawings).float() / 255)}
+
+    def train(self, objective: str, drawings: np.ndarray, captions: list[str], options: argparse.Namespace, seed: int) -> Any:
+        """Returns the output of HyperSDTrainLora: MODEL, LORA_MODEL, LOSS_MAP, steps, sheet."""
+        start = "none" if objective == ARMS["stacked"] else UNIFIED
+        values = {
+            "model": self.model, "latents": self.latents(drawings), "positive": self.encode(captions), "objective": objective,
+            "preset": "Small", "steps": options.steps, "rank": options.rank, "learning_rate": options.learning_rate,
+            "name": f"style_finetune_{seed}", "negative": self.negative, "vae": None, "start_from": start, "stages": "auto",
+            "batch_size": options.batch_size, "teacher_cfg": CFG, "preview_every": options.steps, "seed": seed,
+        }  # fmt: skip
+        return self.nodes["HyperSDTrainLora"].execute(**{name: [value] for name, value in values.items() if value is not None})
+
+    def with_unified(self, model: Any) -> Any:
+        """Returns a MODEL with the embedded model's unified LoRA as well."""
+        return self.nodes["HyperSDLoraLoader"].execute(model, 1, "unified", 0.0).args[0]
+
+    def draw(self, model: Any, captions: list[str], steps: int, seed: int, cfg: float = 1.0) -> np.ndarray:
+        """Returns a picture of each caption, uint8 [n, 128, 128, 3]."""
+        from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+        (sampler,) = self.nodes["HyperSDSampler"].execute(ETA if cfg == 1 else 0.0, 1).args
+        (sigmas,) = self.nodes["HyperSDScheduler"].execute(model, steps, 1, 1.0).args
+        pictures = []
+        for first in range(0, len(captions), BATCH):
+            entries = self.encode(captions[first : first + BATCH])
+            positive = [[torch.cat([states for states, _ in entries]), {}]]
+            empty = {"samples": torch.zeros(len(entries), 4, SIZE // 8, SIZE // 8)}
+            how = (seed * 1000 + first, cfg, positive, self.negative, sampler, sigmas, empty)
+            latents = SamplerCustom.execute(model, True, *how).args[0]["samples"]
+            pictures.append(self.vae.decode(latents).mul(255).round().clamp(0, 255).byte().cpu().numpy())
+        return np.concatenate(pictures)
+
+
+class Style:
+    """The style's drawings of all concepts, split anew for every seed, and the scores of pictures."""
+
+    def __init__(self, work: Path):
+        from .demo_quality import Features
+
+        modules = emoji.fetch(work, PACKAGES)
+        self.concepts = emoji.load_concepts(modules, (emoji.NOTO, emoji.FLUENT, STYLE))
+        self.drawings = np.stack([emoji.render(concept.svg[STYLE]) for concept in self.concepts])
+        self.features = Features()
+        self.style = self.features(self.drawings)
+        others = [np.stack([emoji.render(c.svg[vendor]) for c in self.concepts]) for vendor in (emoji.NOTO, emoji.FLUENT)]
+        self.others = [self.features(drawings) for drawings in others]
+
+    def split(self, seed: int) -> tuple[list[int], list[int]]:
+        """Returns the concepts taught and those asked for."""
+        order = list(range(len(self.concepts)))
+        random.Random(seed).shuffle(order)
+        return order[:TAUGHT], order[TAUGHT : TAUGHT + ASKED]
+
+    def labels(self, picks: list[int]) -> list[str]:
+        return [self.concepts[i].label for i in picks]
+
+    def score(self, pictures: np.ndarray, asked: list[int]) -> dict[str, float]:
+        """Returns the distances of pictures of the concepts `asked`, and how many show what was asked for."""
+        found, every = self.features(pictures), list(range(len(self.concepts)))
+        return {
+            "style": kid(found, self.style[asked]),
+            "away": kid(found, torch.cat([other[asked] for other in self.others])),
+            "top1": retrieval_accuracy(found, self.style, asked, every),
+        }
+
+
+def run_seed(studio: Studio, style: Style, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
+    """Returns the scores of one seed by arm and number of steps, and the models."""
+    taught, asked = style.split(seed)
+    rebuilt = studio.vae.decode(studio.latents(style.drawings[asked])["samples"]).mul(255).round().byte().cpu().numpy()
+    scores: dict[str, Any] = {"autoencoder": style.score(rebuilt, asked)}
+    models, seconds = {"none": studio.with_unified(studio.model)}, {}
+    for arm, objective in ARMS.items():
+        began = time.monotonic()
+        trained = studio.train(objective, style.drawings[taught], style.labels(taught), options, seed).args[0]
+        seconds[arm] = round(time.monotonic() - began, 1)
+        models[arm] = studio.with_unified(trained) if arm == "stacked" else trained
+        if arm == "stacked":
+            many = studio.draw(trained, style.labels(asked), MANY, seed, CFG)
+            scores["finetuned, 25 steps"] = style.score(many, asked)
+    for arm, model in models.items():
+        drawn = {steps: studio.draw(model, style.labels(asked), steps, seed) for steps in STEPS}
+        scores[arm] = {str(steps): style.score(pictures, asked) for steps, pictures in drawn.items()}
+        logger.info("seed %d, %s: %s", seed, arm, {k: round(v["style"], 4) for k, v in scores[arm].items()})
+    return scores | {"seconds": seconds}, models
+
+
+def summary(runs: list[dict]) -> dict:
+    """Returns mean and deviation over the seeds, and every seed's distance beside that of the stacked arm."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+    def over_seeds(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+        return {metric: spread([score[metric] for score in scores]) for metric in scores[0]}
+
+    counts = [str(steps) for steps in STEPS]
+    table = {arm: {steps: over_seeds([run[arm][steps] for run in runs]) for steps in counts} for arm in ("none", *ARMS)}
+    anchors = {name: over_seeds([run[name] for run in runs]) for name in ("autoencoder", "finetuned, 25 steps")}
+    ratios = {
+        arm: {steps: [run[arm][steps]["style"] / run["stacked"][steps]["style"] for run in runs] for steps in counts}
+        for arm in ("none", "distilled", "tscd")
+    }
+    return {"arms": table, "anchors": anchors, "style_distance_beside_stacked": ratios}
+
+
+def sheet(studio: Studio, models: dict[str, Any]) -> Image.Image:
+    """Returns every arm's pictures at 1, 2 and 4 steps from the same noise."""
+    images, labels = [], []
+    for caption in SHOWN[:2]:
+        for arm, model in models.items():
+            for steps in STEPS[:3]:
+                images.append(Image.fromarray(studio.draw(model, [caption], steps, 0)[0]))
+                labels.append(f"{arm}, {steps} step{'s' if steps > 1 else ''}")
+    return contact_sheet(images, labels, columns=6, title="A style from 20 drawings, at few steps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_comfyui_option(parser)
+    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/style_finetune.json"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each arm")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="0: the preset's")
+    parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
+    options = parser.parse_args()
+    enter_comfyui(parser, options.comfyui)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    with torch.inference_mode():
+        studio, style, runs = Studio(), Style(options.work), []
+        for seed in range(options.seeds):
+            scores, models = run_seed(studio, style, options, seed)
+            runs.append(scores)
+            if not seed:
+                sheet(studio, models).save(options.out.with_suffix(".png"))
+    result = {
+        "style": STYLE, "taught": TAUGHT, "asked": ASKED, "steps": options.steps, "rank": options.rank,
+        "batch_size": options.batch_size, "learning_rate": options.learning_rate or "preset", "eta": ETA,
+        "machine": options.machine, "torch": torch.__version__, **summary(runs), "runs": runs,
+    }  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
