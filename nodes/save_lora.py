@@ -25,6 +25,7 @@ from ..models.catalog import format_bytes
 from ..models.lora_keys import split_key
 from ..models.transfer import SPARE
 from .sampling import CATEGORY
+from .search_words import found_as
 
 SUFFIX = ".safetensors"
 MAX_BYTES = 180  # of one part of a name; file systems take 255, the number and the suffix come on top
@@ -180,6 +181,7 @@ class HyperSDSaveLora(io.ComfyNode):
             node_id="HyperSDSaveLora",
             display_name="Hyper-SD Save LoRA",
             category=f"{CATEGORY}/Training",
+            **found_as("export LoRA", "write LoRA file", "keep training"),
             description="Saves a trained LoRA into models/loras under the next free number; nothing is ever overwritten.",
             inputs=[
                 io.Custom("LORA_MODEL").Input("lora", tooltip="From Hyper-SD Train LoRA, or another node that trains a LoRA."),
