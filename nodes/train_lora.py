@@ -1,0 +1,283 @@
+"""Trains a LoRA on the loaded model: a style, few steps, or first the one and then the other."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..errors import TrainingError
+from ..training.presets import AUTO, OBJECTIVES, PRESETS
+from .lora_files import add_lora, lora_options, lora_path
+from .sampling import CATEGORY
+from .save_lora import TrainedLora, clean_name
+from .search_words import found_as
+from .training_examples import grouped_examples
+from .training_job import NONE, UNIFIED, Wishes, job_of, metadata_of, phases_of, start_of
+from .training_network import Stopped, host_network
+from .training_previews import Previews, as_image
+from .training_run import Job, Moment, Outcome, run_job, stage_title, write_settings
+
+logger = logging.getLogger("hyper_sd")
+TEXT_EVERY = 0.5  # seconds between two texts on the node
+SMOOTHED = 20  # steps the loss in the text is the mean of
+SHEET = 1024  # pixels of the preview on the node
+
+DATA = [
+    io.Model.Input(
+        "model",
+        tooltip="SD1.5 or SDXL, as its loader gives it, or with other LoRAs on it. It is trained where it is, without a second "
+        "copy, and is afterwards as before.",
+    ),
+    io.Latent.Input("latents", tooltip="The images, from Hyper-SD Training Data or VAE Encode. Batches may differ in size."),
+    io.Conditioning.Input("positive", tooltip="The captions: one for each image in the same order, or one for all of them."),
+]
+PLAN = [
+    io.Combo.Input(
+        "objective",
+        options=list(OBJECTIVES),
+        default=OBJECTIVES[0],
+        tooltip="style, then distil: learns the style and makes it work at 1 to 8 steps. style finetune: the style alone, for "
+        "many steps. TSCD distillation: few steps alone, the images only serve as examples.",
+    ),
+    io.Combo.Input(
+        "preset",
+        options=list(PRESETS),
+        default="Small",
+        tooltip="How long and how large. Small to see whether it learns, Medium for use, Thorough for the last bit. Inputs "
+        "at 0 follow it.",
+    ),
+    io.Int.Input(
+        "steps",
+        default=0,
+        min=0,
+        max=1_000_000,
+        tooltip="Optimizer steps of the whole run. 0 takes the preset's. More when the samples still get better at the end.",
+    ),
+    io.Int.Input(
+        "rank",
+        default=0,
+        min=0,
+        max=256,
+        tooltip="Size of the LoRA, 1 to 256. 0 takes the preset's. Higher learns finer detail, and makes a larger file.",
+    ),
+    io.Float.Input(
+        "learning_rate",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.000001,
+        round=False,
+        tooltip="0 takes the preset's, about 0.0001. Lower it when the loss jumps or images break, raise it when nothing "
+        "changes.",
+    ),
+    io.String.Input(
+        "name",
+        default="my_style",
+        tooltip="Of the run: its folder below output/hyper_sd_training begins with it. Queue the same again to go on after a "
+        "stop; another name starts anew.",
+    ),
+]
+OPTIONS = [
+    io.Conditioning.Input(
+        "negative",
+        optional=True,
+        tooltip="The empty prompt, from Hyper-SD Training Data. Distillation needs it, unless teacher_cfg is 1.",
+    ),
+    io.Vae.Input("vae", optional=True, tooltip="Shows the samples in full quality. Without it they are coarse previews."),
+    io.Combo.Input(
+        "start_from",
+        options=[NONE, UNIFIED, *lora_options()],
+        default=NONE,
+        optional=True,
+        tooltip="A LoRA to go on from. Hyper-SD unified works at 1 to 8 steps already, so a distillation from it is much "
+        "shorter. After a style the two are added.",
+    ),
+    io.String.Input(
+        "stages",
+        default=AUTO,
+        optional=True,
+        tooltip="Segments of the distillation, from many to few, such as 8-4-2-1; the last is the number of steps the LoRA is "
+        "made for, 1 for any of 1 to 8. auto takes the preset's.",
+    ),
+    io.Int.Input(
+        "batch_size",
+        default=0,
+        min=0,
+        max=1024,
+        optional=True,
+        tooltip="Images per step, 1 to 1024. 0 takes the preset's. Lower it when memory does not suffice.",
+    ),
+    io.Float.Input(
+        "teacher_cfg",
+        default=5.0,
+        min=1.0,
+        max=20.0,
+        step=0.5,
+        optional=True,
+        tooltip="CFG that is distilled into the LoRA, 1 to 20. Lower it (3) when images look burnt, raise it for more "
+        "contrast; 1 needs no negative.",
+    ),
+    io.Int.Input(
+        "preview_every",
+        default=0,
+        min=0,
+        max=1_000_000,
+        optional=True,
+        tooltip="Steps between two sheets of sample images. 0 is about eight times a run, in at most 5 % of its time.",
+    ),
+    io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=2**63 - 1,
+        optional=True,
+        tooltip="Of everything that is drawn. Another number gives another, equally good run.",
+    ),
+]
+OUTPUTS = [
+    io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
+    io.Custom("LORA_MODEL").Output("lora", tooltip="For Hyper-SD Save LoRA, or the host's Load LoRA Model."),
+    io.Custom("LOSS_MAP").Output("loss_map", tooltip="For Hyper-SD Loss Plot."),
+    io.Int.Output("total_steps", display_name="steps", tooltip="Optimizer steps done."),
+    io.Image.Output("samples", tooltip="The last sheet of sample images."),
+]
+
+
+class HyperSDTrainLora(io.ComfyNode):
+    """A LoRA trained on the loaded model, with samples on the way; stopped, it goes on where it was."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDTrainLora",
+            display_name="Hyper-SD Train LoRA",
+            category=f"{CATEGORY}/Training",
+            **found_as("train", "finetune", "fine-tune", "style", "distil", "LoRA training"),
+            description="Learns a style from images, makes it work at 1 to 8 steps, or both; stopped, it goes on where it was.",
+            inputs=[*DATA, *PLAN, *OPTIONS],
+            outputs=OUTPUTS,
+            hidden=[io.Hidden.unique_id],
+            is_experimental=True,
+            is_input_list=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        """Refuses a name before the run."""
+        try:
+            if name is not None:  # wired from another node, it is known only later
+                clean_name(_one(name))
+        except TrainingError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, start_from=NONE, **inputs) -> str:
+        """Changes when the LoRA to start from does."""
+        name = _one(start_from)
+        if name in (NONE, UNIFIED):
+            return ""
+        path = lora_path(name)
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+
+    @classmethod
+    def execute(
+        cls, model, latents, positive, objective, preset, steps, rank, learning_rate, name, negative=None, vae=None,
+        start_from=NONE, stages=AUTO, batch_size=0, teacher_cfg=5.0, preview_every=0, seed=0,
+    ) -> io.NodeOutput:  # fmt: skip
+        settings = (objective, preset, steps, rank, learning_rate, name, start_from, stages, batch_size, teacher_cfg, seed)
+        wishes = Wishes(*map(_one, settings))
+        said = Said(getattr(cls.hidden, "unique_id", None))
+        try:
+            # Nodes run under inference mode, in which nothing can be trained.
+            with torch.inference_mode(False), torch.enable_grad():
+                return train_lora(_one(model), latents, positive, negative or [], _one(vae), wishes, _one(preview_every), said)
+        except Stopped as stop:
+            raise stop.__cause__ from None
+
+
+def train_lora(
+    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, wishes: Wishes, every: int, said: "Said"
+) -> io.NodeOutput:
+    """Returns the node's outputs; see its inputs."""
+    host = host_network(model)
+    examples = grouped_examples(host, latents, positive, negative)
+    start = start_of(host, model, wishes.start_from)
+    made = phases_of(wishes, host, model, examples, start)
+    host.load()
+    job, decides = job_of(wishes.name, host, examples, made, start)
+    write_settings(job.folder, {"name": wishes.name, **decides})
+    previews = Previews(job, wishes.name, every, wishes.teacher_cfg, vae)
+    outcome = run_job(job, Watch(job, previews, said), lambda phase, layers: _last_sheet(job, previews, phase, layers))
+    tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
+    metadata = metadata_of(wishes, job, decides, outcome.rank)
+    patched, _ = add_lora(model, Path(f"{wishes.name}.safetensors"), tensors, 1.0)
+    said.text(outcome.warning or _summary(job, outcome), now=True)
+    loss_map = {"loss": outcome.losses, "stages": outcome.stages}
+    return io.NodeOutput(patched, TrainedLora(tensors, metadata), loss_map, job.total_steps, as_image(previews.sheet))
+
+
+def _last_sheet(job: Job, previews: Previews, phase: Any, layers: Any) -> None:
+    previews.sheet = previews.finished()
+    if previews.sheet is None:
+        sheet = previews.draw(phase, layers, phase.config.stages[-1], job.total_steps)
+        bar = comfy.utils.ProgressBar(job.total_steps)
+        bar.update_absolute(job.total_steps, preview=("JPEG", sheet, SHEET) if sheet else None)
+
+
+def _summary(job: Job, outcome: Outcome) -> str:
+    return f"{job.total_steps} steps, loss {_smoothed(outcome.losses):.4g}, rank {outcome.rank}, kept in {job.folder}"
+
+
+class Watch:
+    """Follows a run: progress bar, text, previews; ends it within one step when the host is told to stop."""
+
+    def __init__(self, job: Job, previews: Previews, said: "Said"):
+        self.job, self.previews, self.said = job, previews, said
+        self.bar = comfy.utils.ProgressBar(job.total_steps)
+
+    def __call__(self, moment: Moment) -> None:
+        state, sheet = moment.state, None
+        left = f"{int(state.eta_seconds) // 60}:{int(state.eta_seconds) % 60:02} left"
+        self.said.text(
+            f"{stage_title(moment.phase, state.stage)} {state.step} of {state.total_steps}, "
+            f"loss {_smoothed(moment.losses):.4g}, {state.rate:.3g} steps/s, {left}"
+        )
+        if self.previews.due(moment.done):
+            sheet = self.previews.draw(moment.phase, moment.layers, state.stage, moment.done)
+        self.bar.update_absolute(moment.done, self.job.total_steps, ("JPEG", sheet, SHEET) if sheet else None)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class Said:
+    """The text on a node, none where a program calls it that has no page to show it on."""
+
+    def __init__(self, node_id: str | None):
+        self.node_id, self.last = node_id, 0.0
+
+    def text(self, text: str, now: bool = False) -> None:
+        """Shows a text, at most every TEXT_EVERY seconds unless it has to be now."""
+        if not self.node_id or (not now and time.monotonic() - self.last < TEXT_EVERY):
+            return
+        self.last = time.monotonic()
+        PromptServer.instance.send_progress_text(text, self.node_id)
+
+
+def _one(value: Any) -> Any:
+    """Returns the first of a list, in which the host gives every input of this node; anything else as it is."""
+    return value[0] if isinstance(value, list) else value
+
+
+def _smoothed(losses: Sequence[float]) -> float:
+    recent = losses[-SMOOTHED:]
+    return sum(recent) / max(len(recent), 1)
+
+
+NODES = [HyperSDTrainLora]

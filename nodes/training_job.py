@@ -1,0 +1,175 @@
+"""From a node's inputs to a job: which phases, started from which LoRA, kept in which folder, and what its file says of it."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+
+from ..errors import TrainingError, UnsupportedModelError
+from ..models.catalog import load_catalog
+from ..models.lora import plan
+from ..models.lora_keys import split_key
+from ..training.config import FREE_TO_CHANGE, to_plain
+from ..training.export import kohya_name
+from ..training.presets import Phase, phases
+from . import demo_model
+from .lora import planned_file
+from .lora_files import DEMO, lora_path, read_file, require_fit
+from .save_lora import clean_name
+from .training_examples import GroupedExamples
+from .training_network import HostNetwork, fingerprint
+from .training_run import Job
+
+logger = logging.getLogger("hyper_sd")
+NONE, UNIFIED = "none", "Hyper-SD unified"
+FOLDER = "hyper_sd_training"
+PARTS = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
+BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0"}  # as kohya's trainer calls them
+PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the node was asked for; see its inputs."""
+
+    objective: str
+    preset: str
+    steps: int
+    rank: int
+    learning_rate: float
+    name: str
+    start_from: str
+    stages: str
+    batch_size: int
+    teacher_cfg: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """The LoRA that training starts from: its tensors under the names of the trained one's, none for no LoRA."""
+
+    tensors: Mapping[str, torch.Tensor]
+    rank: int = 0
+    is_distilled: bool = False
+
+
+def start_of(host: HostNetwork, model: Any, name: str) -> Start:
+    """Returns the LoRA of a name that the node offers.
+
+    Raises: UnsupportedModelError for a file that is missing, of another family, or no plain LoRA.
+    """
+    if name == NONE:
+        return Start({})
+    path = planned_file(model, plan(host.family, 1, "unified")) if name == UNIFIED else lora_path(name)
+    info, tensors = read_file(path, model)
+    if info.kind != "LoRA":
+        raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
+    offered, found = require_fit(model, path, tensors)
+    if found.dropped:
+        logger.warning("%s: %s; training starts from the rest.", path.name, found)
+    own, rename, renamed = host.host_names(), host.lora_name(), {}
+    for key, tensor in tensors.items():
+        split = split_key(key)
+        if split is None or split.module not in offered:
+            continue
+        if split.part not in PARTS:
+            raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
+        renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
+    rank = max(len(tensor) for key, tensor in renamed.items() if key.endswith(PARTS["down"]))
+    return Start(renamed, rank, name == UNIFIED or _is_unified(name))
+
+
+def _is_unified(name: str) -> bool:
+    released = any(entry.name == Path(name).name and entry.kind == "unified" for entry in load_catalog())
+    return released or (name.startswith(DEMO) and "unified" in name)
+
+
+def phases_of(wishes: Wishes, host: HostNetwork, model: Any, examples: GroupedExamples, start: Start) -> tuple[Phase, ...]:
+    """Returns the phases of a wish, with ranks that hold what they start from.
+
+    Raises: TrainingError as training.presets.phases(), and where the negative prompt is missing.
+    """
+    made = phases(
+        wishes.objective,
+        "embedded" if model.get_attachment(demo_model.ATTACHMENT) else host.family,
+        preset=wishes.preset,
+        examples=sum(map(len, examples.buckets)),
+        steps=wishes.steps,
+        rank=wishes.rank,
+        learning_rate=wishes.learning_rate,
+        stages=wishes.stages,
+        batch_size=wishes.batch_size,
+        guidance_scale=wishes.teacher_cfg,
+        seed=wishes.seed,
+        precision=host.precision,
+        starts_distilled=start.is_distilled,
+    )
+    if not examples.groups[0].empty and any(phase.config.is_guided for phase in made):
+        raise TrainingError(
+            f"{wishes.objective} guides its teacher with CFG {wishes.teacher_cfg:g} and needs the empty prompt: wire the "
+            "negative output of Hyper-SD Training Data into negative, or set teacher_cfg to 1."
+        )
+    if len(made) == 1:
+        return (_with_rank(made[0], max(made[0].config.rank, start.rank)),)
+    return made[0], _with_rank(made[1], made[0].config.rank + start.rank)
+
+
+def _with_rank(phase: Phase, rank: int) -> Phase:
+    return replace(phase, config=replace(phase.config, rank=rank))
+
+
+def job_of(
+    name: str, host: HostNetwork, examples: GroupedExamples, made: tuple[Phase, ...], start: Start
+) -> tuple[Job, dict[str, Any]]:
+    """Returns the job, in a folder that any other model, data or setting would change, and what decides that folder."""
+    settings = [{k: v for k, v in to_plain(phase.config).items() if k not in FREE_TO_CHANGE} for phase in made]
+    decides = {
+        "model": host.fingerprint(),
+        "data": examples.fingerprint(),
+        "start": fingerprint(start.tensors),
+        "phases": [{"title": phase.title, **config} for phase, config in zip(made, settings, strict=True)],
+    }
+    mark = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    folder = Path(folder_paths.get_output_directory()) / FOLDER / f"{'-'.join(clean_name(name))}-{mark}"
+    return Job(host, examples, made, start.tensors, folder), decides
+
+
+def metadata_of(wishes: Wishes, job: Job, decides: Mapping[str, Any], rank: int) -> dict[str, str]:
+    """Returns what the LoRA's file is to say of its training, kohya's names included."""
+    last, options = job.phases[-1].config, {"zsnr": bool(job.host.diffusion.alpha[-1] < 1e-3)}
+    return {
+        "hyper_sd_base": job.host.family,
+        "hyper_sd_prediction": job.host.diffusion.prediction_type + (", zero terminal SNR" if options["zsnr"] else ""),
+        "hyper_sd_model_hash": decides["model"],
+        "hyper_sd_data_hash": decides["data"],
+        "hyper_sd_images": str(sum(map(len, job.examples.buckets))),
+        "hyper_sd_objective": wishes.objective,
+        "hyper_sd_steps": str(job.total_steps),
+        "hyper_sd_rank": str(rank),
+        "hyper_sd_stages": "-".join(str(stage.num_segments) for stage in last.stages) if last.objective == "tscd" else "none",
+        "hyper_sd_learning_rate": ", ".join(f"{phase.config.learning_rate:g}" for phase in job.phases),
+        "hyper_sd_teacher_cfg": f"{wishes.teacher_cfg:g}" if last.objective == "tscd" else "none",
+        "hyper_sd_start_from": wishes.start_from,
+        "hyper_sd_seed": str(wishes.seed),
+        "hyper_sd_date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hyper_sd_version": _version(),
+        "hyper_sd_settings": json.dumps(decides["phases"]),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "ss_base_model_version": BASES[job.host.family],
+    }
+
+
+def _version() -> str:
+    found = re.search(r'^version = "(.+?)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE) if PROJECT.is_file() else None
+    return found[1] if found else "unknown"
