@@ -14,13 +14,18 @@ from .lora_layers import LoraLayers
 BLOCKS = ("ResnetBlock2D", "ResBlock", "TransformerBlock", "JointBlock", "DoubleStreamBlock", "SingleStreamBlock")
 
 
+def recomputed_blocks(network: nn.Module) -> list[nn.Module]:
+    """Returns the network's blocks of a known class, which `recomputing` computes again; none where it knows none."""
+    return [module for module in network.modules() if type(module).__name__.endswith(BLOCKS)]
+
+
 @contextmanager
 def recomputing(network: nn.Module, layers: LoraLayers) -> Iterator[None]:
     """Meanwhile the network's blocks keep only their inputs; in the backward pass each sees the adapter set it saw before.
 
     Raises: TrainingError for a network without a block of a known class.
     """
-    blocks = [module for module in network.modules() if type(module).__name__.endswith(BLOCKS)]
+    blocks = recomputed_blocks(network)
     if not blocks:
         raise TrainingError(f"{type(network).__name__} has no block to recompute; turn gradient_checkpointing off.")
     before = [vars(block).get("forward") for block in blocks]

@@ -1,0 +1,157 @@
+import dataclasses
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from hyper_sd.errors import TrainingError
+from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.tests.training.fakes import make_denoiser, make_examples
+from hyper_sd.tests.training.test_export import SMALL
+from hyper_sd.training.checkpointing import recomputing
+from hyper_sd.training.config import Stage, TrainingConfig
+from hyper_sd.training.denoiser import Denoiser
+from hyper_sd.training.diffusion import Diffusion
+from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.memory import HEADROOM, MemoryEstimate, estimate, fit
+
+CONFIG = TrainingConfig((Stage(1, 1),), batch_size=4, rank=4)
+GB = 10**9
+
+
+def unet():
+    torch.manual_seed(0)
+    network = UNet2DConditionModel(**SMALL)
+    return Denoiser(network, Diffusion.from_schedule(NoiseSchedule.from_betas()))
+
+
+def texts(count):
+    return {"context": torch.randn(count, 77, 6, generator=torch.Generator().manual_seed(2))}
+
+
+def counted(denoiser, layers, count, height, width):
+    """The unique storages that autograd keeps at full size, in bytes."""
+    denoiser.network.requires_grad_(False)
+    own = {p.data_ptr() for p in [*denoiser.network.parameters(), *layers.sets["student"].parameters()]}
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x, t = torch.randn(count, 4, height, width), torch.full((count,), 300)
+    with layers.using("student"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer = denoiser.predict(x, t, texts(count))
+    assert answer.requires_grad
+    return sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+@pytest.mark.parametrize("processor", ["flash", "matrix"])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (16, 24)])
+def test_estimate_is_the_truth_at_full_size(processor, height, width):
+    denoiser = unet()
+    if processor == "matrix":  # attention that keeps its matrix grows with the square of the area
+        from diffusers.models.attention_processor import AttnProcessor
+
+        denoiser.network.set_attn_processor(AttnProcessor())
+    layers = LoraLayers(denoiser.network, 4)
+    found = estimate(denoiser, layers, CONFIG, (4, height, width), texts(1))
+    layers.add("student")
+    assert found.examples == 4
+    assert found.activations == pytest.approx(counted(denoiser, layers, 4, height, width), rel=0.15)
+
+
+def test_checkpointed_estimate_is_the_inputs_and_the_largest_block():
+    denoiser = unet()
+    layers = LoraLayers(denoiser.network, 4)
+    found = estimate(denoiser, layers, CONFIG, (4, 64, 64), texts(1))
+    layers.add("student")
+    with recomputing(denoiser.network, layers):
+        inputs = counted(denoiser, layers, 4, 64, 64)
+    assert inputs < found.checkpointed < found.activations
+    assert found.checkpointed - inputs < 0.5 * found.activations
+
+
+def test_estimate_scales_with_the_examples_at_once():
+    denoiser = unet()
+    whole, parts = (estimate(denoiser, 4, dataclasses.replace(CONFIG, accumulation=n), (4, 32, 32), texts(2)) for n in (1, 4))
+    assert (whole.examples, parts.examples) == (4, 1)
+    assert whole.activations - whole.fixed == pytest.approx(4 * (parts.activations - parts.fixed), rel=1e-6)
+    assert whole.needed(dataclasses.replace(CONFIG, accumulation=4)) == pytest.approx(parts.needed(
+        dataclasses.replace(CONFIG, accumulation=4)), rel=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "copies"), [([], 5), (["student"], 5), (["teacher"], 6), (["student", "teacher"], 6)])
+def test_adapters_are_counted_as_they_are_kept(names, copies):
+    denoiser = unet()
+    layers = LoraLayers(denoiser.network, 4)
+    for name in names:
+        layers.add(name)
+    found = estimate(denoiser, layers, CONFIG, (4, 8, 8), texts(1)).adapters
+    assert found == copies * 4 * sum(p.numel() for p in layers.add("one").parameters())
+
+
+def test_estimate_leaves_nothing_behind():
+    denoiser = unet()
+    denoiser.network.mid_block.requires_grad_(False)
+    flags = [p.requires_grad for p in denoiser.network.parameters()]
+    layers = LoraLayers(denoiser.network, 4)
+
+    def hooks():
+        return [(len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in denoiser.network.modules()]
+
+    before = hooks()
+    estimate(denoiser, layers, CONFIG, (4, 32, 32), texts(1))
+    estimate(denoiser, 3, CONFIG, (4, 8, 8), texts(1))
+    assert hooks() == before
+    assert layers.sets == {}
+    assert layers.active is None
+    assert [p.requires_grad for p in denoiser.network.parameters()] == flags
+    assert all(p.grad is None for p in denoiser.network.parameters())
+
+
+def test_error_in_the_network_leaves_nothing_behind():
+    denoiser = unet()
+    layers = LoraLayers(denoiser.network, 4)
+    with pytest.raises(RuntimeError):
+        estimate(denoiser, layers, CONFIG, (4, 32, 32), {"context": torch.zeros(1, 7, 5)})
+    assert layers.sets == {}
+    assert not any(m._forward_pre_hooks for m in denoiser.network.modules())
+
+
+def test_mixed_precision_takes_less():
+    plain, mixed = (
+        estimate(unet(), 4, dataclasses.replace(CONFIG, precision=p), (4, 64, 64), texts(1)) for p in ("fp32", "bf16")
+    )
+    assert mixed.activations < 0.9 * plain.activations
+    assert mixed.fixed > plain.fixed
+
+
+def test_network_of_any_kind_and_dtype_is_measured():
+    denoiser, examples = make_denoiser(), make_examples(2)
+    found = estimate(denoiser, 2, CONFIG, examples.latents.shape, examples.conditioning)
+    assert found.activations > 0
+
+
+FOUND = MemoryEstimate(adapters=GB, activations=8 * GB, checkpointed=4 * GB, examples=4)
+
+
+@pytest.mark.parametrize(("free", "checkpointing", "accumulation"), [
+    (20.0, False, 1), (1 + 8 * HEADROOM + 0.01, False, 1), (1 + 8 * HEADROOM - 0.01, True, 1), (1 + 4 * HEADROOM - 0.01, True, 2),
+    (1 + HEADROOM + 0.01, True, 4),
+])  # fmt: skip
+def test_settings_change_as_little_as_lets_them_fit(free, checkpointing, accumulation):
+    fitted = fit(FOUND, free * GB, CONFIG)
+    assert (fitted.gradient_checkpointing, fitted.accumulation) == (checkpointing, accumulation)
+    assert fitted.differences(dataclasses.asdict(CONFIG) | {"stages": [dataclasses.asdict(s) for s in CONFIG.stages],
+        "guidance_scale": list(CONFIG.guidance_scale)}) == []  # fmt: skip
+
+
+def test_what_cannot_fit_names_gigabytes_and_remedies():
+    with pytest.raises(TrainingError, match=r"needs 2\.15 GB .*and 2\.00 GB are free\..*smaller images; lower rank \(now 4\)"):
+        fit(FOUND, 2.0 * GB, CONFIG)
+
+
+def test_recomputing_that_saves_nothing_is_not_turned_on():
+    same = dataclasses.replace(FOUND, checkpointed=FOUND.activations)
+    fitted = fit(same, 6 * GB, CONFIG)
+    assert (fitted.gradient_checkpointing, fitted.accumulation) == (False, 2)

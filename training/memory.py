@@ -1,0 +1,195 @@
+"""How much memory a training will take, measured on the network itself before it starts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import TrainingError
+from .checkpointing import recomputed_blocks, recomputing
+from .config import TrainingConfig
+from .data import Conditioning
+from .denoiser import Denoiser
+from .engine import LocalEngine
+from .loop import frozen
+from .lora_layers import LoraLayers
+from .objectives import TEACHER
+
+FLOAT32_BYTES, GB = 4, 1e9
+PROBE = "probe"
+PROBE_SIDES = (8, 16, 24)  # of latents: a few percent of the memory of a real size, and every UNet's divisions allow them
+HEADROOM = 1.15  # for what no graph keeps: gradients on their way, a layer's own working memory, gaps between blocks
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a training takes besides the network's own weights.
+
+    Args:
+        adapters: student, target and what else is a set, with gradients and the optimizer's two moments, float32.
+        activations: kept for the backward pass of as many examples as are computed at once.
+        checkpointed: the same with gradient checkpointing, with the largest block while it is computed again.
+        examples: computed at once.
+        fixed, fixed_checkpointed: of the two, what does not depend on the number of examples, such as weights cast to bf16.
+    """
+
+    adapters: int
+    activations: int
+    checkpointed: int
+    examples: int = 1
+    fixed: int = 0
+    fixed_checkpointed: int = 0
+
+    def needed(self, config: TrainingConfig) -> int:
+        """Returns the bytes that a run of these settings takes, with some headroom."""
+        at_once = -(-config.batch_size // config.accumulation)
+        pair = (self.checkpointed, self.fixed_checkpointed) if config.gradient_checkpointing else (self.activations, self.fixed)
+        total, fixed = pair
+        return self.adapters + round(HEADROOM * (fixed + (total - fixed) * at_once / self.examples))
+
+
+def estimate(
+    denoiser: Denoiser,
+    layers: LoraLayers | int,
+    config: TrainingConfig,
+    shape: Sequence[int],
+    conditioning: Conditioning,
+) -> MemoryEstimate:
+    """Measures forward passes on small latents and returns what the training of full ones takes.
+
+    What a pass keeps is a polynomial of the latents' area: a constant, layers proportional to it, and attention that keeps
+    its matrix and grows with its square. Three areas and a second example find it; small latents are measured as they are.
+
+    Args:
+        layers: those to be trained, or their rank; a set "teacher" of theirs counts.
+        shape: of the latents, [.., channels, height, width]; only these three count.
+        conditioning: tensors [batch, ...] of one example or more, on the network's device; the first is used.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(frozen(denoiser.network))
+        probe = stack.enter_context(_probing(denoiser, layers))
+        kept = _at_full_size(denoiser, probe, config, shape, conditioning)
+        blocks = len(kept[0]) - 1
+        recomputed = kept
+        if blocks:
+            stack.enter_context(recomputing(denoiser.network, probe))
+            inputs = _at_full_size(denoiser, probe, config, shape, conditioning)
+            largest = max(range(1, blocks + 1), key=lambda i: kept[1][i])
+            recomputed = [line[:1] + block[largest : largest + 1] for line, block in zip(inputs, kept, strict=True)]
+    examples = -(-config.batch_size // config.accumulation)
+    (fixed, each), (fixed_checkpointed, each_checkpointed) = (
+        (round(float(part[0][0])), float(part[1][0])) for part in (kept, recomputed)
+    )
+    return MemoryEstimate(
+        _adapter_bytes(probe, config), fixed + round(each * examples), fixed_checkpointed + round(each_checkpointed * examples),
+        examples, fixed, fixed_checkpointed,
+    )  # fmt: skip
+
+
+def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> TrainingConfig:
+    """Returns the settings changed as little as lets them fit: gradient checkpointing first, then smaller parts.
+
+    Both change what a step costs, not what it learns, and may differ between two parts of one run.
+
+    Raises: TrainingError naming needed and free gigabytes where one example at a time still does not fit.
+    """
+    parts = [n for n in range(config.accumulation, config.batch_size + 1) if config.batch_size % n == 0] or [
+        config.accumulation
+    ]
+    choices = [config]
+    if found.checkpointed < found.activations:
+        choices.append(replace(config, gradient_checkpointing=True))
+    choices += [replace(choices[-1], accumulation=n) for n in parts]
+    for choice in choices:
+        if found.needed(choice) <= free_bytes:
+            return choice
+    raise TrainingError(
+        f"This training needs {found.needed(choices[-1]) / GB:.2f} GB of free memory even at its smallest, one example at a time, "
+        f"and {max(free_bytes, 0) / GB:.2f} GB are free. What helps, best first: use smaller images; lower rank (now "
+        f"{config.rank}); close other programs and unload other models that hold this memory."
+    )
+
+
+def _adapter_bytes(layers: LoraLayers, config: TrainingConfig) -> int:
+    weights = sum(
+        layers.rank * (layer.weight[0].numel() + len(layer.weight)) for layer in layers.layers.values()
+    )  # down and up
+    backbone = config.is_adversarial and config.train_backbone
+    sets = 2 + (TEACHER in layers.sets) + backbone  # student and target
+    trained = 1 + backbone
+    return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
+
+
+@contextmanager
+def _probing(denoiser: Denoiser, layers: LoraLayers | int) -> Iterator[LoraLayers]:
+    """Gives layers with an active set of their own, which nothing is left of afterwards."""
+    probe = LoraLayers(denoiser.network, layers) if isinstance(layers, int) else layers
+    probe.add(PROBE)
+    try:
+        with probe.using(PROBE):
+            yield probe
+    finally:
+        del probe.sets[PROBE]
+        if probe is not layers:
+            probe.detach()
+
+
+def _at_full_size(
+    denoiser: Denoiser, layers: LoraLayers, config: TrainingConfig, shape: Sequence[int], conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what a pass keeps as (fixed, per example), each [1 + blocks]: of the whole pass, and inside every block."""
+    channels, height, width = shape[-3:]
+
+    def kept(count: int, *sides: int) -> torch.Tensor:
+        with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast():
+            return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning)
+
+    area, largest = height * width, PROBE_SIDES[-1]
+    if min(height, width) < PROBE_SIDES[0] or area <= largest**2:
+        one = kept(1, height, width)
+        each = kept(2, height, width) - one
+        return one - each, each
+    measured = torch.stack([kept(1, side, side) for side in PROBE_SIDES])
+    areas = torch.tensor([side**2 for side in PROBE_SIDES], dtype=torch.float64)
+    powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 1 + blocks]
+    fixed = 2 * measured[-1] - kept(2, largest, largest)
+    return fixed, (float(area) ** torch.arange(3, dtype=torch.float64)) @ powers - fixed
+
+
+def _kept_bytes(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
+    """Runs the network forward and returns the bytes autograd keeps, float64 [1 + blocks]: all, and those new in each block."""
+    own = {p.untyped_storage().data_ptr() for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
+    seen: dict[int, int] = {}
+    device = next(denoiser.network.parameters()).device
+    some = {key: tensor[:1].expand(shape[0], *tensor.shape[1:]).clone() for key, tensor in conditioning.items()}
+    dtype = next((t.dtype for t in some.values() if t.is_floating_point()), torch.float32)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros(tuple(shape), device=device, dtype=dtype)
+    t = torch.full((shape[0],), 500, device=device)
+    with _counting_blocks(denoiser, seen) as inside, torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            prediction = denoiser.predict(x, t, some)  # held, so that no storage is freed and its address taken again
+        total = sum(seen.values())
+        del prediction
+    return torch.tensor([total, *inside], dtype=torch.float64)
+
+
+@contextmanager
+def _counting_blocks(denoiser: Denoiser, seen: dict[int, int]) -> Iterator[list[int]]:
+    """Gives a list of the bytes that every block added to `seen`, in the order of their calls."""
+    inside, before, hooks = [], [], []
+    for block in recomputed_blocks(denoiser.network):
+        hooks.append(block.register_forward_pre_hook(lambda *_: before.append(sum(seen.values()))))
+        hooks.append(block.register_forward_hook(lambda *_: inside.append(sum(seen.values()) - before.pop())))
+    try:
+        yield inside
+    finally:
+        for hook in hooks:
+            hook.remove()
