@@ -1,6 +1,7 @@
 """Adapter sets as the LoRA files every host reads, and back: kohya's names, with alpha."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def set_from_tensors(
         rank = len(low)
         scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
         up.zero_()
-        down[:rank], up[:, :rank] = low.to(down), high.to(up) * scale
+        down[:rank], up[:, :rank] = low.to(down).view_as(down[:rank]), high.to(up).view_as(up[:, :rank]) * scale
     return made
 
 
@@ -156,12 +157,15 @@ def _matching_keys(
 
 
 def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str) -> None:
+    """Holds the LoRA against the layers; kernels may lie flat in their rows, as ComfyUI's own training writes them."""
     for key, layer in zip(keys, layers.layers.values(), strict=True):
         if f"{key}.lora_down.weight" not in tensors:
             continue
         low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
         rank, (out_width, *inner) = len(low), layer.weight.shape
-        if rank > layers.rank or list(low.shape[1:]) != inner or list(high.shape[:2]) != [out_width, rank]:
+        flat = [math.prod(inner)]
+        fits = list(low.shape[1:]) in (inner, flat) and list(high.flatten(1).shape) == [out_width, rank]
+        if rank > layers.rank or not fits:
             raise TrainingError(
                 f"{source} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
                 f"{tuple(inner)}; train with rank {rank} or more, or choose another LoRA."
@@ -174,7 +178,8 @@ def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.T
     up1 down1 + up2 down2 = [up1 up2] [down1; down2]: the ranks add up, the `down`s stand above one another, the `up`s side by
     side. Every module gets the same rank, that of the largest sum, filled up with zeros, and an alpha equal to it, scale 1.
 
-    Args: first, second: tensors in kohya's names; in each, alpha left out means scale 1.
+    Args: first, second: tensors in kohya's names; in each, alpha left out means scale 1. Kernels that lie flat in one of them
+        get the shape they have in the other.
     Raises: TrainingError for tensors other than pairs of `down` and `up`, and for modules whose shapes differ.
     """
     parts = _pairs(first), _pairs(second)
@@ -210,10 +215,11 @@ def _pair(tensors: Mapping[str, torch.Tensor], module: str) -> Pair:
 
 
 def _side_by_side(module: str, pairs: list[Pair]) -> Pair:
-    shapes = {(tuple(down.shape[1:]), len(up), tuple(up.shape[2:])) for down, up in pairs}
-    if len(shapes) > 1:
+    like_down, like_up = max(pairs, key=lambda pair: pair[0].ndim)
+    if len({(down[0].numel(), len(up)) for down, up in pairs}) > 1:
         found = " and ".join(f"{tuple(down.shape)} to {tuple(up.shape)}" for down, up in pairs)
         raise TrainingError(f"The two LoRAs differ in {module}: {found}; choose two of the same family of models.")
     dtype, device = torch.promote_types(pairs[0][0].dtype, pairs[-1][0].dtype), pairs[0][0].device
-    downs, ups = zip(*pairs, strict=True)
-    return torch.cat([t.to(device, dtype) for t in downs]), torch.cat([t.to(device, dtype) for t in ups], 1)
+    downs = [down.to(device, dtype).reshape(-1, *like_down.shape[1:]) for down, _ in pairs]
+    ups = [up.to(device, dtype).reshape(len(up), -1, *like_up.shape[2:]) for _, up in pairs]
+    return torch.cat(downs), torch.cat(ups, 1)

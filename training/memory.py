@@ -55,6 +55,8 @@ def estimate(
     config: TrainingConfig,
     shape: Sequence[int],
     conditioning: Conditioning,
+    *,
+    teacher: bool = False,
 ) -> MemoryEstimate:
     """Measures forward passes on small latents and returns what the training of full ones takes.
 
@@ -62,9 +64,10 @@ def estimate(
     its matrix and grows with its square. Three areas and a second example find it; small latents are measured as they are.
 
     Args:
-        layers: those to be trained, or their rank; a set "teacher" of theirs counts.
+        layers: those to be trained, or their rank.
         shape: of the latents, [.., channels, height, width]; only these three count.
-        conditioning: tensors [batch, ...] of one example or more, on the network's device; the first is used.
+        conditioning: tensors [batch, ...] of one example or more; the first is used.
+        teacher: a set "teacher" will be there; one that is there counts by itself.
     """
     with ExitStack() as stack:
         stack.enter_context(frozen(denoiser.network))
@@ -81,10 +84,9 @@ def estimate(
     (fixed, each), (fixed_checkpointed, each_checkpointed) = (
         (round(float(part[0][0])), float(part[1][0])) for part in (kept, recomputed)
     )
-    return MemoryEstimate(
-        _adapter_bytes(probe, config), fixed + round(each * examples), fixed_checkpointed + round(each_checkpointed * examples),
-        examples, fixed, fixed_checkpointed,
-    )  # fmt: skip
+    adapters = _adapter_bytes(probe, config, teacher or TEACHER in probe.sets)
+    activations, checkpointed = fixed + each * examples, fixed_checkpointed + each_checkpointed * examples
+    return MemoryEstimate(adapters, activations, checkpointed, examples, fixed, fixed_checkpointed)
 
 
 def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> TrainingConfig:
@@ -94,9 +96,7 @@ def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> Tra
 
     Raises: TrainingError naming needed and free gigabytes where one example at a time still does not fit.
     """
-    parts = [n for n in range(config.accumulation, config.batch_size + 1) if config.batch_size % n == 0] or [
-        config.accumulation
-    ]
+    parts = [n for n in range(config.accumulation, config.batch_size + 1) if config.batch_size % n == 0]
     choices = [config]
     if found.checkpointed < found.activations:
         choices.append(replace(config, gradient_checkpointing=True))
@@ -105,18 +105,16 @@ def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> Tra
         if found.needed(choice) <= free_bytes:
             return choice
     raise TrainingError(
-        f"This training needs {found.needed(choices[-1]) / GB:.2f} GB of free memory even at its smallest, one example at a time, "
+        f"This training needs {found.needed(choices[-1]) / GB:.2f} GB of free memory even one example at a time, "
         f"and {max(free_bytes, 0) / GB:.2f} GB are free. What helps, best first: use smaller images; lower rank (now "
         f"{config.rank}); close other programs and unload other models that hold this memory."
     )
 
 
-def _adapter_bytes(layers: LoraLayers, config: TrainingConfig) -> int:
-    weights = sum(
-        layers.rank * (layer.weight[0].numel() + len(layer.weight)) for layer in layers.layers.values()
-    )  # down and up
+def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) -> int:
+    weights = layers.rank * sum(layer.weight[0].numel() + len(layer.weight) for layer in layers.layers.values())  # down and up
     backbone = config.is_adversarial and config.train_backbone
-    sets = 2 + (TEACHER in layers.sets) + backbone  # student and target
+    sets = 2 + teacher + backbone  # student and target
     trained = 1 + backbone
     return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
 
@@ -162,7 +160,7 @@ def _kept_bytes(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], co
     own = {p.untyped_storage().data_ptr() for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
     seen: dict[int, int] = {}
     device = next(denoiser.network.parameters()).device
-    some = {key: tensor[:1].expand(shape[0], *tensor.shape[1:]).clone() for key, tensor in conditioning.items()}
+    some = {key: tensor[:1].to(device).expand(shape[0], *tensor.shape[1:]).clone() for key, tensor in conditioning.items()}
     dtype = next((t.dtype for t in some.values() if t.is_floating_point()), torch.float32)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -269,3 +269,19 @@ def test_concatenated_refuses_what_is_no_pair_of_plain_loras():
         concatenated(a, {**a, "m.dora_scale": torch.ones(3)})
     with pytest.raises(TrainingError, match=r"only lora_down.weight of m"):
         concatenated(a, {"m.lora_down.weight": torch.ones(1, 2)})
+
+
+def flat(tensors):
+    """The LoRA as ComfyUI's own training node writes it: kernels flattened, `up` a matrix."""
+    return {key: tensor.flatten(1) if tensor.ndim > 1 else tensor for key, tensor in tensors.items()}
+
+
+def test_kernels_that_lie_flat_are_taken():
+    tensors = lora_state_dict(filled(TinyUNet(), rank=2), "student", torch.float32)
+    assert tensors["lora_unet_mid_block_conv.lora_down.weight"].ndim == 4
+    layers = LoraLayers(TinyUNet(), 3)
+    made, from_flat = (set_from_tensors(t, layers, name) for t, name in ((tensors, "one"), (flat(tensors), "two")))
+    assert all(torch.equal(v, from_flat.state_dict()[k]) for k, v in made.state_dict().items())
+    for pair in ((tensors, flat(tensors)), (flat(tensors), tensors)):
+        total = concatenated(*pair)
+        assert all(torch.equal(v, total[k]) for k, v in concatenated(tensors, tensors).items())
