@@ -2,7 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling, save_lora, train_lora, training_data
+from . import (
+    demo_model,
+    dropdowns,
+    lora,
+    lora_schedule,
+    loss_plot,
+    model_downloads,
+    one_step,
+    sampling,
+    save_lora,
+    train_lora,
+    training_data,
+)
 from .model_routes import ModelRoutes
 
 
@@ -13,5 +25,6 @@ class HyperSDExtension(ComfyExtension):
         """Returns the nodes, and registers the rest: hosts up to 0.3.75 call this but never on_load."""
         dropdowns.register()
         ModelRoutes(model_downloads.DOWNLOADS).register()
-        shown = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads, training_data, train_lora, save_lora)
-        return [node for module in shown for node in module.NODES]
+        models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads)
+        training = (training_data, train_lora, save_lora, loss_plot)
+        return [node for module in (*models, *training) for node in module.NODES]

@@ -1,0 +1,63 @@
+"""Hyper-SD Loss Plot on the real host: this pack's loss maps, the host's own, and what the node shows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hyper_sd.errors import TrainingError
+
+STAGES = [{"title": "8 segments", "first_step": 0}, {"title": "4 segments", "first_step": 30}]
+
+
+@pytest.fixture
+def plot(pack):
+    """Runs the node."""
+    return pack["HyperSDLossPlot"].execute
+
+
+def test_chart_is_an_image_of_the_host(host, plot):
+    (image,) = plot({"loss": [1 / (step + 1) for step in range(60)], "stages": STAGES}).args
+    assert (image.shape, image.dtype) == ((1, 480, 800, 3), torch.float32)
+    assert (image.min() >= 0, image.max()) == (True, 1)
+    assert image.std() > 0.05
+
+
+def test_stages_are_drawn(plot):
+    losses = [1 / (step + 1) for step in range(60)]
+    assert not plot({"loss": losses, "stages": STAGES}).args[0].equal(plot({"loss": losses}).args[0])
+
+
+def test_tensors_and_numbers_of_the_hosts_loss_map_are_drawn_alike(plot):
+    losses = [0.5, 0.25, 0.125]
+    tensors = {"loss": [torch.tensor(loss) for loss in losses]}
+    assert plot(tensors).args[0].equal(plot({"loss": losses}).args[0])
+
+
+def test_hosts_own_training_gives_a_loss_map_that_is_drawn(host, plot, unet, positive):
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    values = (1, 2, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
+    groups = [host.latent(seed=1), host.latent(seed=2)], [positive, positive]
+    loss_map = TrainLoraNode.execute([unet], *groups, *([value] for value in values)).args[2]
+    assert len(loss_map["loss"]) == 2
+    assert plot(loss_map).args[0].std() > 0.05
+
+
+def test_node_shows_the_chart_itself(host, pack, plot, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    assert pack["HyperSDLossPlot"].define_schema().is_output_node
+    (shown,) = plot({"loss": [3.0, 2.0, 1.0]}).ui.as_dict()["images"]
+    assert Path(tmp_path, shown["filename"]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("loss_map", [{}, {"loss": []}, {"loss": [], "stages": STAGES}])
+def test_empty_loss_map_is_refused(plot, loss_map):
+    with pytest.raises(TrainingError, match="holds no loss; wire it from a training node"):
+        plot(loss_map)
+
+
+def test_losses_that_are_all_nan_are_refused(plot):
+    with pytest.raises(TrainingError, match="none of them finite"):
+        plot({"loss": [float("nan")] * 3})
