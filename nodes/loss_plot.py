@@ -40,7 +40,7 @@ class HyperSDLossPlot(io.ComfyNode):
                     "loss_map", tooltip="From Hyper-SD Train LoRA, or another node that trains: one loss for each step."
                 )
             ],
-            outputs=[io.Image.Output("plot", tooltip="800x480 pixels, for Save Image.")],
+            outputs=[io.Image.Output("plot", "plot", tooltip="800x480 pixels, for Save Image.")],
             is_output_node=True,
             is_experimental=True,
         )

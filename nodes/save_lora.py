@@ -199,7 +199,9 @@ class HyperSDSaveLora(io.ComfyNode):
                     "leaves it out.",
                 ),
             ],
-            outputs=[io.String.Output("saved", tooltip="As the LoRA loaders list it; refresh the page (R) to choose it.")],
+            outputs=[
+                io.String.Output("saved", "saved", tooltip="As the LoRA loaders list it; refresh the page (R) to choose it.")
+            ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
             is_experimental=True,

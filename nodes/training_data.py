@@ -67,17 +67,18 @@ INPUTS = [
     io.String.Input(
         "folder",
         default="",
-        tooltip="A folder of images with captions: a whole path, or one below ComfyUI's input folder. A caption is the .txt of "
-        "the same name, or the row in a metadata.csv or metadata.jsonl. Empty when images come from another node.",
+        tooltip="A folder of images with captions: a whole path, or one below ComfyUI's input folder or else below this pack's "
+        "own, where demo/style is. A caption is the .txt of the same name, or the row in a metadata.csv or metadata.jsonl. "
+        "Empty when images come from another node.",
     ),
     io.Int.Input(
         "resolution",
-        default=512,
-        min=64,
+        default=0,
+        min=0,
         max=2048,
         step=64,
-        tooltip="Pixels, the side of the square whose area no image exceeds; other shapes keep their aspect. What the model "
-        "was made for: 512 for SD1.5, 1024 for SDXL, 128 for the demo model. Lower it when memory is short.",
+        tooltip="Pixels, 64 to 2048: the side of the square whose area no image exceeds; other shapes keep their aspect. 0 is "
+        "what the model is drawn at: 1024 for SDXL, 128 for the demo model, else 512. Lower it when memory is short.",
     ),
     io.String.Input(
         "default_caption",
@@ -103,12 +104,12 @@ INPUTS = [
     ),
 ]
 OUTPUTS = [
-    io.Latent.Output("dataset_latents", display_name="latents", is_output_list=True, tooltip="For training, a group a size."),
+    io.Latent.Output("dataset_latents", "latents", is_output_list=True, tooltip="For training, a group a size."),
     io.Conditioning.Output(
-        "dataset_positive", display_name="positive", is_output_list=True, tooltip="The captions, in the same groups and order."
+        "dataset_positive", "positive", is_output_list=True, tooltip="The captions, in the same groups and order."
     ),
-    io.Conditioning.Output("negative", tooltip="The empty prompt, for training with guidance."),
-    io.String.Output("summary", tooltip="How many images of which sizes, and what was left out and why."),
+    io.Conditioning.Output("negative", "negative", tooltip="The empty prompt, for training with guidance."),
+    io.String.Output("summary", "summary", tooltip="How many images of which sizes, and what was left out and why."),
 ]
 
 
@@ -149,7 +150,7 @@ class HyperSDTrainingData(io.ComfyNode):
         clip=None,
         vae=None,
         folder="",
-        resolution=512,
+        resolution=0,
         default_caption="",
         images=None,
         captions="",
@@ -164,7 +165,7 @@ class HyperSDTrainingData(io.ComfyNode):
             )
         if path or images is not None:
             _require(clip, vae)
-            rules, factor = image_rules(vae, resolution, default_caption), vae.spacial_compression_encode()
+            rules, factor = image_rules(clip, vae, resolution, default_caption), vae.spacial_compression_encode()
             report = reporter(node_id)
             if path:
                 found.append(from_folder(path, clip, vae, rules, report))

@@ -17,8 +17,11 @@ from ..errors import TrainingError
 from ..training.buckets import Size, nearest_bucket
 from ..training.cache import encode, latents_path, prompt_path
 from ..training.images import METADATA, SUFFIXES, ImageRules, Skipped, scan_folder
+from .demo_model import DemoTextEncoder
 from .training_encoders import conditioning_entry, encode_prompt, host_encoders
 
+PACK = Path(__file__).resolve().parents[1]
+SMALLEST = 64  # pixels of a side
 SMALL = 256  # resolutions below take finer buckets where the VAE allows it
 NAMED = 5  # skipped files that the summary names
 
@@ -43,9 +46,15 @@ class Found:
 
 
 def folder_path(folder: str) -> Path | None:
-    """Returns the folder a person means, relative ones below the host's input folder; None for a blank."""
+    """Returns the folder a person means; None for a blank.
+
+    A relative one lies below the host's input folder, or else below this pack, which has demo/style.
+    """
     folder = folder.strip().strip('"').strip()  # Windows copies a path with quotes around it
-    return Path(folder_paths.get_input_directory(), Path(folder).expanduser()) if folder else None
+    if not folder:
+        return None
+    own, given = PACK / folder, Path(folder_paths.get_input_directory(), Path(folder).expanduser())
+    return own if own.is_dir() and not given.is_dir() else given
 
 
 def cache_folder() -> Path:
@@ -53,9 +62,23 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_user_directory(), "hyper_sd", "training_cache")
 
 
-def image_rules(vae: Any, resolution: int, default_caption: str) -> ImageRules:
-    """Returns which images are taken and to what sizes: sides are multiples of 64, or of 8 latents at small resolutions."""
-    factor = vae.spacial_compression_encode()
+def drawn_at(clip: Any) -> int:
+    """Returns the side in pixels of the squares that a CLIP's model draws, told from the text encoders in it."""
+    encoders = clip.cond_stage_model
+    if isinstance(getattr(encoders, "clip_l", None), DemoTextEncoder):
+        return 128
+    return 1024 if hasattr(encoders, "clip_g") else 512
+
+
+def image_rules(clip: Any, vae: Any, resolution: int, default_caption: str) -> ImageRules:
+    """Returns which images are taken and to what sizes: sides are multiples of 64, or of 8 latents at small resolutions.
+
+    Args: resolution: in pixels, 0 for what the model is drawn at.
+    Raises: TrainingError for a resolution in 1..63.
+    """
+    if 0 < resolution < SMALLEST:
+        raise TrainingError(f"resolution must be at least {SMALLEST} pixels, got {resolution}; use 0 for the model's own.")
+    resolution, factor = resolution or drawn_at(clip), vae.spacial_compression_encode()
     step = min(8 * factor, 64) if resolution < SMALL else 64
     return ImageRules(resolution, max(step, factor), default_caption=default_caption.strip() or None)
 

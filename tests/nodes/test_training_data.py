@@ -225,3 +225,33 @@ def test_fingerprint_changes_with_files_and_captions_only(pack, emoji):
     (emoji / "b.png").unlink()
     assert len({before, captioned, state()}) == 3
     assert pack["HyperSDTrainingData"].fingerprint_inputs(folder="") == ""
+
+
+def test_resolution_zero_is_what_the_model_draws_at(host, data, demo, emoji):
+    sources = importlib.import_module("hyper_sd.nodes.training_sources")
+    assert data("emoji", resolution=0)[3] == "3 images of 128x128"
+
+    def clip_of(**encoders):
+        clip = demo[1].clone()
+        clip.cond_stage_model = torch.nn.ModuleDict(encoders)
+        return clip
+
+    plain = torch.nn.Identity()
+    assert sources.drawn_at(demo[1]) == 128
+    assert sources.drawn_at(clip_of(clip_l=plain)) == 512
+    assert sources.drawn_at(clip_of(clip_l=plain, clip_g=plain)) == 1024
+
+
+@pytest.mark.parametrize("resolution", [1, 63])
+def test_resolution_too_small_for_a_model_is_refused(data, emoji, resolution):
+    with pytest.raises(TrainingError, match=f"at least 64 pixels, got {resolution}; use 0"):
+        data("emoji", resolution=resolution)
+
+
+def test_packs_own_folders_are_found_after_the_hosts_input(pack, folders):
+    sources = importlib.import_module("hyper_sd.nodes.training_sources")
+    assert pack["HyperSDTrainingData"].validate_inputs(folder="demo/model") is True
+    assert sources.folder_path("demo/model") == sources.PACK / "demo" / "model"
+    (folders / "input" / "demo" / "model").mkdir(parents=True)
+    assert sources.folder_path("demo/model") == folders / "input" / "demo" / "model"
+    assert sources.folder_path("nowhere") == folders / "input" / "nowhere"
