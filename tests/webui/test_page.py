@@ -9,7 +9,10 @@ from hyper_sd.tests.webui.test_script import panel
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PANEL = "#script_{tab}_hypersd_panel"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # Forge's page waits long for a script it asks another host for
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def browser():
 def page(browser, webui):
     """The page, freshly loaded."""
     opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(60_000)
     _open(opened, webui)
     yield opened
     opened.close()

@@ -78,6 +78,7 @@ class WebUI:
         self.address, self.log = f"http://127.0.0.1:{self.port}", data / "webui.log"
         self.command = [python, "-u", "launch.py", *FLAGS, *ON_CPU[self.kind]]
         self.command += ["--port", str(self.port), "--data-dir", str(data)]
+        self.command += ["--gradio-allowed-path", str(root)]  # with a data folder Forge forbids its page its own scripts
 
     def __enter__(self) -> "WebUI":
         environment = {**os.environ, **OFFLINE, "PYTHONIOENCODING": "utf-8", "NO_PROXY": "*", "no_proxy": "*"}
