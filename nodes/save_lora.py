@@ -91,12 +91,12 @@ def described(lora: Mapping[str, torch.Tensor], title: str, licence_note: str) -
     keys = [(key, tensor) for name, tensor in lora.items() if (key := split_key(name))]
     ranks = sorted({len(tensor) for key, tensor in keys if key.part == "down"})
     told = {
-        "origin": "trained by another node",
-        "modules": str(len({key.module for key, _ in keys if key.part != "alpha"})),
-        "rank": "-".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else "none",
+        "hyper_sd_origin": "trained by another node",
+        "hyper_sd_modules": str(len({key.module for key, _ in keys if key.part != "alpha"})),
+        "hyper_sd_rank": "-".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else "none",
     }
     known = getattr(lora, "metadata", None)
-    metadata = told if known is None else {key: told[key] for key in ("modules", "rank")} | known
+    metadata = told if known is None else {key: told[key] for key in ("hyper_sd_modules", "hyper_sd_rank")} | known
     metadata |= {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": title,

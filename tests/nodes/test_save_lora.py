@@ -92,12 +92,12 @@ def test_saved_file_is_read_by_the_packs_own_loader(save, unet, tensors):
 
 
 def test_metadata_holds_what_the_training_told_and_what_was_written(saving, save, tensors):
-    known = {"base": "sd15", "steps": "200", "settings": json.dumps({"rank": 2}), "rank": "2 of 4"}
+    known = {"base": "sd15", "steps": "200", "settings": json.dumps({"rank": 2}), "hyper_sd_rank": "2 of 4"}
     path = save(saving.TrainedLora(tensors, known), "people/my_style", "  my own drawings, CC BY 4.0\n")
     told = metadata(path)
     assert {key: told[key] for key in known} == known
-    assert "origin" not in told
-    assert (told["modules"], told["modelspec.title"]) == (str(len(tensors) // 3), "my_style")
+    assert "hyper_sd_origin" not in told
+    assert (told["hyper_sd_modules"], told["modelspec.title"]) == (str(len(tensors) // 3), "my_style")
     assert told["modelspec.license"] == "my own drawings, CC BY 4.0"
     assert told["modelspec.date"].startswith("20")
     assert told["modelspec.hash_sha256"] == data_hash(path)
@@ -105,7 +105,11 @@ def test_metadata_holds_what_the_training_told_and_what_was_written(saving, save
 
 def test_plain_dict_of_another_node_says_what_its_tensors_tell(save, tensors):
     told = metadata(save(dict(tensors)))
-    assert (told["origin"], told["rank"], told["modules"]) == ("trained by another node", "2", str(len(tensors) // 3))
+    assert (told["hyper_sd_origin"], told["hyper_sd_rank"], told["hyper_sd_modules"]) == (
+        "trained by another node",
+        "2",
+        str(len(tensors) // 3),
+    )
     assert "modelspec.license" not in told
 
 
