@@ -108,8 +108,8 @@ OUTPUTS = [
     io.Model.Output(tooltip="With the LoRA."),
     io.Sampler.Output(tooltip="For SamplerCustom."),
     io.Sigmas.Output(tooltip="For SamplerCustom."),
-    io.Float.Output("cfg", tooltip="For the cfg of SamplerCustom; 1 leaves the negative prompt out."),
-    io.String.Output("chosen", tooltip="What was chosen, and why, in a line."),
+    io.Float.Output("cfg", display_name="cfg", tooltip="For the cfg of SamplerCustom; 1 leaves the negative prompt out."),
+    io.String.Output("chosen", display_name="chosen", tooltip="What was chosen, and why, in a line."),
 ]
 
 

@@ -174,7 +174,9 @@ class HyperSDOneStepLoader(io.ComfyNode):
                 io.Vae.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
                 io.Sampler.Output(tooltip="For SamplerCustom: one step with the exact start."),
                 io.Sigmas.Output(tooltip="For SamplerCustom: the start timestep's noise level, then 0."),
-                io.Float.Output("cfg", tooltip="1.0, for the cfg of SamplerCustom; the negative prompt is left out."),
+                io.Float.Output(
+                    "cfg", display_name="cfg", tooltip="1.0, for the cfg of SamplerCustom; the negative prompt is left out."
+                ),
             ],
         )
 
