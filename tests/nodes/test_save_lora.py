@@ -39,8 +39,16 @@ def loras(host, tmp_path):
 
 
 @pytest.fixture
-def tensors(host, unet):
-    """A LoRA for the small UNet."""
+def tensors():
+    """A LoRA of one module."""
+    module, generator = "lora_unet_mid_block_attentions_0_proj_in", torch.Generator().manual_seed(0)
+    parts = {"lora_down.weight": (2, 6), "lora_up.weight": (6, 2), "alpha": ()}
+    return {f"{module}.{part}": torch.randn(shape, generator=generator) for part, shape in parts.items()}
+
+
+@pytest.fixture
+def whole(host, unet):
+    """A LoRA over the small UNet."""
     return importlib.import_module("hyper_sd.tests.nodes.lora_world").small_lora(unet)
 
 
@@ -69,26 +77,26 @@ def data_hash(path: Path) -> str:
     return f"0x{hashlib.sha256(content[8 + int.from_bytes(content[:8], 'little') :]).hexdigest()}"
 
 
-def test_saved_file_is_listed_and_loads_through_the_hosts_loader(host, pack, save, loras, unet, tensors):
-    path = save(tensors, "people/my_style")
+def test_saved_file_is_listed_and_loads_through_the_hosts_loader(host, pack, save, loras, unet, whole):
+    path = save(whole, "people/my_style")
     import folder_paths
 
     listed = str(path.relative_to(loras))
     assert listed in folder_paths.get_filename_list("loras")
     patched, _ = host.nodes.LoraLoader().load_lora(unet, None, listed, 1.0, 0.0)
-    assert len(patched.patches) == len(tensors) // 3
-    assert len(host.nodes.LoraLoaderModelOnly().load_lora_model_only(unet, listed, 1.0)[0].patches) == len(tensors) // 3
+    assert len(patched.patches) == len(whole) // 3
+    assert len(host.nodes.LoraLoaderModelOnly().load_lora_model_only(unet, listed, 1.0)[0].patches) == len(whole) // 3
 
 
-def test_saved_file_is_read_by_the_packs_own_loader(save, unet, tensors):
+def test_saved_file_is_read_by_the_packs_own_loader(save, unet, whole):
     from hyper_sd.nodes.lora_files import add_lora, read_file
 
-    path = save(tensors)
+    path = save(whole)
     info, read = read_file(path, unet)
     _, found = add_lora(unet, path, read, 1.0)
-    assert (info.rank, info.modules) == (2, len(tensors) // 3)
-    assert found.matched == found.modules == len(tensors) // 3
-    assert all(read[name].equal(tensor) for name, tensor in tensors.items())
+    assert (info.rank, info.modules) == (2, len(whole) // 3)
+    assert found.matched == found.modules == len(whole) // 3
+    assert all(read[name].equal(tensor) for name, tensor in whole.items())
 
 
 def test_metadata_holds_what_the_training_told_and_what_was_written(saving, save, tensors):
