@@ -1,33 +1,26 @@
 """Trains a LoRA on the loaded model: a style, few steps, or first the one and then the other."""
 
-import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..errors import TrainingError
+from ..models.catalog import format_bytes
 from ..training.presets import AUTO, OBJECTIVES, PRESETS
 from .lora_files import add_lora, lora_options, lora_path
 from .sampling import CATEGORY
 from .save_lora import TrainedLora, clean_name
 from .search_words import found_as
 from .training_examples import grouped_examples
-from .training_job import NONE, UNIFIED, Wishes, job_of, metadata_of, phases_of, start_of
+from .training_job import NONE, UNIFIED, Wishes, fitted, job_of, metadata_of, phases_of, start_of
 from .training_network import Stopped, host_network
 from .training_previews import Previews, as_image
-from .training_run import Job, Moment, Outcome, run_job, stage_title, write_settings
-
-logger = logging.getLogger("hyper_sd")
-TEXT_EVERY = 0.5  # seconds between two texts on the node
-SMOOTHED = 20  # steps the loss in the text is the mean of
-SHEET = 1024  # pixels of the preview on the node
+from .training_progress import Said, Watch, last_sheet, summary
+from .training_run import run_job, write_settings
 
 DATA = [
     io.Model.Input(
@@ -137,6 +130,7 @@ OPTIONS = [
         default=0,
         min=0,
         max=2**63 - 1,
+        control_after_generate=False,  # a seed that the page changes would start every run anew
         optional=True,
         tooltip="Of everything that is drawn. Another number gives another, equally good run.",
     ),
@@ -201,10 +195,12 @@ class HyperSDTrainLora(io.ComfyNode):
                 return train_lora(_one(model), latents, positive, negative or [], _one(vae), wishes, _one(preview_every), said)
         except Stopped as stop:
             raise stop.__cause__ from None
+        finally:
+            comfy.model_management.soft_empty_cache()
 
 
 def train_lora(
-    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, wishes: Wishes, every: int, said: "Said"
+    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, wishes: Wishes, every: int, said: Said
 ) -> io.NodeOutput:
     """Returns the node's outputs; see its inputs."""
     host = host_network(model)
@@ -215,69 +211,22 @@ def train_lora(
     job, decides = job_of(wishes.name, host, examples, made, start)
     write_settings(job.folder, {"name": wishes.name, **decides})
     previews = Previews(job, wishes.name, every, wishes.teacher_cfg, vae)
-    outcome = run_job(job, Watch(job, previews, said), lambda phase, layers: _last_sheet(job, previews, phase, layers))
+    if job.begun < len(job.phases) or previews.finished() is None:
+        job, needed, free = fitted(job)
+        previews.job = job
+        said.text(f"The training takes about {format_bytes(needed)} of {format_bytes(free)} free memory.", now=True)
+    outcome = run_job(job, Watch(job, previews, said), lambda phase, layers: last_sheet(job, previews, phase, layers))
     tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
     metadata = metadata_of(wishes, job, decides, outcome.rank)
     patched, _ = add_lora(model, Path(f"{wishes.name}.safetensors"), tensors, 1.0)
-    said.text(outcome.warning or _summary(job, outcome), now=True)
+    said.text(outcome.warning or summary(job, outcome), now=True)
     loss_map = {"loss": outcome.losses, "stages": outcome.stages}
     return io.NodeOutput(patched, TrainedLora(tensors, metadata), loss_map, job.total_steps, as_image(previews.sheet))
-
-
-def _last_sheet(job: Job, previews: Previews, phase: Any, layers: Any) -> None:
-    previews.sheet = previews.finished()
-    if previews.sheet is None:
-        sheet = previews.draw(phase, layers, phase.config.stages[-1], job.total_steps)
-        bar = comfy.utils.ProgressBar(job.total_steps)
-        bar.update_absolute(job.total_steps, preview=("JPEG", sheet, SHEET) if sheet else None)
-
-
-def _summary(job: Job, outcome: Outcome) -> str:
-    return f"{job.total_steps} steps, loss {_smoothed(outcome.losses):.4g}, rank {outcome.rank}, kept in {job.folder}"
-
-
-class Watch:
-    """Follows a run: progress bar, text, previews; ends it within one step when the host is told to stop."""
-
-    def __init__(self, job: Job, previews: Previews, said: "Said"):
-        self.job, self.previews, self.said = job, previews, said
-        self.bar = comfy.utils.ProgressBar(job.total_steps)
-
-    def __call__(self, moment: Moment) -> None:
-        state, sheet = moment.state, None
-        left = f"{int(state.eta_seconds) // 60}:{int(state.eta_seconds) % 60:02} left"
-        self.said.text(
-            f"{stage_title(moment.phase, state.stage)} {state.step} of {state.total_steps}, "
-            f"loss {_smoothed(moment.losses):.4g}, {state.rate:.3g} steps/s, {left}"
-        )
-        if self.previews.due(moment.done):
-            sheet = self.previews.draw(moment.phase, moment.layers, state.stage, moment.done)
-        self.bar.update_absolute(moment.done, self.job.total_steps, ("JPEG", sheet, SHEET) if sheet else None)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-class Said:
-    """The text on a node, none where a program calls it that has no page to show it on."""
-
-    def __init__(self, node_id: str | None):
-        self.node_id, self.last = node_id, 0.0
-
-    def text(self, text: str, now: bool = False) -> None:
-        """Shows a text, at most every TEXT_EVERY seconds unless it has to be now."""
-        if not self.node_id or (not now and time.monotonic() - self.last < TEXT_EVERY):
-            return
-        self.last = time.monotonic()
-        PromptServer.instance.send_progress_text(text, self.node_id)
 
 
 def _one(value: Any) -> Any:
     """Returns the first of a list, in which the host gives every input of this node; anything else as it is."""
     return value[0] if isinstance(value, list) else value
-
-
-def _smoothed(losses: Sequence[float]) -> float:
-    recent = losses[-SMOOTHED:]
-    return sum(recent) / max(len(recent), 1)
 
 
 NODES = [HyperSDTrainLora]
