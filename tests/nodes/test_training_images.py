@@ -108,7 +108,7 @@ def test_hosts_own_training_node_takes_the_groups(host, pack, data, demo, folder
 
 def test_hosts_own_training_node_takes_latents_passed_through(host, data, unet, positive, folders):
     from comfy_extras.nodes_train import TrainLoraNode
-    from hyper_sd.models.lora import read_lora
+    from hyper_sd.nodes.lora_files import add_lora, read_file
 
     latents, conditioning, _, _ = data(latents=host.latent(2, seed=1), positive=positive)
     values = (1, 1, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
@@ -119,5 +119,7 @@ def test_hosts_own_training_node_takes_latents_passed_through(host, data, unet, 
     path = saving.write_new(folders, "host", *blocks)
     trained = host.comfy.utils.load_torch_file(str(path), safe_load=True)
     patched, _ = host.comfy.sd.load_lora_for_models(unet, None, trained, 1.0, 0.0)
-    assert read_lora(path).rank == 2
     assert len(patched.patches) == sum(name.endswith((".lora_down.weight", ".diff", ".diff_b")) for name in lora)
+    info, tensors = read_file(path, unet)
+    _, found = add_lora(unet, path, tensors, 1.0)
+    assert (info.rank, found.matched) == (2, found.modules)
