@@ -1,5 +1,6 @@
 """From a node's inputs to a job: which phases, started from which LoRA, kept in which folder, and what its file says of it."""
 
+import fnmatch
 import hashlib
 import json
 import logging
@@ -10,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import torch
 
@@ -19,6 +21,8 @@ from ..models.lora import plan
 from ..models.lora_keys import split_key
 from ..training.config import FREE_TO_CHANGE, to_plain
 from ..training.export import kohya_name
+from ..training.lora_layers import EXCLUDED
+from ..training.memory import estimate, fit
 from ..training.presets import Phase, phases
 from . import demo_model
 from .lora import planned_file
@@ -55,11 +59,18 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Start:
-    """The LoRA that training starts from: its tensors under the names of the trained one's, none for no LoRA."""
+    """The LoRA that training starts from.
+
+    Args:
+        tensors: under the names of the trained one's; none for no LoRA.
+        is_distilled: works at 1 to 8 steps already.
+        excluded: patterns of layers that are left alone, but those the LoRA changes.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     rank: int = 0
     is_distilled: bool = False
+    excluded: tuple[str, ...] = EXCLUDED
 
 
 def start_of(host: HostNetwork, model: Any, name: str) -> Start:
@@ -76,16 +87,18 @@ def start_of(host: HostNetwork, model: Any, name: str) -> Start:
     offered, found = require_fit(model, path, tensors)
     if found.dropped:
         logger.warning("%s: %s; training starts from the rest.", path.name, found)
-    own, rename, renamed = host.host_names(), host.lora_name(), {}
+    own, rename, renamed, changed = host.host_names(), host.lora_name(), {}, set()
     for key, tensor in tensors.items():
         split = split_key(key)
         if split is None or split.module not in offered:
             continue
         if split.part not in PARTS:
             raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
+        changed.add(own[split.module])
         renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
     rank = max(len(tensor) for key, tensor in renamed.items() if key.endswith(PARTS["down"]))
-    return Start(renamed, rank, name == UNIFIED or _is_unified(name))
+    excluded = tuple(pattern for pattern in EXCLUDED if not fnmatch.filter(changed, pattern))
+    return Start(renamed, rank, name == UNIFIED or _is_unified(name), excluded)
 
 
 def _is_unified(name: str) -> bool:
@@ -140,7 +153,23 @@ def job_of(
     }
     mark = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(folder_paths.get_output_directory()) / FOLDER / f"{'-'.join(clean_name(name))}-{mark}"
-    return Job(host, examples, made, start.tensors, folder), decides
+    return Job(host, examples, made, start.tensors, folder, start.excluded), decides
+
+
+def fitted(job: Job) -> tuple[Job, int, int]:
+    """Returns the job with what its memory asks for, and the bytes it takes and that are free; measured on the network.
+
+    Raises: TrainingError where not even one image at a time fits.
+    """
+    host, largest = job.host, max(job.phases, key=lambda phase: phase.config.rank).config
+    numbers, group = max(zip(job.examples.buckets, job.examples.groups, strict=True), key=lambda p: p[1].latents[0].numel())
+    batch = job.examples.batch(numbers[:1], 0).to(host.device)
+    taught = len(job.phases) > 1  # by the network with the style
+    found = estimate(host.denoiser, largest.rank, largest, group.latents.shape, batch.conditioning, teacher=taught)
+    host.load(found.needed(largest))  # other models make room
+    free = comfy.model_management.get_free_memory(host.device)
+    made = tuple(replace(phase, config=fit(found, free, phase.config)) for phase in job.phases)
+    return replace(job, phases=made), max(found.needed(phase.config) for phase in made), free
 
 
 def metadata_of(wishes: Wishes, job: Job, decides: Mapping[str, Any], rank: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ..training.lora_layers import LoraLayers
 from ..training.objectives import STUDENT
 from ..training.presets import Phase
 from ..training.preview import draw
-from .training_run import Job, stage_title
+from .training_run import Job, worded
 
 logger = logging.getLogger("hyper_sd")
 STEPS = (1, 4, 8)
@@ -88,27 +88,27 @@ class Previews:
             return None
 
     def _sheet(self, phase: Phase, layers: LoraLayers, stage: Stage, done: int) -> Image.Image:
-        count = min(CAPTIONS, len(self.job.examples.buckets[0]))
+        numbers, size = self.job.examples.buckets[0][:CAPTIONS], phase.config.part_size()
         distilled = phase.config.objective == "tscd"
-        rows = [self._images(layers, number, 1 if distilled else self.cfg, stage.num_segments if distilled else 1)
-                for number in range(count)]  # fmt: skip
-        labels = [f"caption {row + 1}, {steps} step{'s' if steps > 1 else ''}" for row in range(count) for steps in STEPS]
-        title = f"{self.name}: {stage_title(phase, stage)}, step {done} of {self.job.total_steps}"
-        return contact_sheet([image for row in rows for image in row], labels, len(STEPS), title)
+        cfg, segments = (1, stage.num_segments) if distilled else (self.cfg, 1)
+        parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]  # as many at once as are trained on
+        images = [image for part in parts for image in self._images(layers, part, cfg, segments)]
+        labels = [f"caption {row}, {n} step{'s' if n > 1 else ''}" for row in range(1, len(numbers) + 1) for n in STEPS]
+        title = f"{self.name}: {worded(phase, stage)}, step {done} of {self.job.total_steps}"
+        return contact_sheet(images, labels, len(STEPS), title)
 
-    def _images(self, layers: LoraLayers, number: int, cfg: float, segments: int) -> list[Image.Image]:
-        """Returns one caption's images, one for each number of steps; one at a time takes less memory than training."""
-        host = self.job.host
-        batch = self.job.examples.batch([number], 0).to(host.device)
-        drawn = []
+    def _images(self, layers: LoraLayers, numbers: list[int], cfg: float, segments: int) -> list[Image.Image]:
+        """Returns the images of some captions: of each one, an image for each number of steps."""
+        host, drawn = self.job.host, []
+        batch = self.job.examples.batch(numbers, 0).to(host.device)
         with host.engine().autocast(), layers.using(STUDENT):
             for steps in STEPS:
                 latents = draw(
                     host.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,
-                    steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=number,
+                    steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=numbers[0],
                 )  # fmt: skip
                 drawn.append(latents.float())
-        return self._decoded(torch.cat(drawn))
+        return self._decoded(torch.stack(drawn, 1).flatten(0, 1))
 
     def _decoded(self, latents: torch.Tensor) -> list[Image.Image]:
         if self.vae is None:

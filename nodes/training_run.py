@@ -18,8 +18,8 @@ from ..models.transfer import SPARE
 from ..training.checkpoint import CheckpointError
 from ..training.config import Stage
 from ..training.export import concatenated, lora_state_dict, set_from_tensors
-from ..training.loop import TrainingState, train
-from ..training.lora_layers import LoraLayers, adaptable_layers
+from ..training.loop import CHECKPOINT, TrainingState, train
+from ..training.lora_layers import EXCLUDED, LoraLayers, adaptable_layers
 from ..training.objectives import STUDENT, TEACHER
 from ..training.presets import Phase
 from .training_examples import GroupedExamples
@@ -35,7 +35,8 @@ class Job:
 
     Args:
         phases: in order; a distillation after a style distils the network with that style.
-        start: tensors under kohya's names that the first phase, or a distillation after a style, starts from; may be empty.
+        start: tensors under kohya's names that the only phase, or a distillation after a style, starts from; may be empty.
+        excluded: patterns of layers that are left alone.
     """
 
     host: HostNetwork
@@ -43,15 +44,25 @@ class Job:
     phases: tuple[Phase, ...]
     start: Mapping[str, torch.Tensor]
     folder: Path
+    excluded: tuple[str, ...] = EXCLUDED
 
     @property
     def total_steps(self) -> int:
         return sum(phase.config.total_steps for phase in self.phases)
 
+    def phase_folder(self, number: int) -> Path:
+        """Returns where the phase of this number, counted from 0, keeps its checkpoint and losses."""
+        return self.folder / f"phase_{number + 1}"
+
+    @property
+    def begun(self) -> int:
+        """How many phases have a checkpoint."""
+        return sum((self.phase_folder(number) / CHECKPOINT).is_file() for number in range(len(self.phases)))
+
 
 @dataclass(frozen=True)
 class Moment:
-    """What is known after a step. Args: done: steps of all phases; layers: with the set "student"; losses: so far."""
+    """What is known after a step. Args: done: steps of all phases; layers: with the set "student"; losses: of this phase."""
 
     job: Job
     phase: Phase
@@ -88,7 +99,7 @@ def run_job(job: Job, watch: Watch, at_end: AtEnd) -> Outcome:
     _require_room(job)
     outcome, style = Outcome(), {}
     for number, phase in enumerate(job.phases):
-        layers = LoraLayers(job.host.network, phase.config.rank, phase.config.lora_alpha)
+        layers = LoraLayers(job.host.network, phase.config.rank, phase.config.lora_alpha, job.excluded)
         try:
             _starting_sets(job, layers, number, style)
             _train_phase(job, number, layers, watch, outcome)
@@ -103,10 +114,16 @@ def run_job(job: Job, watch: Watch, at_end: AtEnd) -> Outcome:
 
 
 def stage_title(phase: Phase, stage: Stage) -> str:
-    """Returns what a stage is called: its phase, and of a distillation its segments."""
+    """Returns what a stage is called: of a distillation its segments, otherwise its phase."""
     if phase.config.objective == "finetune":
         return phase.title
-    return f"{phase.title}, {stage.num_segments} segment{'s' if stage.num_segments > 1 else ''}"
+    return f"{stage.num_segments} segment{'s' if stage.num_segments > 1 else ''}"
+
+
+def worded(phase: Phase, stage: Stage) -> str:
+    """Returns what is done in a stage, such as "distillation (4 segments)"."""
+    title = stage_title(phase, stage)
+    return title if title == phase.title else f"{phase.title} ({title})"
 
 
 def _starting_sets(job: Job, layers: LoraLayers, number: int, style: Mapping[str, torch.Tensor]) -> None:
@@ -122,7 +139,7 @@ def _starting_sets(job: Job, layers: LoraLayers, number: int, style: Mapping[str
 
 def _train_phase(job: Job, number: int, layers: LoraLayers, watch: Watch, outcome: Outcome) -> None:
     phase, before = job.phases[number], len(outcome.losses)
-    folder = job.folder / f"phase_{number + 1}"
+    folder = job.phase_folder(number)
     log, state = LossLog(folder / LOSSES, phase.config.total_steps), None
     examples, engine = job.examples, job.host.engine()
     run = train(phase.config, job.host.denoiser, layers, examples, folder=folder, engine=engine)
@@ -130,7 +147,7 @@ def _train_phase(job: Job, number: int, layers: LoraLayers, watch: Watch, outcom
         with contextlib.closing(run) as states:
             for state in states:
                 log.add(state.step, state.losses["loss"])
-                watch(Moment(job, phase, state, before + state.step, layers, outcome.losses + log.values))
+                watch(Moment(job, phase, state, before + state.step, layers, log.values))
     except CheckpointError as error:
         if state is None or state.step < state.total_steps:
             raise
@@ -157,13 +174,13 @@ class LossLog:
 
     def add(self, step: int, loss: float) -> None:
         """Notes the loss of a step, counted from 1; what stands there from an attempt further on is dropped."""
-        kept = self.values[: step - 1]
-        lost = step - 1 - len(kept)
-        new = [*[loss] * lost, loss]  # lines lost with a crash cannot be had again
-        if self._file is None or len(kept) < len(self.values):
+        goes_back = len(self.values) >= step
+        del self.values[step - 1 :]
+        new = [loss] * (step - len(self.values))  # more than one where lines were lost with a crash
+        if self._file is None or goes_back:
             self.close()
-            self._open(kept)
-        self.values = kept + new
+            self._open()
+        self.values += new
         self._write(new)
 
     def close(self) -> None:
@@ -173,11 +190,11 @@ class LossLog:
                 self._file.close()
         self._file = None
 
-    def _open(self, kept: list[float]) -> None:
+    def _open(self) -> None:
         with contextlib.suppress(OSError):  # a full disk must not end a training; the checkpoint says so
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", encoding="utf-8")
-            self._write(kept)
+            self._write(self.values)
 
     def _write(self, values: list[float]) -> None:
         if self._file is not None:
@@ -195,7 +212,7 @@ def _numbers(path: Path) -> list[float]:
 
 def _require_room(job: Job) -> None:
     """Raises: TrainingError where the disk would be full before the run ends."""
-    layers = adaptable_layers(job.host.network)
+    layers = adaptable_layers(job.host.network, job.excluded)
     widths = sum(len(layer.weight) + layer.weight[0].numel() for layer in layers.values())
     needed = 0
     for number, phase in enumerate(job.phases):
