@@ -1,0 +1,144 @@
+"""The example workflows as files: what they ask for, what a twin may differ in, and their preview pictures."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hyper_sd.evaluation.contact_sheet import contact_sheet
+from PIL import Image, ImageDraw, ImageFont
+
+FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
+DEMO = " (demo model)"
+WIDTH, CAPTION = 600, 36  # pixels of a preview, and of the line below it
+
+# Demo variants that take too long to run here, and where they are run instead.
+NOT_RUN: dict[str, str] = {}
+
+# Real variants without a demo twin, and why.
+NO_TWIN = {"7 ControlNet": "there is no ControlNet for the demo model"}
+
+# A picture or model that the graph starts from: where it comes from is the twins' own affair.
+SOURCES = frozenset({"CheckpointLoaderSimple", "LoraLoaderModelOnly", "ControlNetLoader", "HyperSDDemoModel", "LoadImage"})
+SOURCE_TITLE = "Input picture"
+# Inputs that twins may set differently: sizes, prompts, files.
+FREE = frozenset({"width", "height", "batch_size", "text", "lora_name"})
+# Besides: inputs, or node types that count as sources, in one pair.
+DIFFERENCES = {
+    "3 SDXL in one step": frozenset({"HyperSDOneStepLoader", "HyperSDLoraLoader"}),
+    "4 Negative prompt and CFG": frozenset({"variant", "cfg"}),
+    "6 Inpaint": frozenset({"x", "y"}),
+    "9 Compare 1, 2, 4 and 8 steps": frozenset({"cfg"}),
+}
+
+# Where the files of a loader's list lie; None: the value names the folder itself.
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "LoraLoaderModelOnly": "loras",
+    "HyperSDLoraLoader": "loras",
+    "HyperSDLoraSchedule": "loras",
+    "HyperSDTrainLora": "loras",
+    "ControlNetLoader": "controlnet",
+    "HyperSDOneStepLoader": None,
+}
+
+
+def names(demo: bool | None = None) -> list[str]:
+    """Returns the workflows' names, of one kind or all."""
+    found = sorted(path.stem for path in FOLDER.glob("*.json"))
+    return [name for name in found if demo is None or name.endswith(DEMO) == demo]
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns a workflow as the page loads it."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def files_of(workflow: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """Returns (node, folder, file name) of every model file a workflow names."""
+    found = []
+    for node in workflow["nodes"]:
+        for value in node.get("widgets_values") or []:
+            if isinstance(value, str) and value.endswith(".safetensors"):
+                folder = FOLDERS[node["type"]]
+                parts = (folder, value) if folder else value.split("/", 1)
+                found.append((node, *parts))
+    return found
+
+
+def outputs(prompt: dict[str, Any], different: frozenset[str]) -> list[str]:
+    """Returns each output node of an API workflow with everything above it, sorted; a mere look at a source is left out.
+
+    Args: different: inputs that twins may set differently, and node types a graph may start from, besides the usual ones.
+    """
+    fed = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    ends = [_text(prompt, key, different) for key in prompt if key not in fed]
+    return sorted(end for end in ends if not end.endswith("(images=source)"))
+
+
+def _text(prompt: dict[str, Any], key: str, different: frozenset[str]) -> str:
+    node = prompt[key]
+    kind, parts = node["class_type"], []
+    if kind in SOURCES | different or node["_meta"]["title"] == SOURCE_TITLE:
+        return "source"
+    for name, value in sorted(node["inputs"].items()):
+        if isinstance(value, list):
+            above = _text(prompt, value[0], different)
+            parts.append(f"{name}={above}" + f".{value[1]}" * (above != "source"))
+        elif name not in FREE | different:
+            parts.append(f"{name}={value}")
+    return f"{kind}({', '.join(parts)})"
+
+
+def without_models(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of an API workflow that ends in previews and needs no model file."""
+
+    def above(key: str) -> set[str]:
+        wires = (value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list))
+        return {key}.union(*map(above, wires))
+
+    ends = [above(key) for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
+    kept = set().union(*(end for end in ends if not any(prompt[key]["class_type"] in FOLDERS for key in end)))
+    return {key: node for key, node in prompt.items() if key in kept}
+
+
+def preview(drawn: list[tuple[str, list[Image.Image]]], caption: str) -> Image.Image:
+    """Returns a preview: a batch as a grid, or the pictures of several nodes with their titles; below it the caption, if any.
+
+    Args: drawn: (title, pictures) of each node that shows some.
+    """
+    if len(drawn) == 1:
+        sheet = _grid(drawn[0][1])
+    else:
+        labelled = [(title.removesuffix(", seen"), image) for title, images in drawn for image in images]
+        sheet = contact_sheet([image for _, image in labelled], [title for title, _ in labelled], min(len(labelled), 3))
+    sheet = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
+    page = Image.new("RGB", (WIDTH, sheet.height + CAPTION * bool(caption)), "white")
+    page.paste(sheet)
+    middle = (WIDTH // 2, sheet.height + CAPTION // 2)
+    ImageDraw.Draw(page).text(middle, caption, fill="black", font=ImageFont.load_default(size=CAPTION // 2), anchor="mm")
+    return page
+
+
+def _grid(images: list[Image.Image]) -> Image.Image:
+    across, (width, height) = round(len(images) ** 0.5), images[0].size
+    sheet = Image.new("RGB", (across * width, -(-len(images) // across) * height), "white")
+    for at, image in enumerate(images):
+        sheet.paste(image.convert("RGB"), (at % across * width, at // across * height))
+    return sheet
+
+
+def kept_preview(name: str, drawn: Image.Image) -> Image.Image:
+    """Returns the preview that lies beside a workflow; HYPER_SD_WRITE=1 puts the drawn one there first."""
+    path = FOLDER / f"{name}.jpg"
+    if os.environ.get("HYPER_SD_WRITE"):
+        drawn.save(path, quality=88, optimize=True)
+    with Image.open(path) as kept:
+        return kept.convert("RGB")
+
+
+def distance(first: Image.Image, second: Image.Image) -> float:
+    """Returns how far two pictures are apart at a tenth of their size: mean absolute difference of 0..255."""
+    small = [np.asarray(image.resize((WIDTH // 10,) * 2, Image.Resampling.BOX), dtype=float) for image in (first, second)]
+    return float(np.abs(small[0] - small[1]).mean())

@@ -1,0 +1,298 @@
+"""Every example workflow in ComfyUI's page: it opens whole, a demo variant draws, a real one is accepted with its files there.
+
+HYPER_SD_WRITE=1 draws the preview pictures anew.
+"""
+
+import io
+import json
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hyper_sd.models.catalog import load_catalog
+from hyper_sd.tests.nodes import example_graphs as examples
+from hyper_sd.tests.nodes.model_world import until
+from hyper_sd.tests.nodes.test_page import ARGUMENTS, BROWSERS, LOADED
+from hyper_sd.tests.test_layout import private_text
+from PIL import Image
+
+ALL, DEMO, REAL = examples.names(), examples.names(demo=True), examples.names(demo=False)
+RUN = [name for name in DEMO if name not in examples.NOT_RUN]
+PAIRS = [name for name in REAL if name not in examples.NO_TWIN]
+PREVIEWS = [name for name in REAL if name + examples.DEMO not in examples.NOT_RUN]
+TEMPLATES = "/api/workflow_templates"
+PATIENCE = 60.0  # seconds until a test gives up waiting
+LARGEST = 150_000  # bytes of a preview
+CAPTIONS = {True: "Drawn with the demo model", False: "The outlines; drawing along them needs a ControlNet"}  # by twin or not
+EMPTY = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensors
+
+
+def _stand_ins(base: Path) -> None:
+    """Puts a file of the right name wherever a workflow wants one; no run reads them."""
+    from hyper_sd.models.checkpoint import PREFIX
+    from hyper_sd.tests.models.synthetic_unets import unet, write
+
+    for name in ALL:
+        for node, folder, file in examples.files_of(examples.read(name)):
+            path = base / "models" / folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if node["type"] == "HyperSDOneStepLoader":  # it looks at the head before the run
+                write(path, unet("original", prefix=PREFIX), sparse=True)
+            else:
+                path.write_bytes(EMPTY)
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path, tmp_path_factory):
+    """A ComfyUI with the workflows' models by name, and its own example picture."""
+    pytest.importorskip("aiohttp", reason="ComfyUI's own requirement")
+    from hyper_sd.demo.base_directory import prepare
+    from hyper_sd.demo.server import ComfyServer
+
+    base = prepare(tmp_path_factory.mktemp("examples"))
+    shutil.copy(comfyui_path / "input" / "example.png", base / "input")
+    _stand_ins(base)
+    with ComfyServer(comfyui_path, base, arguments=("--cpu",)) as running:
+        yield running
+
+
+def _fetch(server, path: str, body=None) -> bytes:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(server.address + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code != 400:  # the answer to a workflow that is refused
+            raise
+        return error.read()
+
+
+def _post(server, path: str, body) -> dict:
+    return json.loads(_fetch(server, path, body) or b"{}")
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """ComfyUI's page; skips where there is no browser. Its `errors` are what its scripts threw."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
+    _post(server, "/api/settings/Comfy.TutorialCompleted", True)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        opened = browser.new_page(viewport={"width": 1600, "height": 900})
+        opened.errors = []
+        opened.set_default_timeout(PATIENCE * 1000)
+        opened.on("pageerror", lambda error: opened.errors.append(f"{error}\n{error.stack}"))
+        opened.goto(server.address)
+        opened.wait_for_function(LOADED)
+        yield opened
+        browser.close()
+
+
+# What covers what is asked of the page itself, since only it knows how tall a node becomes.
+LOOK = """() => {
+  const nodes = app.graph._nodes, groups = app.graph._groups;
+  const box = (n) => [n.pos[0], n.pos[1] - LiteGraph.NODE_TITLE_HEIGHT, n.pos[0] + n.size[0], n.pos[1] + n.size[1]];
+  const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+  const inside = (a, b) => b[0] <= a[0] && b[1] <= a[1] && a[2] <= b[2] && a[3] <= b[3];
+  const frame = (g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]];
+  const pairs = nodes.flatMap((a, i) => nodes.slice(i + 1).map((b) => [a, b]));
+  return {
+    unknown: nodes.filter((n) => !LiteGraph.registered_node_types[n.type]).map((n) => n.type),
+    red: nodes.filter((n) => n.has_errors).map((n) => n.title),
+    covered: pairs.filter(([a, b]) => meet(box(a), box(b))).map(([a, b]) => `${a.title} and ${b.title}`),
+    sticksOut: nodes.filter((n) => groups.some((g) => meet(box(n), frame(g)) && !inside(box(n), frame(g)))).map((n) => n.title),
+    told: [...document.querySelectorAll('[role=dialog], .p-toast-message')].map((element) => element.innerText),
+  };
+}"""
+OPEN = "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
+PRESS_RUN = """async (workflow) => {
+  await app.loadGraphData(workflow);
+  const ended = new Promise((resolve) => {
+    const end = (text) => () => resolve(text);
+    app.api.addEventListener('execution_success', end('success'), { once: true });
+    app.api.addEventListener('execution_error', ({ detail }) => resolve(detail.exception_message), { once: true });
+  });
+  await app.queuePrompt(0, 1);
+  const text = await ended;
+  const shown = app.graph._nodes.filter((n) => app.nodeOutputs[n.id]?.images?.length);
+  const images = shown.map((n) => ({ title: n.title, images: app.nodeOutputs[n.id].images, at: [...n.pos] }));
+  return { text, images };
+}"""
+NOTHING = {"unknown": [], "red": [], "covered": [], "sticksOut": [], "told": []}
+_prompts, _drawn = {}, {}
+
+
+def _prompt(page, name: str) -> dict:
+    """Returns the API workflow that the page makes of an example."""
+    if name not in _prompts:
+        _prompts[name] = page.evaluate(OPEN, examples.read(name))
+    return _prompts[name]
+
+
+def _pictures(server, images: list[dict]) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(server.image(entry))).convert("RGB") for entry in images]
+
+
+def _draw(page, server, name: str) -> list[tuple[str, list[Image.Image]]]:
+    """Returns (title, pictures) of each node that shows some once the person has pressed Run."""
+    if name not in _drawn:
+        answer = page.evaluate(PRESS_RUN, examples.read(name))
+        assert answer["text"] == "success"
+        shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
+        _drawn[name] = [(entry["title"], _pictures(server, entry["images"])) for entry in shown]
+    return _drawn[name]
+
+
+def test_there_are_examples_and_each_is_a_twin_or_says_why_not():
+    assert len(ALL) >= 17
+    assert sorted(name + examples.DEMO for name in PAIRS) == DEMO
+    assert set(examples.NO_TWIN) <= set(REAL)
+    assert set(examples.NOT_RUN) <= set(DEMO)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_workflow_opens_without_a_red_node_and_nothing_covers_another(page, name):
+    page.errors.clear()
+    assert _prompt(page, name)
+    assert page.evaluate(LOOK) == NOTHING
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_demo_variant_draws_and_its_nodes_still_cover_nothing(page, server, name):
+    page.errors.clear()
+    drawn = _draw(page, server, name)
+    assert drawn
+    for _, images in drawn:
+        for image in images:
+            assert np.asarray(image).std() > 20
+    assert page.evaluate(LOOK) == NOTHING
+    assert page.errors == []
+
+
+@pytest.fixture
+def busy(page, server):
+    """The server, at work on something long: what is queued behind it is checked and never begins."""
+    long = json.loads(json.dumps(_prompt(page, "2 KSampler only" + examples.DEMO)))
+    next(node for node in long.values() if node["class_type"] == "KSampler")["inputs"]["steps"] = 900
+    server.queue(long)
+    until(lambda: _running(server))
+    yield server
+    _post(server, "/queue", {"clear": True})
+    until(lambda: not (_running(server) and [_post(server, "/interrupt", {})]))  # one that comes too early is forgotten
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_variant_is_accepted_with_its_files_there_and_without_them_the_loaders_say_so(page, busy, name):
+    prompt = _prompt(page, name)
+    loaders = {key for key, node in prompt.items() if _files(node)}
+    assert _post(busy, "/prompt", {"prompt": prompt})["node_errors"] == {}
+    renamed = {
+        key: {**node, "inputs": node["inputs"] | {n: f"no {v}" for n, v in _files(node).items()}}
+        for key, node in prompt.items()
+    }
+    refused = _post(busy, "/prompt", {"prompt": renamed})["node_errors"]
+    assert refused.keys() <= loaders
+    assert refused
+    assert _running(busy) == 1
+
+
+def _running(server) -> int:
+    return len(server.get("/queue")["queue_running"])
+
+
+def _files(node: dict) -> dict[str, str]:
+    return {name: value for name, value in node["inputs"].items() if str(value).endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_twins_are_one_graph_but_for_the_listed_differences(page, name):
+    different = examples.DIFFERENCES.get(name, frozenset())
+    real, demo = (examples.outputs(_prompt(page, twin), different) for twin in (name, name + examples.DEMO))
+    assert real == demo
+    assert real
+
+
+@pytest.mark.parametrize("name", PREVIEWS)
+def test_previews_show_what_is_drawn(page, server, name):
+    twin = name + examples.DEMO
+    if name in examples.NO_TWIN:
+        part = examples.without_models(_prompt(page, name))
+        with ThreadPoolExecutor(1) as thread:  # the browser keeps an event loop in this one
+            outputs = thread.submit(server.run, part).result()
+        drawn = [("", _pictures(server, node["images"])) for node in outputs.values()]
+    else:
+        drawn = _draw(page, server, twin)
+        picture = examples.preview(drawn, "")
+        assert examples.distance(examples.kept_preview(twin, picture), picture) < 8
+    picture = examples.preview(drawn, CAPTIONS[name not in examples.NO_TWIN])
+    assert examples.distance(examples.kept_preview(name, picture), picture) < 8
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_preview_is_there_and_small(name):
+    path = examples.FOLDER / f"{name}.jpg"
+    assert path.stat().st_size < LARGEST
+    with Image.open(path) as image:
+        assert 550 <= image.width <= 650
+        assert np.asarray(image.convert("L")).std() > 20
+
+
+def test_template_browser_lists_every_workflow_and_gets_its_files(server):
+    listed = server.get(TEMPLATES)
+    assert sorted(listed["hyper-sd"]) == ALL
+    for name in ALL:
+        address = f"{TEMPLATES}/hyper-sd/{urllib.parse.quote(name)}"
+        assert json.loads(_fetch(server, f"{address}.json")) == examples.read(name)
+        assert _fetch(server, f"{address}.jpg").startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_workflow_tells_nothing_private_and_its_name_fits_every_disk(name):
+    text = (examples.FOLDER / f"{name}.json").read_text(encoding="utf-8")
+    workflow = json.loads(text)
+    assert private_text(text) == []
+    assert set(workflow["extra"]) <= {"ds"}
+    assert json.dumps(workflow, indent=2, ensure_ascii=False) + "\n" == text
+    assert not set(name) & set('<>:"/\\|?*%#&+')
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_note_says_what_it_shows_in_a_few_lines(name):
+    (note,) = [node for node in examples.read(name)["nodes"] if node["type"] == "MarkdownNote"]
+    (text,) = note["widgets_values"]
+    assert 2 <= len(text.split("\n\n")) <= 5
+    assert 100 < len(text) < 700
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_files_carry_their_address_for_the_pages_missing_model_dialog(name):
+    catalogued = {entry.name: entry.workflow_metadata() for entry in load_catalog()}
+    for node, folder, file in examples.files_of(examples.read(name)):
+        if node["type"] == "HyperSDOneStepLoader":  # its list names the folder, too, which that dialog cannot look up
+            continue
+        (model,) = node["properties"]["models"]
+        value = next(value for value in node["widgets_values"] if str(value).endswith(file))
+        assert model["name"] == value
+        assert model["directory"] == folder
+        assert model["url"].startswith("https://huggingface.co/")
+        if file in catalogued:
+            assert model == catalogued[file] | {"name": value}
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_demo_variant_names_no_file_of_anyones(name):
+    workflow = examples.read(name)
+    assert examples.files_of(workflow) == []
+    kinds = {node["type"] for node in workflow["nodes"]}
+    assert "HyperSDDemoModel" in kinds
+    assert not kinds & {"LoadImage", "CheckpointLoaderSimple"}
