@@ -134,6 +134,16 @@ def one_step_sigmas(model: Any, start_timestep: int) -> torch.Tensor:
     return torch.tensor([schedule.sigma(start_timestep), 0.0])
 
 
+OUTPUTS = [
+    io.Model.Output(),
+    io.Clip.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
+    io.Vae.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
+    io.Sampler.Output(tooltip="For SamplerCustom: one step with the exact start."),
+    io.Sigmas.Output(tooltip="For SamplerCustom: the start timestep's noise level, then 0."),
+    io.Float.Output("cfg", display_name="cfg", tooltip="1.0, for the cfg of SamplerCustom; the negative prompt is left out."),
+]
+
+
 class HyperSDOneStepLoader(io.ComfyNode):
     """The one-step SDXL UNet as MODEL, CLIP and VAE where the file has them, and SAMPLER, SIGMAS and CFG to go with it."""
 
@@ -168,16 +178,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
                     "unified LoRA on a plain SDXL model.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(),
-                io.Clip.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
-                io.Vae.Output(tooltip="Of a full checkpoint. A file with only a UNet has none: nodes wired here then say so."),
-                io.Sampler.Output(tooltip="For SamplerCustom: one step with the exact start."),
-                io.Sigmas.Output(tooltip="For SamplerCustom: the start timestep's noise level, then 0."),
-                io.Float.Output(
-                    "cfg", display_name="cfg", tooltip="1.0, for the cfg of SamplerCustom; the negative prompt is left out."
-                ),
-            ],
+            outputs=OUTPUTS,
         )
 
     @classmethod
