@@ -216,7 +216,7 @@ def _prediction_type(sampling: Any) -> str:
     own = type(sampling)
     found = next((name for kind, name in kinds.items() if own.calculate_denoised is kind.calculate_denoised), None)
     discrete = isinstance(sampling, known.ModelSamplingDiscrete) and own.timestep is known.ModelSamplingDiscrete.timestep
-    if found is None or not discrete:
+    if found is None or own.calculate_input is not known.EPS.calculate_input or not discrete:
         raise UnsupportedModelError(
             f"Training takes models with a discrete noise schedule that predict noise, velocity or the image; this one samples "
             f"as {', '.join(base.__name__ for base in own.__bases__)}. Take off the node that patches its sampling."
