@@ -1,0 +1,44 @@
+import pytest
+import torch
+from hyper_sd.benchmarks import train_lora
+
+
+def turns(*figures: float) -> list[dict[str, float]]:
+    return [{"wall": figure} for figure in figures]
+
+
+def test_steps_are_what_lies_between_reports_the_first_two_left_out():
+    stamps = [(10.0, 1.0, 1), (15.0, 2.0, 2), (17.0, 2.5, 6), (20.0, 3.5, 8)]
+    assert train_lora.per_step(stamps) == [(2.0, 0.5, 4), (3.0, 1.0, 2)]
+
+
+def test_watch_takes_one_stamp_a_step_and_counts_the_rows_before_it():
+    watch = train_lora.Watch([])
+    for value in (1, 1, 2, 3, 3):
+        watch.asked(None, (torch.zeros(4, 1),))
+        watch.progress(value, 3, None, node_id=None)
+    assert [rows for _, _, rows in watch.stamps] == [4, 12, 16]
+
+
+def test_trained_counts_modules_of_both_sides_and_leaves_out_alpha():
+    ours = {"a.lora_down.weight": torch.zeros(2, 5), "a.lora_up.weight": torch.zeros(3, 2), "a.alpha": torch.tensor(2.0)}
+    assert train_lora.trained(ours) == {"modules": 1, "parameters": 16}
+    theirs = {**ours, "a.diff_b": torch.zeros(3), "norm.diff": torch.zeros(7), "norm.diff_b": torch.zeros(7)}
+    assert train_lora.trained(theirs) == {"modules": 2, "parameters": 33}
+
+
+def test_ratio_is_to_the_best_host_within_each_turn():
+    runs = {train_lora.OURS: turns(1, 2, 6), "plain": turns(2, 8, 8), "checkpointing": turns(4, 4, 10)}
+    assert train_lora.ratios(runs, ("plain",), "wall") == {"each": [0.5, 0.25, 0.75], "median": 0.5}
+    assert train_lora.ratios(runs, ("plain", "checkpointing"), "wall") == {"each": [0.5, 0.5, 0.75], "median": 0.5}
+
+
+@pytest.mark.parametrize("case", train_lora.CASES.values(), ids=str)
+def test_both_sides_are_given_the_same_run(case):
+    ours = train_lora.settings(case, train_lora.OURS)
+    for host in case.hosts:
+        theirs = train_lora.settings(case, host)
+        shared = {"steps", "rank", "learning_rate", "seed"}
+        assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+        assert theirs["batch_size"] * theirs["grad_accumulation_steps"] == ours["batch_size"]
+    assert ours["preview_every"] > case.steps
