@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.ldm.modules.attention
 import comfy.lora
 import comfy.model_management
 import comfy.model_sampling
@@ -164,7 +165,8 @@ class HostNetwork:
     def _call(self, network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         given = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
         with stopping():
-            return network(x.to(self.dtype), time.float(), transformer_options={}, **given)
+            options = {"optimized_attention_override": _differentiable_attention}
+            return network(x.to(self.dtype), time.float(), transformer_options=options, **given)
 
 
 def host_network(model: Any) -> HostNetwork:
@@ -222,6 +224,11 @@ def _prediction_type(sampling: Any) -> str:
             f"as {', '.join(base.__name__ for base in own.__bases__)}. Take off the node that patches its sampling."
         )
     return found
+
+
+def _differentiable_attention(chosen: Callable, *args, **kwargs) -> torch.Tensor:
+    """Takes torch's attention in place of the chosen one: short of memory, the host's split one cannot be trained through."""
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 
 def _leave_inference_mode(network: nn.Module) -> None:

@@ -163,3 +163,20 @@ def test_sampling_that_no_training_is_made_for_is_refused(host, sampling):
 
     with pytest.raises(UnsupportedModelError, match="Take off the node that patches its sampling"):
         host_network(host.with_sampling(host.small_unet(), sampling))
+
+
+def test_network_can_be_trained_through_where_the_host_splits_its_attention(outside, host, monkeypatch):
+    import comfy.model_management
+    from hyper_sd.training.lora_layers import LoraLayers
+
+    def free(device=None, torch_free_too=False):
+        return (1000, 1000) if torch_free_too else 1000
+
+    found = host_of(host.small_unet())
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
+    layers = LoraLayers(found.network, 2)
+    x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500]), {"context": torch.randn(1, 5, host.CONTEXT)}
+    with torch.enable_grad(), layers.using(layers.add("student") and "student"):
+        found.denoiser.predict(x, t, context).square().mean().backward()
+    layers.detach()
+    assert all(up.grad is not None for up in layers.sets["student"].up)
