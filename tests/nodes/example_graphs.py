@@ -1,4 +1,4 @@
-"""The example workflows as files: what they ask for, what a twin may differ in, and their preview pictures."""
+"""The example workflows: what they ask for, what a twin may differ in, their preview pictures, and how the page opens them."""
 
 import json
 import os
@@ -42,6 +42,39 @@ FOLDERS = {
     "ControlNetLoader": "controlnet",
     "HyperSDOneStepLoader": None,
 }
+
+TOLD = "[...document.querySelectorAll('[role=dialog], .p-toast-message')]"
+# What covers what is asked of the page itself, since only it knows how tall a node becomes.
+LOOK = """() => {
+  const nodes = app.graph._nodes, groups = app.graph._groups;
+  const box = (n) => [n.pos[0], n.pos[1] - LiteGraph.NODE_TITLE_HEIGHT, n.pos[0] + n.size[0], n.pos[1] + n.size[1]];
+  const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+  const inside = (a, b) => b[0] <= a[0] && b[1] <= a[1] && a[2] <= b[2] && a[3] <= b[3];
+  const frame = (g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]];
+  const pairs = nodes.flatMap((a, i) => nodes.slice(i + 1).map((b) => [a, b]));
+  return {
+    unknown: nodes.filter((n) => !LiteGraph.registered_node_types[n.type]).map((n) => n.type),
+    red: nodes.filter((n) => n.has_errors).map((n) => n.title),
+    covered: pairs.filter(([a, b]) => meet(box(a), box(b))).map(([a, b]) => `${a.title} and ${b.title}`),
+    sticksOut: nodes.filter((n) => groups.some((g) => meet(box(n), frame(g)) && !inside(box(n), frame(g)))).map((n) => n.title),
+    told: TOLD.map((element) => element.innerText),
+  };
+}""".replace("TOLD", TOLD)
+CLOSE = "document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button').forEach((button) => button.click())"
+OPEN = "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
+PRESS_RUN = """async (workflow) => {
+  await app.loadGraphData(workflow);
+  const ended = new Promise((resolve) => {
+    const end = (text) => () => resolve(text);
+    app.api.addEventListener('execution_success', end('success'), { once: true });
+    app.api.addEventListener('execution_error', ({ detail }) => resolve(detail.exception_message), { once: true });
+  });
+  await app.queuePrompt(0, 1);
+  const text = await ended;
+  const shown = app.graph._nodes.filter((n) => app.nodeOutputs[n.id]?.images?.length);
+  const images = shown.map((n) => ({ title: n.title, images: app.nodeOutputs[n.id].images, at: [...n.pos] }));
+  return { text, images };
+}"""
 
 
 def names(demo: bool | None = None) -> list[str]:
@@ -89,6 +122,22 @@ def _text(prompt: dict[str, Any], key: str, different: frozenset[str]) -> str:
         elif name not in FREE | different:
             parts.append(f"{name}={value}")
     return f"{kind}({', '.join(parts)})"
+
+
+def not_offered(prompt: dict[str, Any], described: dict[str, Any]) -> list[str]:
+    """Returns each choice of an API workflow that its node's list lacks; hosts up to 0.3.75 check only older nodes' lists.
+
+    Args: described: the host's /object_info.
+    """
+    found = []
+    for node in prompt.values():
+        inputs = described[node["class_type"]]["input"]
+        for name, (kind, *options) in ({**inputs.get("required", {}), **inputs.get("optional", {})}).items():
+            offered = kind if isinstance(kind, list) else options[0].get("options", []) if kind == "COMBO" else None
+            value = node["inputs"].get(name)
+            if offered is not None and not isinstance(value, list) and name in node["inputs"] and value not in offered:
+                found.append(f"{node['class_type']}.{name}: {value}")
+    return found
 
 
 def without_models(prompt: dict[str, Any]) -> dict[str, Any]:

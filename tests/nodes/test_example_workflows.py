@@ -28,6 +28,7 @@ PREVIEWS = [name for name in REAL if name + examples.DEMO not in examples.NOT_RU
 TEMPLATES = "/api/workflow_templates"
 PATIENCE = 60.0  # seconds until a test gives up waiting
 LARGEST = 150_000  # bytes of a preview
+FAR = 4.0  # example_graphs.distance; the two previews that are most alike are 8.9 apart
 CAPTIONS = {True: "Drawn with the demo model", False: "The outlines; drawing along them needs a ControlNet"}  # by twin or not
 EMPTY = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensors
 
@@ -97,45 +98,21 @@ def page(server):
         browser.close()
 
 
-# What covers what is asked of the page itself, since only it knows how tall a node becomes.
-LOOK = """() => {
-  const nodes = app.graph._nodes, groups = app.graph._groups;
-  const box = (n) => [n.pos[0], n.pos[1] - LiteGraph.NODE_TITLE_HEIGHT, n.pos[0] + n.size[0], n.pos[1] + n.size[1]];
-  const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
-  const inside = (a, b) => b[0] <= a[0] && b[1] <= a[1] && a[2] <= b[2] && a[3] <= b[3];
-  const frame = (g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]];
-  const pairs = nodes.flatMap((a, i) => nodes.slice(i + 1).map((b) => [a, b]));
-  return {
-    unknown: nodes.filter((n) => !LiteGraph.registered_node_types[n.type]).map((n) => n.type),
-    red: nodes.filter((n) => n.has_errors).map((n) => n.title),
-    covered: pairs.filter(([a, b]) => meet(box(a), box(b))).map(([a, b]) => `${a.title} and ${b.title}`),
-    sticksOut: nodes.filter((n) => groups.some((g) => meet(box(n), frame(g)) && !inside(box(n), frame(g)))).map((n) => n.title),
-    told: [...document.querySelectorAll('[role=dialog], .p-toast-message')].map((element) => element.innerText),
-  };
-}"""
-OPEN = "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
-PRESS_RUN = """async (workflow) => {
-  await app.loadGraphData(workflow);
-  const ended = new Promise((resolve) => {
-    const end = (text) => () => resolve(text);
-    app.api.addEventListener('execution_success', end('success'), { once: true });
-    app.api.addEventListener('execution_error', ({ detail }) => resolve(detail.exception_message), { once: true });
-  });
-  await app.queuePrompt(0, 1);
-  const text = await ended;
-  const shown = app.graph._nodes.filter((n) => app.nodeOutputs[n.id]?.images?.length);
-  const images = shown.map((n) => ({ title: n.title, images: app.nodeOutputs[n.id].images, at: [...n.pos] }));
-  return { text, images };
-}"""
 NOTHING = {"unknown": [], "red": [], "covered": [], "sticksOut": [], "told": []}
 _prompts, _drawn = {}, {}
 
 
-def _prompt(page, name: str) -> dict:
-    """Returns the API workflow that the page makes of an example."""
-    if name not in _prompts:
-        _prompts[name] = page.evaluate(OPEN, examples.read(name))
+def _open(page, name: str) -> dict:
+    """Opens an example as the page's only concern, and returns the API workflow that the page makes of it."""
+    page.errors.clear()
+    page.evaluate(examples.CLOSE)  # what an earlier one has called forth
+    page.wait_for_function(f"{examples.TOLD}.length === 0")
+    _prompts[name] = page.evaluate(examples.OPEN, examples.read(name))
     return _prompts[name]
+
+
+def _prompt(page, name: str) -> dict:
+    return _prompts.get(name) or _open(page, name)
 
 
 def _pictures(server, images: list[dict]) -> list[Image.Image]:
@@ -145,7 +122,7 @@ def _pictures(server, images: list[dict]) -> list[Image.Image]:
 def _draw(page, server, name: str) -> list[tuple[str, list[Image.Image]]]:
     """Returns (title, pictures) of each node that shows some once the person has pressed Run."""
     if name not in _drawn:
-        answer = page.evaluate(PRESS_RUN, examples.read(name))
+        answer = page.evaluate(examples.PRESS_RUN, examples.read(name))
         assert answer["text"] == "success"
         shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
         _drawn[name] = [(entry["title"], _pictures(server, entry["images"])) for entry in shown]
@@ -161,10 +138,20 @@ def test_there_are_examples_and_each_is_a_twin_or_says_why_not():
 
 @pytest.mark.parametrize("name", ALL)
 def test_workflow_opens_without_a_red_node_and_nothing_covers_another(page, name):
-    page.errors.clear()
-    assert _prompt(page, name)
-    assert page.evaluate(LOOK) == NOTHING
+    assert _open(page, name)
+    assert page.evaluate(examples.LOOK) == NOTHING
     assert page.errors == []
+
+
+@pytest.fixture(scope="module")
+def described(server):
+    """The nodes as the server describes them, with the workflows' files in their lists."""
+    return server.object_info()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_choice_is_in_its_list(page, described, name):
+    assert examples.not_offered(_prompt(page, name), described) == []
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -175,7 +162,7 @@ def test_demo_variant_draws_and_its_nodes_still_cover_nothing(page, server, name
     for _, images in drawn:
         for image in images:
             assert np.asarray(image).std() > 20
-    assert page.evaluate(LOOK) == NOTHING
+    assert page.evaluate(examples.LOOK) == NOTHING
     assert page.errors == []
 
 
@@ -233,9 +220,9 @@ def test_previews_show_what_is_drawn(page, server, name):
     else:
         drawn = _draw(page, server, twin)
         picture = examples.preview(drawn, "")
-        assert examples.distance(examples.kept_preview(twin, picture), picture) < 8
+        assert examples.distance(examples.kept_preview(twin, picture), picture) < FAR
     picture = examples.preview(drawn, CAPTIONS[name not in examples.NO_TWIN])
-    assert examples.distance(examples.kept_preview(name, picture), picture) < 8
+    assert examples.distance(examples.kept_preview(name, picture), picture) < FAR
 
 
 @pytest.mark.parametrize("name", ALL)
