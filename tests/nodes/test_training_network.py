@@ -180,3 +180,35 @@ def test_network_can_be_trained_through_where_the_host_splits_its_attention(outs
         found.denoiser.predict(x, t, context).square().mean().backward()
     layers.detach()
     assert all(up.grad is not None for up in layers.sets["student"].up)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_training_in_bf16_takes_weights_of_any_kind(outside, host, monkeypatch, stored):
+    from hyper_sd.nodes import training_network
+    from hyper_sd.training.config import Stage, TrainingConfig
+    from hyper_sd.training.loop import train
+    from hyper_sd.training.lora_layers import LoraLayers
+    from hyper_sd.training.memory import estimate
+
+    monkeypatch.setattr(training_network, "_precision", lambda device: "bf16")  # as on a card that has it
+    model = host.small_unet()
+    network = model.model.diffusion_model.to(stored)
+    network.dtype = stored
+    found = host_of(model)
+    examples = _examples(host, found)
+    config = TrainingConfig((Stage(4, 2),), batch_size=2, rank=2, precision=found.precision)
+    batch = examples.batch([0], 0)
+    assert estimate(found.denoiser, 2, config, batch.latents.shape, batch.conditioning).needed(config) > 0
+    layers = LoraLayers(network, 2)
+    with torch.enable_grad():
+        states = list(train(config, found.denoiser, layers, examples, engine=found.engine()))
+    layers.detach()
+    assert found.dtype == torch.bfloat16
+    assert states[-1].step == 2
+    assert any(bool(up.any()) for up in layers.sets["student"].up)
+
+
+def _examples(host, found):
+    from hyper_sd.nodes.training_examples import grouped_examples
+
+    return grouped_examples(found, [host.latent(2, seed=1, size=8)], [host.conditioning(1)], [host.conditioning(2)])
