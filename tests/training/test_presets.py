@@ -54,7 +54,7 @@ def test_style_then_distil_shares_the_steps_two_to_three():
     style, distil = phases("style, then distil", "embedded", preset="Small", examples=100, steps=101, stages="4-2-1")
     assert style.config.total_steps == 40
     assert [(s.num_segments, s.steps) for s in distil.config.stages] == [(4, 20), (2, 20), (1, 21)]
-    assert (style.config.learning_rate, distil.config.learning_rate) == (1e-3, 1.5e-3)
+    assert (style.config.learning_rate, distil.config.learning_rate) == (3e-3, 1.5e-3)
 
 
 def test_distillation_that_starts_distilled_stays_at_one_segment():
