@@ -7,7 +7,10 @@ export function hasCombo(nodeData) {
 }
 
 function isFileOf(row, value) {
-  const name = value.split(/[\\/]/).pop();
+  const [first, ...rest] = value.split(/[\\/]/);
+  // The one-step loader's list has the folder in front, under which the host would never find the file: it has an error of its own.
+  if (rest.length && first === row.models.directory) return false;
+  const name = rest.at(-1) ?? first;
   return value === row.file || name.toLowerCase() === row.models.name.toLowerCase();
 }
 

@@ -259,6 +259,14 @@ def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, p
     dialog.wait_for(state="hidden")
 
 
+def test_saved_one_step_loader_names_no_file_under_its_folder(page):
+    value = "checkpoints/Hyper-SDXL-1step-Unet-Comfyui.fp16.safetensors"
+    loader = "const n = LiteGraph.createNode('HyperSDOneStepLoader'); app.graph.add(n); n.widgets[0].value = value;"
+    saved = page.evaluate(f"value => {{ app.graph.clear(); {loader} return app.graph.serialize().nodes[0] }}", value)
+    assert saved["widgets_values"][0] == value
+    assert "models" not in saved["properties"]
+
+
 WIRE = """async () => {
   app.graph.clear();
   const [model, get, load, use] = ['HyperSDDemoModel', 'HyperSDModelDownload', 'LoraLoaderModelOnly', 'PreviewAny']
