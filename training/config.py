@@ -119,6 +119,10 @@ class TrainingConfig:
         return sum(stage.steps for stage in self.stages)
 
     @property
+    def has_target(self) -> bool:
+        return self.objective == "tscd"
+
+    @property
     def is_guided(self) -> bool:
         return self.objective == "tscd" and self.guidance_scale != (1.0, 1.0)
 

@@ -156,7 +156,8 @@ class Run:
     def _make_sets(self) -> None:
         if STUDENT not in self.layers.sets:
             self.layers.add(STUDENT, seed=self.config.seed)
-        self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
+        if self.config.has_target:
+            self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
         if TEACHER in self.layers.sets:
             self.layers.sets[TEACHER].requires_grad_(False)
         if self.config.train_backbone and self.config.is_adversarial:
@@ -207,7 +208,8 @@ class Run:
             if not _is_out_of_memory(error):
                 raise
             raise TrainingError(_memory_advice(config, error)) from error
-        self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
+        if config.has_target:
+            self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
         self.step += 1
         self.whole = True
         return losses

@@ -27,7 +27,8 @@ class MemoryEstimate:
     """Bytes that a training takes besides the network's own weights.
 
     Args:
-        adapters: student, target and what else is a set, with gradients and the optimizer's two moments, float32.
+        adapters: student, target where there is one, and what else is a set, with gradients and the optimizer's two moments, in
+            float32.
         activations: kept for the backward pass of as many examples as are computed at once.
         checkpointed: the same with gradient checkpointing, with the largest block while it is computed again.
         examples: computed at once.
@@ -114,7 +115,7 @@ def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> Tra
 def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) -> int:
     weights = layers.rank * sum(layer.weight[0].numel() + len(layer.weight) for layer in layers.layers.values())  # down and up
     backbone = config.is_adversarial and config.train_backbone
-    sets = 2 + teacher + backbone  # student and target
+    sets = 1 + config.has_target + teacher + backbone  # one is the student
     trained = 1 + backbone
     return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
 
@@ -143,15 +144,15 @@ def _at_full_size(
         with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast():
             return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning)
 
-    area, largest = height * width, PROBE_SIDES[-1]
-    if min(height, width) < PROBE_SIDES[0] or area <= largest**2:
+    area, smallest = height * width, PROBE_SIDES[0]
+    if min(height, width) < smallest or area <= PROBE_SIDES[-1] ** 2:
         one = kept(1, height, width)
         each = kept(2, height, width) - one
         return one - each, each
     measured = torch.stack([kept(1, side, side) for side in PROBE_SIDES])
     areas = torch.tensor([side**2 for side in PROBE_SIDES], dtype=torch.float64)
     powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 1 + blocks]
-    fixed = 2 * measured[-1] - kept(2, largest, largest)
+    fixed = 2 * measured[0] - kept(2, smallest, smallest)
     return fixed, (float(area) ** torch.arange(3, dtype=torch.float64)) @ powers - fixed
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
-from hyper_sd.training.checkpoint import load_checkpoint
+from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
 from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.data import Batch, LatentExamples
 from hyper_sd.training.engine import LocalEngine
@@ -251,6 +251,20 @@ def test_finetune_is_another_objective_of_the_same_loop(tmp_path):
     config = dataclasses.replace(CONFIG, objective="finetune", stages=(Stage(1, 60),), final_rate=0.1, batch_size=10)
     states, _ = run(config, tmp_path)
     assert sum(s.losses["loss"] for s in states[-10:]) < sum(s.losses["loss"] for s in states[:10])
+
+
+def test_finetune_keeps_no_target_and_goes_on_from_a_checkpoint_that_has_one(tmp_path):
+    config = dataclasses.replace(CONFIG, objective="finetune", stages=(Stage(1, 4),))
+    whole = run(config)[1]
+    states, layers, _ = start(config, tmp_path)
+    with contextlib.closing(states):
+        next(states), next(states)
+    parts, values = load_checkpoint(tmp_path / CHECKPOINT)
+    assert set(parts) == {"student", "optimizer"} == {*layers.sets, "optimizer"}
+    save_checkpoint(tmp_path / CHECKPOINT, {**parts, "target": parts["student"]}, values)
+    rest, resumed = run(config, tmp_path)
+    assert [state.step for state in rest] == [3, 4]
+    assert equal(weights(resumed), weights(whole))
 
 
 def test_training_goes_on_from_a_set_that_is_there():

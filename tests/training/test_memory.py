@@ -91,6 +91,12 @@ def test_adapters_are_counted_as_they_are_kept(names, copies):
     assert found == copies * 4 * sum(p.numel() for p in layers.add("one").parameters())
 
 
+def test_plain_denoising_is_counted_without_a_target():
+    denoiser, plain = unet(), dataclasses.replace(CONFIG, objective="finetune")
+    both = [estimate(denoiser, 4, config, (4, 8, 8), texts(1)).adapters for config in (CONFIG, plain)]
+    assert both[1] == both[0] * 4 / 5
+
+
 def test_estimate_leaves_nothing_behind():
     denoiser = unet()
     denoiser.network.mid_block.requires_grad_(False)
