@@ -7,6 +7,7 @@ import torch
 from hyper_sd.errors import TrainingError, UnsupportedModelError
 from hyper_sd.tests.nodes.test_train_lora import OBJECTIVES, equal, is_as_before, train, unet, weights_of  # noqa: F401
 
+STYLE_THEN_DISTIL = "style, then distil"
 FULL = OSError(28, "No space left on device")
 
 
@@ -79,6 +80,28 @@ def test_stopped_run_goes_on_to_the_same_lora(train, host, unet, on_step, interr
     assert len(steps_taken) == 4 - at
     assert equal(resumed.lora, whole.lora)
     assert resumed.loss_map == whole.loss_map
+
+
+def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, interrupt, steps_taken):  # noqa: F811
+    from hyper_sd.training import checkpoint
+
+    whole, written, original = train(unet, objective=STYLE_THEN_DISTIL, folder="whole"), [], checkpoint.save_file
+
+    def stopped_in_the_middle(tensors, path, metadata):
+        if not written:
+            interrupt()
+        original(tensors, path, metadata)
+        written.append(path)
+
+    steps_taken.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", stopped_in_the_middle)
+        with pytest.raises(host.comfy.model_management.InterruptProcessingException):
+            train(unet, objective=STYLE_THEN_DISTIL)
+    assert [path.name for path in written[0].parent.iterdir() if path.suffix == ".safetensors"] == ["checkpoint.safetensors"]
+    assert not written[0].exists()  # it has its final name
+    assert len(steps_taken) < 4  # a style's two steps are kept when they are done
+    assert equal(train(unet, objective=STYLE_THEN_DISTIL).lora, whole.lora)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
