@@ -137,10 +137,12 @@ OPTIONS = [
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
-    io.Custom("LORA_MODEL").Output("lora", tooltip="For Hyper-SD Save LoRA, or the host's Load LoRA Model."),
-    io.Custom("LOSS_MAP").Output("loss_map", tooltip="For Hyper-SD Loss Plot."),
+    io.Custom("LORA_MODEL").Output(
+        "lora", display_name="lora", tooltip="For Hyper-SD Save LoRA, or the host's Load LoRA Model."
+    ),
+    io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For Hyper-SD Loss Plot."),
     io.Int.Output("total_steps", display_name="steps", tooltip="Optimizer steps done."),
-    io.Image.Output("samples", tooltip="The last sheet of sample images."),
+    io.Image.Output("samples", display_name="samples", tooltip="The last sheet of sample images."),
 ]
 
 

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_every_node_has_a_help_page_that_names_its_inputs(schemas):
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
         missing = [i.id for i in schema.inputs if f"`{i.id}`" not in page]
         assert not missing, f"{name}.md says nothing about {missing}"
+
+
+def test_every_help_page_has_a_picture(schemas):
+    for name in schemas:
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        pictures = [ROOT / "web" / "docs" / path for path in re.findall(r"!\[[^\]]{5,}\]\(([^)]+)\)", page)]
+        assert pictures, name
+        assert not [str(path) for path in pictures if not path.is_file()]
 
 
 def test_every_input_is_used_by_execute(pack, schemas):
