@@ -15,8 +15,8 @@ last layer and the embedding of time, and gives every bias and norm a difference
 released LoRAs do. The host's compares pictures (x0), ours noises. Asked for a batch of n, the host's gives the network every
 latent with every caption, n x n rows; `accumulated` takes its batch one by one, which are the n rows of ours. It stops with an
 error where all latents come in one list, so both get two. It keeps no checkpoint; ours are as they come, and timed. Our last
-sheet of samples, which it does not draw, is left out. Ours runs as it decides by itself: float32 on a CPU, blocks computed
-again only where memory is short; the host's both ways, and as it comes (`defaults`: bf16, checkpointing on).
+sheet of samples, which it does not draw, is left out. Ours computes in float32 on a CPU, and blocks again only where memory is
+short; `ours, checkpointing` is told that it is. The host's runs both ways, and as it comes (`defaults`: bf16, checkpointing).
 """
 
 import argparse
@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,11 +43,12 @@ import torch
 from .lora_apply import full_unet
 from .one_step_load import memory
 from .sampler_overhead import processor
+from .train_lora_report import figures, per_step, ratios, trained
 from .with_comfyui import add_comfyui_option, enter_comfyui
 
 logger = logging.getLogger("hyper_sd")
 
-OURS = "ours"
+OURS, OURS_AGAIN = "ours", "ours, checkpointing"
 FP32 = {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}
 HOSTS: dict[str, dict[str, Any]] = {
     "plain": FP32,
@@ -55,28 +56,32 @@ HOSTS: dict[str, dict[str, Any]] = {
     "accumulated": FP32 | {"batch_size": 1, "grad_accumulation_steps": None},  # as many as the batch
     "defaults": {"training_dtype": "bf16", "lora_dtype": "bf16", "gradient_checkpointing": True},
 }
-ALIKE = ("plain", "checkpointing", "accumulated")  # in float32, as ours
-TOKENS, RATE, LEFT_OUT = 77, 1e-4, 2
+PAIRS = {"plain": OURS, "checkpointing": OURS_AGAIN, "accumulated": OURS, "defaults": OURS}
+BEST = "the best in float32"
+TOKENS, RATE = 77, 1e-4
 BAR = 0.8  # at most this many times the host's
-MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its data. Args: size: of the latents; hosts: names in HOSTS; steps: optimizer steps of a run."""
+    """A model and its data. Args: size: of the latents; sides: ours and names in HOSTS; steps: optimizer steps of a run."""
 
     model: str
     size: int
     batch: int
     steps: int
-    hosts: tuple[str, ...]
+    sides: tuple[str, ...]
     rank: int = 8
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(side for side in self.sides if side in HOSTS)
 
 
 CASES = {
-    "embedded": Case("embedded", 16, 4, 16, ("plain", "checkpointing", "accumulated", "defaults")),
-    "embedded, one at a time": Case("embedded", 16, 1, 20, ("plain", "checkpointing", "defaults")),
-    "sd15": Case("sd15", 32, 1, 6, ("plain", "checkpointing")),
+    "embedded": Case("embedded", 16, 4, 16, (OURS, "plain", "accumulated", OURS_AGAIN, "checkpointing", "defaults")),
+    "embedded, one at a time": Case("embedded", 16, 1, 20, (OURS, "plain", OURS_AGAIN, "checkpointing", "defaults")),
+    "sd15": Case("sd15", 32, 1, 4, (OURS, "plain", "checkpointing")),
 }
 
 
@@ -97,23 +102,6 @@ class Watch:
         self.rows += len(arguments[0])
 
 
-def per_step(stamps: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Returns what every step took, the first ones left out."""
-    pairs = zip(stamps[LEFT_OUT - 1 :], stamps[LEFT_OUT:], strict=False)
-    return [tuple(b - a for a, b in zip(before, after, strict=True)) for before, after in pairs]
-
-
-def trained(lora: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Returns how many modules a LORA_MODEL changes and how many values were trained for it."""
-    parts = (".lora_down.weight", ".lora_up.weight", ".diff_b", ".diff")
-    named = {name: next((part for part in parts if name.endswith(part)), None) for name in lora}
-    values = {name: part for name, part in named.items() if part}
-    return {
-        "modules": len({name.removesuffix(part) for name, part in values.items()}),
-        "parameters": sum(lora[name].numel() for name in values),
-    }
-
-
 def load_host() -> SimpleNamespace:
     """Imports what is needed of the ComfyUI on the path."""
     import comfy.options  # keeps the host from reading this command's arguments
@@ -130,12 +118,12 @@ def load_host() -> SimpleNamespace:
     from comfy_extras.nodes_train import TrainLoraNode
     from comfyui_version import __version__
 
-    from ..nodes import demo_model, train_lora, training_previews
+    from ..nodes import demo_model, train_lora, training_job, training_previews
     from ..training import loop
 
     return SimpleNamespace(
         comfy=comfy, folder_paths=folder_paths, theirs=TrainLoraNode, version=__version__, demo=demo_model.HyperSDDemoModel,
-        ours=train_lora.HyperSDTrainLora, previews=training_previews.Previews, loop=loop,
+        ours=train_lora.HyperSDTrainLora, previews=training_previews.Previews, job=training_job, loop=loop,
     )  # fmt: skip
 
 
@@ -151,7 +139,7 @@ def inputs(case: Case, model: Any) -> dict[str, list]:
 def settings(case: Case, side: str) -> dict[str, Any]:
     """Returns one side's other inputs."""
     shared = {"steps": case.steps, "rank": case.rank, "learning_rate": RATE, "batch_size": case.batch, "seed": 0}
-    if side == OURS:
+    if side not in HOSTS:
         return shared | {
             "objective": "style finetune", "preset": "Small", "name": "benchmark", "preview_every": 10 * case.steps,
         }  # fmt: skip
@@ -174,6 +162,16 @@ def timed_checkpoints(host: SimpleNamespace) -> Iterator[list[float]]:
         yield seconds
 
 
+@contextmanager
+def computing_again(host: SimpleNamespace, wanted: bool) -> Iterator[None]:
+    """Has our node find that its blocks must be computed again to fit."""
+    if not wanted:
+        yield
+        return
+    with mock.patch.object(host.job, "fit", lambda found, free, config: replace(config, gradient_checkpointing=True)):
+        yield
+
+
 def run_once(case: Case, side: str) -> dict[str, Any]:
     """Runs one node in this process and returns what it took."""
     host, watch = load_host(), Watch([])
@@ -183,10 +181,10 @@ def run_once(case: Case, side: str) -> dict[str, Any]:
         model = host.demo.execute().args[0] if case.model == "embedded" else full_unet(host)
         model.model.diffusion_model.register_forward_pre_hook(watch.asked)
         given = inputs(case, model) | {name: [value] for name, value in settings(case, side).items()}
-        node = host.ours if side == OURS else host.theirs
+        node = host.theirs if side in HOSTS else host.ours
         Path("/proc/self/clear_refs").write_text("5")  # the highest rss begins anew
         before, start = memory()["rss"], time.perf_counter()
-        with mock.patch.object(host.previews, "draw", return_value=None):
+        with mock.patch.object(host.previews, "draw", return_value=None), computing_again(host, side == OURS_AGAIN):
             _, lora, loss_map, *_ = node.execute(**given).args
         whole, highest = time.perf_counter() - start, memory()["highest"]
     if len(loss_map["loss"]) < case.steps or not all(map(math.isfinite, loss_map["loss"])):
@@ -208,45 +206,28 @@ def child(name: str, side: str) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
-def ratios(runs: Mapping[str, Sequence[Mapping[str, float]]], hosts: Sequence[str], figure: str) -> dict[str, Any]:
-    """Returns ours / the least of these hosts' in each turn, and the median."""
-    least = [min(turn) for turn in zip(*([run[figure] for run in runs[host]] for host in hosts), strict=True)]
-    each = [run[figure] / other for run, other in zip(runs[OURS], least, strict=True)]
-    return {"each": [round(ratio, 3) for ratio in each], "median": round(statistics.median(each), 3)}
-
-
-def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns one side's figures of all turns."""
-    written = [seconds for run in runs for seconds in run["checkpoints"]]
-    middle = {name: statistics.median(run[name] for run in runs) for name in ("wall", "cpu", "growth", "peak", "before_first")}
-    return {
-        "step_seconds": round(middle["wall"], 4), "step_seconds_each": [round(run["wall"], 4) for run in runs],
-        "step_processor_seconds": round(middle["cpu"], 4), "seconds_to_first_step_done": round(middle["before_first"], 2),
-        "growth_mib": round(middle["growth"] / MIB, 1), "growth_mib_each": [round(run["growth"] / MIB, 1) for run in runs],
-        "whole_peak_mib": round(middle["peak"] / MIB, 1), "rows_per_step": runs[0]["rows"],
-        "modules": runs[0]["modules"], "parameters": runs[0]["parameters"],
-        "seconds_per_checkpoint": round(statistics.median(written), 4) if written else None,
-    }  # fmt: skip
-
-
 def compare(name: str, turns: int) -> dict[str, Any]:
     """Runs every side of a case in turn and returns figures and ratios."""
     case = CASES[name]
-    sides = (OURS, *case.hosts)
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in case.sides}
     for turn in range(turns):
-        for side in sides if turn % 2 == 0 else sides[::-1]:
+        for side in case.sides if turn % 2 == 0 else case.sides[::-1]:
             runs[side].append(child(name, side))
             logger.info("%s, turn %d, %s: %s", name, turn + 1, side, json.dumps(runs[side][-1]))
-    groups = {side: (side,) for side in case.hosts}
-    groups["best in float32"] = tuple(side for side in case.hosts if side in ALIKE)
     wanted = {"time": "wall", "processor_time": "cpu", "growth": "growth", "whole_peak": "peak"}
-    beside = {who: {key: ratios(runs, group, figure) for key, figure in wanted.items()} for who, group in groups.items()}
-    best = beside["best in float32"]
+    pairs = {host: (PAIRS[host] if PAIRS[host] in runs else OURS, [runs[host]]) for host in case.hosts}
+    pairs[BEST] = OURS, [runs[host] for host in case.hosts if host != "defaults"]
+    beside = {
+        host: {"of": own} | {key: ratios(runs[own], theirs, figure) for key, figure in wanted.items()}
+        for host, (own, theirs) in pairs.items()
+    }
     return {
         "case": name, "latents": [case.batch, 4, case.size, case.size], "rank": case.rank, "steps": case.steps, "turns": turns,
-        "comfyui": runs[OURS][0]["comfyui"], "sides": {side: figures(done) for side, done in runs.items()},
-        "ratio_to": beside, "within_bar": {key: best[key]["median"] <= BAR for key in ("time", "growth")},
+        "comfyui": runs[OURS][0]["comfyui"], "sides": {side: figures(done) for side, done in runs.items()}, "ratio_to": beside,
+        "within_bar": {
+            host: {key: found[key]["median"] <= BAR for key in ("time", "processor_time", "growth")}
+            for host, found in beside.items()
+        },
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hyper_sd.benchmarks import train_lora
+from hyper_sd.benchmarks import train_lora, train_lora_report
 
 
 def turns(*figures: float) -> list[dict[str, float]]:
@@ -9,7 +9,7 @@ def turns(*figures: float) -> list[dict[str, float]]:
 
 def test_steps_are_what_lies_between_reports_the_first_two_left_out():
     stamps = [(10.0, 1.0, 1), (15.0, 2.0, 2), (17.0, 2.5, 6), (20.0, 3.5, 8)]
-    assert train_lora.per_step(stamps) == [(2.0, 0.5, 4), (3.0, 1.0, 2)]
+    assert train_lora_report.per_step(stamps) == [(2.0, 0.5, 4), (3.0, 1.0, 2)]
 
 
 def test_watch_takes_one_stamp_a_step_and_counts_the_rows_before_it():
@@ -22,15 +22,15 @@ def test_watch_takes_one_stamp_a_step_and_counts_the_rows_before_it():
 
 def test_trained_counts_modules_of_both_sides_and_leaves_out_alpha():
     ours = {"a.lora_down.weight": torch.zeros(2, 5), "a.lora_up.weight": torch.zeros(3, 2), "a.alpha": torch.tensor(2.0)}
-    assert train_lora.trained(ours) == {"modules": 1, "parameters": 16}
+    assert train_lora_report.trained(ours) == {"modules": 1, "parameters": 16}
     theirs = {**ours, "a.diff_b": torch.zeros(3), "norm.diff": torch.zeros(7), "norm.diff_b": torch.zeros(7)}
-    assert train_lora.trained(theirs) == {"modules": 2, "parameters": 33}
+    assert train_lora_report.trained(theirs) == {"modules": 2, "parameters": 33}
 
 
 def test_ratio_is_to_the_best_host_within_each_turn():
-    runs = {train_lora.OURS: turns(1, 2, 6), "plain": turns(2, 8, 8), "checkpointing": turns(4, 4, 10)}
-    assert train_lora.ratios(runs, ("plain",), "wall") == {"each": [0.5, 0.25, 0.75], "median": 0.5}
-    assert train_lora.ratios(runs, ("plain", "checkpointing"), "wall") == {"each": [0.5, 0.5, 0.75], "median": 0.5}
+    ours, plain, checkpointing = turns(1, 2, 6), turns(2, 8, 8), turns(4, 4, 10)
+    assert train_lora_report.ratios(ours, [plain], "wall") == {"each": [0.5, 0.25, 0.75], "median": 0.5}
+    assert train_lora_report.ratios(ours, [plain, checkpointing], "wall") == {"each": [0.5, 0.5, 0.75], "median": 0.5}
 
 
 @pytest.mark.parametrize("case", train_lora.CASES.values(), ids=str)
