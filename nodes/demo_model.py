@@ -12,6 +12,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..errors import UnsupportedModelError
+from .choices import require_choice
 from .sampling import CATEGORY
 from .search_words import found_as
 
@@ -31,7 +32,8 @@ ATTACHMENT = "hyper_sd_demo_model"  # marks a MODEL as the embedded one, which h
 
 
 def lora_file(name: str) -> Path:
-    """Returns the file of one of LORAS."""
+    """Returns the file of one of LORAS. Raises: HyperSDError for another name."""
+    require_choice("the demo model's LoRA", name, LORAS)
     return FOLDER / f"{LORAS[name]}.safetensors"
 
 
@@ -131,6 +133,7 @@ class HyperSDDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, hyper_sd_lora: str = BASE) -> io.NodeOutput:
+        require_choice("hyper_sd_lora", hyper_sd_lora, [BASE, *LORAS])
         weights = _weights(CHECKPOINT)
         config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
         model = _load_model(dict(weights), config)

@@ -17,6 +17,7 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
+from .choices import require_choice
 from .lora_files import AUTO, DEMO, add_lora, family_of, lora_options, lora_path, read_file, released_path
 from .sampling import CATEGORY
 from .search_words import found_as
@@ -144,6 +145,7 @@ class HyperSDLoraLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0) -> io.NodeOutput:
+        require_choice("variant", variant, LABELS.values())
         key = next(key for key, label in LABELS.items() if label == variant)
         made = choose_plan(model, steps, key, lora_name)
         patched, text = model, str(made)

@@ -19,6 +19,7 @@ from ..errors import HyperSDError, UnsupportedModelError
 from ..models.checkpoint import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..samplers.tcd import sample_tcd
+from .choices import require_choice
 from .sampling import CATEGORY
 from .search_words import found_as
 
@@ -199,6 +200,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = START) -> io.NodeOutput:
+        require_choice("dtype", dtype, [AUTO, *DTYPES])
         info = inspect_unet(file_path(file))
         clip, vae = load_text_and_vae(info)  # first, while the UNet takes no memory yet
         state = host_state(info)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
+from .choices import require_choice
 from .search_words import found_as
 
 CATEGORY = "Hyper-SD"
@@ -95,6 +96,7 @@ class HyperSDScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps: int, num_segments: int, denoise: float, end: str = ENDS[0]) -> io.NodeOutput:
+        require_choice("end", end, ENDS)
         table = model.get_model_object("model_sampling").sigmas.double().cpu()
         schedule = NoiseSchedule.from_sigmas(table)
         return io.NodeOutput(hyper_sd_sigmas(schedule, steps, num_segments, denoise, end_on_zero=end == ENDS[0]))

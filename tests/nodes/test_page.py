@@ -1,6 +1,5 @@
-"""ComfyUI's page in a real browser: the panel, the loaders' lists, the node, the host's own missing-model dialog."""
+"""ComfyUI's page in a real browser: the panel, the loaders' lists, the node."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -231,40 +230,6 @@ def test_broken_own_catalogue_is_told_in_the_panel(world, panel):
     world.offer("page-afterwards-lora", weights(3000, 209))
     panel.get_by_role("button", name="Look again").click()
     alert.wait_for(state="hidden")
-
-
-SAVE = """name => {
-  app.graph.clear();
-  const loader = LiteGraph.createNode('LoraLoaderModelOnly');
-  app.graph.add(loader);
-  loader.properties.models = [{ name: 'other.safetensors', url: 'https://example.com/other', directory: 'loras' }];
-  loader.widgets[0].value = name;
-  return JSON.stringify(app.graph.serialize());
-}"""
-
-
-def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, page, screenshot):
-    missing = "my folder/Hyper-SDXL-4steps-lora.safetensors"
-    saved = page.evaluate(SAVE, missing)
-    other, ours = json.loads(saved)["nodes"][0]["properties"]["models"]
-    assert other["name"] == "other.safetensors"
-    assert ours == world.row("hyper-sdxl-4steps-lora")["models"] | {"name": missing}
-    page.evaluate("saved => app.loadGraphData(JSON.parse(saved))", saved)
-    dialog = page.get_by_role("dialog")
-    dialog.wait_for()
-    assert missing in dialog.inner_text()
-    assert "other.safetensors" not in dialog.inner_text()
-    screenshot(page, "missing-model")
-    page.keyboard.press("Escape")
-    dialog.wait_for(state="hidden")
-
-
-def test_saved_one_step_loader_names_no_file_under_its_folder(page):
-    value = "checkpoints/Hyper-SDXL-1step-Unet-Comfyui.fp16.safetensors"
-    loader = "const n = LiteGraph.createNode('HyperSDOneStepLoader'); app.graph.add(n); n.widgets[0].value = value;"
-    saved = page.evaluate(f"value => {{ app.graph.clear(); {loader} return app.graph.serialize().nodes[0] }}", value)
-    assert saved["widgets_values"][0] == value
-    assert "models" not in saved["properties"]
 
 
 WIRE = """async () => {
