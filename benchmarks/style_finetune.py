@@ -6,12 +6,12 @@ One command, from the repository root, in an environment with the `recipe` and `
 
 Everything runs through the pack's nodes in a real ComfyUI, on the embedded model. The style is Fluent's high-contrast set,
 black drawings that the model has never seen; each seed takes 20 other concepts of it, with their plain labels as captions. The
-arms have the same number of optimizer steps and the same rank, and are asked for concepts that were not among the 20:
+arms have the same rank and are asked for concepts that were not among the 20:
 
     none       the Hyper-SD LoRA alone
-    stacked    a plain finetune, on top of the Hyper-SD LoRA at strength 1
-    distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both
-    tscd       "TSCD distillation" on the 20 pictures, started from the Hyper-SD LoRA, the base as the teacher
+    stacked    a plain finetune, on top of the Hyper-SD LoRA at the strength its node takes
+    briefly    the same with as many steps as the style phase of the next one: what that one starts from
+    distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both, in as many steps as "stacked"
 
 The distance, "style", is KID on EfficientNet-Lite0's features to the vendor's own drawings of the concepts asked for; "away" is
 the same to the two vendors that the base was trained on. "top1": is the nearest of the vendor's drawings the thing asked for.
@@ -35,14 +35,15 @@ from PIL import Image
 from ..demo.recipe import emoji
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
+from ..training.presets import STYLE, STYLE_SHARE, STYLE_THEN_DISTIL
 from .with_comfyui import add_comfyui_option, enter_comfyui
 
 logger = logging.getLogger("hyper_sd")
-STYLE = "@iconify-json/fluent-emoji-high-contrast"
-PACKAGES = {**emoji.PACKAGES, STYLE: "1.2.6"}
-TAUGHT, ASKED, BATCH, SIZE = 20, 200, 40, 128
-STEPS, ETA, CFG, MANY = (1, 2, 4, 8), 0.3, 4.0, 25
-ARMS = {"stacked": "style finetune", "distilled": "style, then distil", "tscd": "TSCD distillation"}
+VENDOR = "@iconify-json/fluent-emoji-high-contrast"
+PACKAGES = {**emoji.PACKAGES, VENDOR: "1.2.6"}
+TAUGHT, ASKED, BATCH, SIZE = 20, 120, 40, 128
+STEPS, ETA, CFG, MANY = (1, 2, 4), 0.3, 4.0, 25
+ARMS = {"stacked": STYLE, "briefly": STYLE, "distilled": STYLE_THEN_DISTIL}
 SHOWN = ("hamburger", "penguin", "guitar", "rocket")
 UNIFIED = "Hyper-SD unified"
 
@@ -68,14 +69,16 @@ class Studio:
         """Returns the LATENT of uint8 drawings [n, 128, 128, 3]."""
         return {"samples": self.vae.encode(torch.from_numpy(drawings).float() / 255)}
 
-    def train(self, objective: str, drawings: np.ndarray, captions: list[str], options: argparse.Namespace, seed: int) -> Any:
+    def train(
+        self, objective: str, steps: int, drawings: np.ndarray, captions: list[str], options: argparse.Namespace, seed: int
+    ) -> Any:
         """Returns the output of HyperSDTrainLora: MODEL, LORA_MODEL, LOSS_MAP, steps, sheet."""
-        start = "none" if objective == ARMS["stacked"] else UNIFIED
+        start = "none" if objective == STYLE else UNIFIED
         values = {
             "model": self.model, "latents": self.latents(drawings), "positive": self.encode(captions), "objective": objective,
-            "preset": "Small", "steps": options.steps, "rank": options.rank, "learning_rate": options.learning_rate,
+            "preset": "Small", "steps": steps, "rank": options.rank, "learning_rate": options.learning_rate,
             "name": f"style_finetune_{seed}", "negative": self.negative, "vae": None, "start_from": start, "stages": "auto",
-            "batch_size": options.batch_size, "teacher_cfg": CFG, "preview_every": options.steps, "seed": seed,
+            "batch_size": options.batch_size, "teacher_cfg": CFG, "preview_every": steps, "seed": seed,
         }  # fmt: skip
         return self.nodes["HyperSDTrainLora"].execute(**{name: [value] for name, value in values.items() if value is not None})
 
@@ -100,15 +103,15 @@ class Studio:
         return np.concatenate(pictures)
 
 
-class Style:
+class Drawings:
     """The style's drawings of all concepts, split anew for every seed, and the scores of pictures."""
 
     def __init__(self, work: Path):
         from .demo_quality import Features
 
         modules = emoji.fetch(work, PACKAGES)
-        self.concepts = emoji.load_concepts(modules, (emoji.NOTO, emoji.FLUENT, STYLE))
-        self.drawings = np.stack([emoji.render(concept.svg[STYLE]) for concept in self.concepts])
+        self.concepts = emoji.load_concepts(modules, (emoji.NOTO, emoji.FLUENT, VENDOR))
+        self.drawings = np.stack([emoji.render(concept.svg[VENDOR]) for concept in self.concepts])
         self.features = Features()
         self.style = self.features(self.drawings)
         others = [np.stack([emoji.render(c.svg[vendor]) for c in self.concepts]) for vendor in (emoji.NOTO, emoji.FLUENT)]
@@ -133,7 +136,7 @@ class Style:
         }
 
 
-def run_seed(studio: Studio, style: Style, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
+def run_seed(studio: Studio, style: Drawings, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
     """Returns the scores of one seed by arm and number of steps, and the models."""
     taught, asked = style.split(seed)
     rebuilt = studio.vae.decode(studio.latents(style.drawings[asked])["samples"]).mul(255).round().byte().cpu().numpy()
@@ -141,9 +144,10 @@ def run_seed(studio: Studio, style: Style, options: argparse.Namespace, seed: in
     models, seconds = {"none": studio.with_unified(studio.model)}, {}
     for arm, objective in ARMS.items():
         began = time.monotonic()
-        trained = studio.train(objective, style.drawings[taught], style.labels(taught), options, seed).args[0]
+        steps = round(STYLE_SHARE * options.steps) if arm == "briefly" else options.steps
+        trained = studio.train(objective, steps, style.drawings[taught], style.labels(taught), options, seed).args[0]
         seconds[arm] = round(time.monotonic() - began, 1)
-        models[arm] = studio.with_unified(trained) if arm == "stacked" else trained
+        models[arm] = studio.with_unified(trained) if objective == STYLE else trained
         if arm == "stacked":
             many = studio.draw(trained, style.labels(asked), MANY, seed, CFG)
             scores["finetuned, 25 steps"] = style.score(many, asked)
@@ -168,7 +172,7 @@ def summary(runs: list[dict]) -> dict:
     anchors = {name: over_seeds([run[name] for run in runs]) for name in ("autoencoder", "finetuned, 25 steps")}
     ratios = {
         arm: {steps: [run[arm][steps]["style"] / run["stacked"][steps]["style"] for run in runs] for steps in counts}
-        for arm in ("none", "distilled", "tscd")
+        for arm in ("none", "briefly", "distilled")
     }
     return {"arms": table, "anchors": anchors, "style_distance_beside_stacked": ratios}
 
@@ -178,7 +182,7 @@ def sheet(studio: Studio, models: dict[str, Any]) -> Image.Image:
     images, labels = [], []
     for caption in SHOWN[:2]:
         for arm, model in models.items():
-            for steps in STEPS[:3]:
+            for steps in STEPS:
                 images.append(Image.fromarray(studio.draw(model, [caption], steps, 0)[0]))
                 labels.append(f"{arm}, {steps} step{'s' if steps > 1 else ''}")
     return contact_sheet(images, labels, columns=6, title="A style from 20 drawings, at few steps")
@@ -190,7 +194,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/style_finetune.json"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each arm")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of an arm")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.0, help="0: the preset's")
@@ -199,14 +203,14 @@ def main() -> None:
     enter_comfyui(parser, options.comfyui)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with torch.inference_mode():
-        studio, style, runs = Studio(), Style(options.work), []
+        studio, style, runs = Studio(), Drawings(options.work), []
         for seed in range(options.seeds):
             scores, models = run_seed(studio, style, options, seed)
             runs.append(scores)
             if not seed:
                 sheet(studio, models).save(options.out.with_suffix(".png"))
     result = {
-        "style": STYLE, "taught": TAUGHT, "asked": ASKED, "steps": options.steps, "rank": options.rank,
+        "style": VENDOR, "taught": TAUGHT, "asked": ASKED, "steps": options.steps, "rank": options.rank,
         "batch_size": options.batch_size, "learning_rate": options.learning_rate or "preset", "eta": ETA,
         "machine": options.machine, "torch": torch.__version__, **summary(runs), "runs": runs,
     }  # fmt: skip

@@ -56,12 +56,10 @@ class Watch:
 
 
 def last_sheet(job: Job, previews: Previews, phase: Phase, layers: LoraLayers) -> None:
-    """Takes the sheet of a run that ended before, or draws it."""
-    previews.sheet = previews.finished()
-    if previews.sheet is None:
-        sheet = previews.draw(phase, layers, phase.config.stages[-1], job.total_steps)
-        bar = comfy.utils.ProgressBar(job.total_steps)
-        bar.update_absolute(job.total_steps, preview=("JPEG", sheet, SHEET) if sheet else None)
+    """Takes the sheet of a run that ended before, or draws it, and shows it."""
+    previews.sheet = previews.finished() or previews.draw(phase, layers, phase.config.stages[-1], job.total_steps)
+    bar = comfy.utils.ProgressBar(job.total_steps)
+    bar.update_absolute(job.total_steps, preview=("JPEG", previews.sheet, SHEET) if previews.sheet else None)
 
 
 def summary(job: Job, outcome: Outcome) -> str:

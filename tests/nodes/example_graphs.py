@@ -14,7 +14,7 @@ DEMO = " (demo model)"
 WIDTH, CAPTION = 600, 36  # pixels of a preview, and of the line below it
 
 # Demo variants that take too long to run here, and where they are run instead.
-NOT_RUN: dict[str, str] = {}
+NOT_RUN: dict[str, str] = {"10 Train a style, then use it (demo model)": "trains for minutes: test_finetune_page.py"}
 
 # Real variants without a demo twin, and why.
 NO_TWIN = {"7 ControlNet": "there is no ControlNet for the demo model"}
@@ -30,6 +30,7 @@ DIFFERENCES = {
     "4 Negative prompt and CFG": frozenset({"variant", "cfg"}),
     "6 Inpaint": frozenset({"x", "y"}),
     "9 Compare 1, 2, 4 and 8 steps": frozenset({"cfg"}),
+    "10 Train a style, then use it": frozenset({"folder", "name", "preset", "steps", "rank", "teacher_cfg"}),
 }
 
 # Where the files of a loader's list lie; None: the value names the folder itself.

@@ -57,6 +57,7 @@ def server(comfyui_path, tmp_path_factory):
 
     base = prepare(tmp_path_factory.mktemp("examples"))
     shutil.copy(comfyui_path / "input" / "example.png", base / "input")
+    (base / "input" / "my_style").mkdir()  # the person's own pictures
     _stand_ins(base)
     with ComfyServer(comfyui_path, base, arguments=("--cpu",)) as running:
         yield running

@@ -70,7 +70,7 @@ def _run(page, webui) -> tuple:
     """Presses Generate; returns the infotext under the picture and the latents."""
     before = len(list((webui.data / "records").iterdir()))
     page.locator("#txt2img_generate").click()
-    page.wait_for_function("() => document.querySelector('#html_info_txt2img')?.innerText.includes('Steps:')", timeout=180_000)
+    page.wait_for_function("() => document.querySelector('#html_info_txt2img')?.innerText.includes('Steps:')", timeout=400_000)
     tensors, loras, _ = webui.record()
     assert len(list((webui.data / "records").iterdir())) == before + 1
     return page.locator("#html_info_txt2img").first.inner_text(), tensors["latents"], loras
