@@ -14,8 +14,9 @@ arms have the same rank and are asked for concepts that were not among the 20:
     distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both, in as many steps as "stacked"
 
 The distance, "style", is KID on EfficientNet-Lite0's features to the vendor's own drawings of the concepts asked for; "away" is
-the same to the two vendors that the base was trained on. "top1": is the nearest of the vendor's drawings the thing asked for.
-Anchors: the autoencoder's rendition of the drawings, and the plain finetune alone at 25 steps with guidance.
+the same to the two vendors that the base was trained on; "teacher" is the same to what the arm's own plain finetune draws of
+these concepts at 25 steps with guidance, from other noise: what few steps are meant to reach. "top1": is the nearest of the
+vendor's drawings the thing asked for. Anchors: the autoencoder's rendition of the drawings; the finetunes at 25 steps.
 """
 
 import argparse
@@ -42,7 +43,7 @@ logger = logging.getLogger("hyper_sd")
 VENDOR = "@iconify-json/fluent-emoji-high-contrast"
 PACKAGES = {**emoji.PACKAGES, VENDOR: "1.2.6"}
 TAUGHT, ASKED, BATCH, SIZE = 20, 120, 40, 128
-STEPS, ETA, CFG, MANY = (1, 2, 4), 0.3, 4.0, 25
+STEPS, ETA, CFG, MANY, MANY_SEED = (1, 2, 4), 0.3, 4.0, 25, 100
 ARMS = {"stacked": STYLE, "briefly": STYLE, "distilled": STYLE_THEN_DISTIL}
 SHOWN = ("hamburger", "penguin", "guitar", "rocket")
 UNIFIED = "Hyper-SD unified"
@@ -126,14 +127,18 @@ class Drawings:
     def labels(self, picks: list[int]) -> list[str]:
         return [self.concepts[i].label for i in picks]
 
-    def score(self, pictures: np.ndarray, asked: list[int]) -> dict[str, float]:
-        """Returns the distances of pictures of the concepts `asked`, and how many show what was asked for."""
+    def score(self, pictures: np.ndarray, asked: list[int], teacher: torch.Tensor | None = None) -> dict[str, float]:
+        """Returns the distances of pictures of the concepts `asked`, and how many show what was asked for.
+
+        Args: teacher: features of what a plain finetune draws of them in many steps.
+        """
         found, every = self.features(pictures), list(range(len(self.concepts)))
-        return {
+        scores = {
             "style": kid(found, self.style[asked]),
             "away": kid(found, torch.cat([other[asked] for other in self.others])),
             "top1": retrieval_accuracy(found, self.style, asked, every),
         }
+        return scores if teacher is None else scores | {"teacher": kid(found, teacher)}
 
 
 def run_seed(studio: Studio, style: Drawings, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
@@ -141,20 +146,23 @@ def run_seed(studio: Studio, style: Drawings, options: argparse.Namespace, seed:
     taught, asked = style.split(seed)
     rebuilt = studio.vae.decode(studio.latents(style.drawings[asked])["samples"]).mul(255).round().byte().cpu().numpy()
     scores: dict[str, Any] = {"autoencoder": style.score(rebuilt, asked)}
-    models, seconds = {"none": studio.with_unified(studio.model)}, {}
+    models, seconds, teachers = {"none": studio.with_unified(studio.model)}, {}, {}
     for arm, objective in ARMS.items():
         began = time.monotonic()
         steps = round(STYLE_SHARE * options.steps) if arm == "briefly" else options.steps
         trained = studio.train(objective, steps, style.drawings[taught], style.labels(taught), options, seed).args[0]
         seconds[arm] = round(time.monotonic() - began, 1)
         models[arm] = studio.with_unified(trained) if objective == STYLE else trained
-        if arm == "stacked":
-            many = studio.draw(trained, style.labels(asked), MANY, seed, CFG)
-            scores["finetuned, 25 steps"] = style.score(many, asked)
+        if objective == STYLE:
+            many = studio.draw(trained, style.labels(asked), MANY, seed + MANY_SEED, CFG)
+            teachers[arm] = style.features(many)
+            scores[f"{arm}, without Hyper-SD, {MANY} steps"] = style.score(many, asked)
+    teachers |= {"none": teachers["briefly"], "distilled": teachers["briefly"]}
     for arm, model in models.items():
         drawn = {steps: studio.draw(model, style.labels(asked), steps, seed) for steps in STEPS}
-        scores[arm] = {str(steps): style.score(pictures, asked) for steps, pictures in drawn.items()}
-        logger.info("seed %d, %s: %s", seed, arm, {k: round(v["style"], 4) for k, v in scores[arm].items()})
+        scores[arm] = {str(steps): style.score(pictures, asked, teachers[arm]) for steps, pictures in drawn.items()}
+        found = {steps: (round(score["style"], 4), round(score["teacher"], 4)) for steps, score in scores[arm].items()}
+        logger.info("seed %d, %s, distance to style and teacher: %s", seed, arm, found)
     return scores | {"seconds": seconds}, models
 
 
@@ -169,12 +177,15 @@ def summary(runs: list[dict]) -> dict:
 
     counts = [str(steps) for steps in STEPS]
     table = {arm: {steps: over_seeds([run[arm][steps] for run in runs]) for steps in counts} for arm in ("none", *ARMS)}
-    anchors = {name: over_seeds([run[name] for run in runs]) for name in ("autoencoder", "finetuned, 25 steps")}
+    anchors = {name: over_seeds([run[name] for run in runs]) for name in runs[0] if name not in (*table, "seconds")}
     ratios = {
-        arm: {steps: [run[arm][steps]["style"] / run["stacked"][steps]["style"] for run in runs] for steps in counts}
-        for arm in ("none", "briefly", "distilled")
+        metric: {
+            arm: {steps: [run[arm][steps][metric] / run["stacked"][steps][metric] for run in runs] for steps in counts}
+            for arm in ("none", "briefly", "distilled")
+        }
+        for metric in ("style", "teacher")
     }
-    return {"arms": table, "anchors": anchors, "style_distance_beside_stacked": ratios}
+    return {"arms": table, "anchors": anchors, "distance_beside_stacked": ratios}
 
 
 def sheet(studio: Studio, models: dict[str, Any]) -> Image.Image:
@@ -186,6 +197,15 @@ def sheet(studio: Studio, models: dict[str, Any]) -> Image.Image:
                 images.append(Image.fromarray(studio.draw(model, [caption], steps, 0)[0]))
                 labels.append(f"{arm}, {steps} step{'s' if steps > 1 else ''}")
     return contact_sheet(images, labels, columns=6, title="A style from 20 drawings, at few steps")
+
+
+def report(options: argparse.Namespace, runs: list[dict]) -> dict[str, Any]:
+    """Returns what is kept of the seeds so far."""
+    return {
+        "style": VENDOR, "taught": TAUGHT, "asked": ASKED, "steps": options.steps, "rank": options.rank,
+        "batch_size": options.batch_size, "learning_rate": options.learning_rate or "preset", "eta": ETA,
+        "machine": options.machine, "torch": torch.__version__, **summary(runs), "runs": runs,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -202,6 +222,7 @@ def main() -> None:
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         studio, style, runs = Studio(), Drawings(options.work), []
         for seed in range(options.seeds):
@@ -209,13 +230,7 @@ def main() -> None:
             runs.append(scores)
             if not seed:
                 sheet(studio, models).save(options.out.with_suffix(".png"))
-    result = {
-        "style": VENDOR, "taught": TAUGHT, "asked": ASKED, "steps": options.steps, "rank": options.rank,
-        "batch_size": options.batch_size, "learning_rate": options.learning_rate or "preset", "eta": ETA,
-        "machine": options.machine, "torch": torch.__version__, **summary(runs), "runs": runs,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            options.out.write_text(json.dumps(report(options, runs), indent=1), encoding="utf-8")  # a stopped run keeps these
 
 
 if __name__ == "__main__":
