@@ -9,6 +9,7 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.utils
+import torch
 from comfy_api.latest import io
 
 from ..errors import UnsupportedModelError
@@ -53,6 +54,8 @@ class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
         )
         embedding = self.operations.Embedding(config["vocab_size"], config["hidden_size"], dtype=dtype, device=device)
         self.transformer.set_input_embeddings(embedding)  # the host's class builds CLIP's full 49408
+        # The checkpoint has none, and the host would leave it as the memory was: its pooled output, unused, could be anything.
+        self.transformer.text_projection.weight.data.copy_(torch.eye(config["hidden_size"]))
 
 
 class DemoTokenizer(comfy.sd1_clip.SDTokenizer):

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import comfy.sd1_clip
 import torch
 
 from ..errors import TrainingError
@@ -11,6 +12,7 @@ from ..training.data import Conditioning
 
 STATES = "states"  # what a CONDITIONING entry has beside its dictionary of tensors
 SAMPLE = 8  # values of each tensor that stand for all of it
+UNSET = ("clip_l.transformer.text_projection.weight",)
 PHRASE = "a photo of (two:1.2) grey cats"  # its tokens tell one vocabulary from another
 
 
@@ -25,7 +27,9 @@ def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 def encode_prompt(clip: Any, text: str) -> Conditioning:
     """Returns a prompt's states and the other tensors of CLIPTextEncode's one entry by name, each [1, ...]."""
     ((states, extras),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-    return {STATES: states, **{name: value for name, value in extras.items() if torch.is_tensor(value)}}
+    # Without a projection of its own in the checkpoint, SD1.5's pooled output is whatever lay in memory; nothing uses it.
+    finite = {name: value for name, value in extras.items() if torch.is_tensor(value) and bool(value.isfinite().all())}
+    return {STATES: states, **finite}
 
 
 def conditioning_entry(tensors: Conditioning) -> list:
@@ -57,9 +61,17 @@ def fingerprint(clip: Any, vae: Any) -> str:
     tokens = clip.tokenize(PHRASE)
     _feed(digest, [type(clip.cond_stage_model), clip.layer_idx, clip.tokenizer_options, tokens])
     _feed(digest, [type(vae.first_stage_model), vae.vae_dtype])
+    # SD1.5 checkpoints lack this weight, and the host leaves it as the memory was; their models do not use it.
+    unset = (
+        UNSET
+        if isinstance(clip.cond_stage_model, comfy.sd1_clip.SD1ClipModel) and clip.cond_stage_model.clip_name == "l"
+        else ()
+    )
     for patcher in (clip.patcher, vae.patcher):
         kept = patcher.backup  # the weights from before the patches that are applied at the moment
         for name, tensor in sorted(patcher.model.state_dict().items()):
+            if name in unset:
+                continue
             _feed(digest, [name, kept[name].weight if name in kept else tensor])
         _feed(digest, patcher.patches)
     return digest.hexdigest()

@@ -92,6 +92,32 @@ def test_cache_serves_the_same_weights_loaded_again_and_no_other(pack, data, dem
     assert len(cached(emoji.parents[1])) == 2 * before
 
 
+def test_weight_that_no_checkpoint_sets_counts_for_nothing(demo, data, emoji):
+    encoders = importlib.import_module("hyper_sd.nodes.training_encoders")
+    clip, vae = demo[1], demo[2]
+    before, projection = encoders.fingerprint(clip, vae), clip.cond_stage_model.clip_l.transformer.text_projection.weight
+    kept = projection.clone()
+    try:
+        projection.fill_(float("nan"))
+        assert encoders.fingerprint(clip, vae) == before
+        _, (positive,), _, _ = data("emoji")
+        assert all(entry[0].isfinite().all() for entry in positive)
+    finally:
+        projection.copy_(kept)
+
+
+def test_pooled_output_that_is_not_finite_is_left_out(demo, data, emoji, monkeypatch):
+    original = demo[1].encode_from_tokens_scheduled
+
+    def garbage(*arguments, **options):
+        ((states, extras),) = original(*arguments, **options)
+        return [[states, {**extras, "pooled_output": torch.full_like(extras["pooled_output"], float("inf"))}]]
+
+    monkeypatch.setattr(demo[1], "encode_from_tokens_scheduled", garbage)
+    _, (positive,), (negative,), _ = data("emoji")
+    assert all(states.isfinite().all() and extras["pooled_output"] is None for states, extras in [*positive, negative])
+
+
 def test_fingerprint_knows_patches_whether_applied_or_not(host, demo):
     encoders = importlib.import_module("hyper_sd.nodes.training_encoders")
     clip, vae = demo[1], demo[2]
