@@ -109,8 +109,9 @@ def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
     for _ in range(2):
         starts = webui.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
         page.locator("#footer").get_by_text("Reload UI").click()
-        page.goto("about:blank")  # the page would load itself anew, in the middle of _open
+        page.get_by_text("Reloading").wait_for()
         webui.wait(starts + 1)
+        page.locator("#txt2img_generate").wait_for()  # the page loads itself anew, which would interrupt another loading
         _open(page, webui)
     assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
     assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
