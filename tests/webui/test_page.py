@@ -81,6 +81,7 @@ def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
     assert page.locator(PANEL.format(tab="img2img")).count() == 1
     page.locator("#txt2img_prompt textarea").fill("red apple")
     page.locator("#txt2img_seed input").fill("11")
+    page.locator("#txt2img_height input[type=number]").fill("512")  # Forge's page begins with 640
     accordion = page.locator(PANEL.format(tab="txt2img"))
     accordion.locator(".label-wrap").first.click()
     accordion.get_by_label("Enable").check()
