@@ -40,6 +40,10 @@ def page(browser, webui):
 
 def _open(page, webui) -> None:
     page.goto(webui.address, wait_until="domcontentloaded")
+    _wait(page)
+
+
+def _wait(page) -> None:
     page.locator("#txt2img_generate").wait_for()
     page.wait_for_function("() => typeof gradioApp === 'function' && gradioApp().querySelector('#txt2img_prompt textarea')")
 
@@ -112,8 +116,7 @@ def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
         page.locator("#footer").get_by_text("Reload UI").click()
         page.get_by_text("Reloading").wait_for()
         webui.wait(starts + 1)
-        page.locator("#txt2img_generate").wait_for()  # the page loads itself anew, which would interrupt another loading
-        _open(page, webui)
+        _wait(page)  # it loads itself anew
     assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
     assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
     assert webui.ask("/sdapi/v1/scripts")["txt2img"].count("hyper-sd") == 1
