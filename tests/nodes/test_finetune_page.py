@@ -3,13 +3,12 @@
 import io
 import json
 import os
-import shutil
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hyper_sd.tests.nodes.test_page import ARGUMENTS, BROWSERS, LOADED
+from hyper_sd.tests.nodes.test_example_workflows import page  # noqa: F401 - a fixture
 from PIL import Image
 
 BLUEPRINT = "Hyper-SD LoRA finetune"
@@ -41,26 +40,6 @@ def _ask(server, path: str, body=None):
         return json.loads(answer.read() or b"{}")
 
 
-@pytest.fixture(scope="module")
-def page(server):
-    """ComfyUI's page; skips where there is no browser. Its `errors` are what its scripts threw."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    _ask(server, "/api/settings/Comfy.TutorialCompleted", True)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1600, "height": 1000})
-        opened.errors = []
-        opened.set_default_timeout(PATIENCE * 1000)
-        opened.on("pageerror", lambda error: opened.errors.append(f"{error}\n{error.stack}"))
-        opened.goto(server.address)
-        opened.wait_for_function(LOADED)
-        yield opened
-        browser.close()
-
-
 def test_blueprint_is_one_node_with_the_promoted_widgets_and_the_packs_own_nodes():
     graph = json.loads(FILE.read_text(encoding="utf-8"))
     (node,), (subgraph,) = graph["nodes"], graph["definitions"]["subgraphs"]
@@ -75,7 +54,7 @@ def test_host_serves_the_blueprint_under_its_name(server):
     assert served.count(BLUEPRINT) == 1
 
 
-def _add_by_search(page) -> bool:
+def _add_by_search(page) -> bool:  # noqa: F811
     """Types the blueprint's name into the node search and presses Enter; False where the list did not offer it in time."""
     timeout = pytest.importorskip("playwright.sync_api").TimeoutError
     page.keyboard.press("Escape")
@@ -92,7 +71,7 @@ def _add_by_search(page) -> bool:
     return True
 
 
-def test_node_search_finds_the_blueprint_and_adds_it_whole(page):
+def test_node_search_finds_the_blueprint_and_adds_it_whole(page):  # noqa: F811
     page.evaluate("app.graph.clear()")
     # The page fetches the blueprints after it has loaded; a search that was opened before does not show them.
     assert any(_add_by_search(page) for _ in range(6))
@@ -150,18 +129,18 @@ SWAP = """(file) => {
 }"""
 
 
-def _drawn(server, page) -> np.ndarray:
+def _drawn(server, page) -> np.ndarray:  # noqa: F811
     (entry,) = page.evaluate("app.nodeOutputs[window.save.id].images")
     return np.asarray(Image.open(io.BytesIO(server.image(entry))).convert("RGB")).astype(int)
 
 
-def _keep(page, name: str) -> None:
+def _keep(page, name: str) -> None:  # noqa: F811
     if os.environ.get("HYPER_SD_ARTIFACTS"):
         page.evaluate("app.canvas.ds.reset()")
         page.screenshot(path=Path(os.environ["HYPER_SD_ARTIFACTS"]) / f"{name}.png")
 
 
-def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page):
+def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page):  # noqa: F811
     page.evaluate(WIRE, STEPS)
     stopped = page.evaluate(RUN, [STEPS, STOP_AT])
     assert stopped["how"] == "interrupted"
