@@ -167,6 +167,18 @@ def test_interrupt_ends_a_long_run_and_the_next_one_works(webui):
     assert torch.equal(webui.draw(seed=9).latents, before.latents)
 
 
+def test_refiner_takes_over_at_the_switch(webui):
+    if webui.kind == "forge":
+        pytest.skip("there is no second small model for Forge")
+    plain = webui.draw()
+    refined = webui.draw(refiner_checkpoint="tiny_v.safetensors", refiner_switch_at=0.5)  # another kind of prediction, too
+    assert refined.sigmas == plain.sigmas
+    assert torch.equal(refined.x(1), plain.x(1))
+    assert not torch.equal(refined.x(3), plain.x(3))
+    assert refined.latents.isfinite().all()
+    assert torch.equal(webui.draw().latents, plain.latents)
+
+
 def test_log_has_no_traceback_of_the_pack(webui):
     log = webui.log.read_text(encoding="utf-8", errors="replace")
     ours = [part for part in log.split("Traceback (most recent call last):")[1:] if "hyper-sd" in part.split("\n---")[0]]
