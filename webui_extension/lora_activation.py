@@ -35,7 +35,7 @@ def written_in(prompts: Sequence[str]) -> Any:
 def activate(p: Any, lora: Activation) -> None:
     """Adds the LoRA to the passes whose prompt has none of Hyper-SD, and activates the first pass's again.
 
-    The hires pass activates its own, from the same lists. After a switch to the refiner A1111 1.10 activates none again, so that
+    The hires pass activates its own, from the same lists. After a switch to the refiner A1111 1.10 activates none again, so
     the refiner's steps are without it.
     """
     hires = getattr(p, "hr_extra_network_data", None)
