@@ -15,8 +15,8 @@ import torch
 
 from ..errors import HyperSDError, UnsupportedModelError
 from .catalog import format_bytes
-from .checkpoint import BLOCK, CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
-from .files import FLUSH, PART
+from .checkpoint import CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
+from .files import BLOCK, FLUSH, PART
 from .header import read_header
 from .sdxl_unet import SDXL, UnetShape
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -86,11 +85,9 @@ def test_every_layout_gives_the_same_keys_and_the_files_values(tmp_path, layout,
     assert all(torch.equal(tensor, stored[names[key]]) for key, tensor in read.items())
 
 
-@pytest.mark.parametrize("block", [1 << 10, checkpoint.BLOCK])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
 @pytest.mark.parametrize("wanted", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
-def test_casts_are_torchs_own_whatever_the_block(tmp_path, monkeypatch, stored, wanted, block):
-    monkeypatch.setattr(checkpoint, "BLOCK", block)
+def test_casts_are_torchs_own(tmp_path, stored, wanted):
     shape = UnetShape(channels=32, multipliers=(1,), depths=(1,), context=32, vector=32)
     path = write(tmp_path / "unet.safetensors", unet("original", shape), stored)
     theirs = load_file(path)
@@ -101,16 +98,35 @@ def test_casts_are_torchs_own_whatever_the_block(tmp_path, monkeypatch, stored, 
     assert all(torch.equal(read[key].float(), theirs[key].to(wanted).float()) for key in theirs)
 
 
-def test_reading_maps_and_copies_nothing_of_the_file(tmp_path):
-    info, maps = inspect_unet(small(tmp_path), SMALL), Path("/proc/self/maps")
-    tracemalloc.start()
+def test_reading_holds_at_most_one_tensor_of_the_file(tmp_path, monkeypatch):
+    info, held = inspect_unet(small(tmp_path), SMALL), 0
+    cast, maps = checkpoint._cast, Path("/proc/self/maps")
+
+    def watched(source, *arguments):
+        nonlocal held
+        held += maps.read_text().count(str(info.path)) if maps.is_file() else 1
+        return cast(source, *arguments)
+
+    monkeypatch.setattr(checkpoint, "_cast", watched)
     for _, tensor in stream_tensors(info, torch.float16):
         assert tensor.untyped_storage().nbytes() == 2 * tensor.numel()
         assert not maps.is_file() or str(info.path) not in maps.read_text()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
 
-    assert peak < info.size / 10
+    assert held == len(info.tensors)  # one mapping each time
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3, 4, 7])
+def test_tensors_at_any_byte_of_the_file_are_read(tmp_path, shift):
+    path, moved = small(tmp_path), tmp_path / "moved.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    head, rest = content[8 : 8 + length] + b" " * shift, content[8 + length :]
+    moved.write_bytes(len(head).to_bytes(8, "little") + head + rest)
+    stored = load_file(path)
+
+    read = dict(stream_tensors(inspect_unet(moved, SMALL), torch.bfloat16))
+
+    assert all(torch.equal(read[tensor.original], stored[tensor.diffusers].bfloat16()) for tensor in SMALL.tensors())
 
 
 FOREIGN = {
@@ -147,13 +163,13 @@ def test_a_lora_is_refused_with_the_way_to_use_it(tmp_path):
         inspect_unet(path)
 
 
-def altered(tmp_path, change) -> UnsupportedModelError:
+def altered(tmp_path, change, dtype=torch.float16) -> UnsupportedModelError:
     path = small(tmp_path)
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
     with pytest.raises(UnsupportedModelError) as caught:
-        for _ in stream_tensors(inspect_unet(path, SMALL), torch.float16):
+        for _ in stream_tensors(inspect_unet(path, SMALL), dtype):
             pass
     return str(caught.value)
 
@@ -200,6 +216,24 @@ def test_a_value_too_large_for_the_dtype_is_refused_with_another(tmp_path):
         tensors["conv_in.bias"][3] = -1e6
 
     assert "a value of 1e+06 in input_blocks.0.0.bias, more than float16 holds; choose fp32 or bf16" in altered(tmp_path, spoil)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 500.0, -500.0])
+def test_what_fp8_cannot_hold_is_refused(tmp_path, value):
+    def spoil(tensors):
+        tensors["conv_in.bias"][3] = value
+
+    assert "in input_blocks.0.0.bias" in altered(tmp_path, spoil, torch.float8_e4m3fn)
+
+
+def test_sums_too_large_for_the_dtype_are_not_values_too_large(tmp_path):
+    path = small(tmp_path)
+    tensors = load_file(path) | {"conv_in.bias": torch.full((32,), 60000.0)}
+    save_file(tensors, tmp_path / "large.safetensors")
+
+    read = dict(stream_tensors(inspect_unet(tmp_path / "large.safetensors", SMALL), torch.float16))
+
+    assert (read["input_blocks.0.0.bias"] == 60000).all()
 
 
 @pytest.mark.parametrize(
