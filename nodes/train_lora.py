@@ -16,7 +16,7 @@ from .sampling import CATEGORY
 from .save_lora import TrainedLora, clean_name
 from .search_words import found_as
 from .training_examples import grouped_examples
-from .training_job import NONE, UNIFIED, Wishes, fitted, job_of, metadata_of, phases_of, start_of
+from .training_job import NONE, OFF, ON, UNIFIED, Wishes, fitted, job_of, metadata_of, phases_of, start_of
 from .training_network import Stopped, host_network
 from .training_previews import Previews, as_image
 from .training_progress import Said, Watch, last_sheet, summary
@@ -134,6 +134,22 @@ OPTIONS = [
         optional=True,
         tooltip="Of everything that is drawn. Another number gives another, equally good run.",
     ),
+    io.Combo.Input(
+        "gradient_checkpointing",
+        options=[AUTO, ON],
+        default=AUTO,
+        optional=True,
+        tooltip="on takes less memory and about half as long again; what is learnt is the same. auto does so only where the "
+        "training would not fit otherwise.",
+    ),
+    io.Combo.Input(
+        "adversarial",
+        options=[AUTO, ON, OFF],
+        default=AUTO,
+        optional=True,
+        tooltip="In style, then distil: at the stages 1 and 2 a discriminator shows the LoRA what your images look like, so "
+        "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
+    ),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
@@ -186,9 +202,13 @@ class HyperSDTrainLora(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, latents, positive, objective, preset, steps, rank, learning_rate, name, negative=None, vae=None,
-        start_from=NONE, stages=AUTO, batch_size=0, teacher_cfg=5.0, preview_every=0, seed=0,
+        start_from=NONE, stages=AUTO, batch_size=0, teacher_cfg=5.0, preview_every=0, seed=0, gradient_checkpointing=AUTO,
+        adversarial=AUTO,
     ) -> io.NodeOutput:  # fmt: skip
-        settings = (objective, preset, steps, rank, learning_rate, name, start_from, stages, batch_size, teacher_cfg, seed)
+        settings = (
+            objective, preset, steps, rank, learning_rate, name, start_from, stages, batch_size, teacher_cfg, seed,
+            gradient_checkpointing, adversarial,
+        )  # fmt: skip
         wishes = Wishes(*map(_one, settings))
         said = Said(getattr(cls.hidden, "unique_id", None))
         try:

@@ -23,8 +23,9 @@ from ..training.config import FREE_TO_CHANGE, to_plain
 from ..training.export import kohya_name
 from ..training.lora_layers import EXCLUDED
 from ..training.memory import estimate, fit
-from ..training.presets import Phase, phases
+from ..training.presets import AUTO, Phase, phases
 from . import demo_model
+from .choices import require_choice
 from .lora import planned_file
 from .lora_files import DEMO, lora_path, read_file, require_fit
 from .save_lora import clean_name
@@ -33,7 +34,7 @@ from .training_network import HostNetwork, fingerprint
 from .training_run import Job
 
 logger = logging.getLogger("hyper_sd")
-NONE, UNIFIED = "none", "Hyper-SD unified"
+NONE, ON, OFF, UNIFIED = "none", "on", "off", "Hyper-SD unified"
 FOLDER = "hyper_sd_training"
 PARTS = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 BASES = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0"}  # as kohya's trainer calls them
@@ -55,6 +56,8 @@ class Wishes:
     batch_size: int
     teacher_cfg: float
     seed: int
+    gradient_checkpointing: str
+    adversarial: str
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,11 @@ def _is_unified(name: str) -> bool:
 def phases_of(wishes: Wishes, host: HostNetwork, model: Any, examples: GroupedExamples, start: Start) -> tuple[Phase, ...]:
     """Returns the phases of a wish, with ranks that hold what they start from.
 
-    Raises: TrainingError as training.presets.phases(), and where the negative prompt is missing.
+    Raises: TrainingError as training.presets.phases(), and where the negative prompt is missing; HyperSDError for a value that
+        a list does not offer.
     """
+    require_choice("gradient_checkpointing", wishes.gradient_checkpointing, (AUTO, ON))
+    require_choice("adversarial", wishes.adversarial, (AUTO, ON, OFF))
     made = phases(
         wishes.objective,
         "embedded" if model.get_attachment(demo_model.ATTACHMENT) else host.family,
@@ -125,19 +131,21 @@ def phases_of(wishes: Wishes, host: HostNetwork, model: Any, examples: GroupedEx
         seed=wishes.seed,
         precision=host.precision,
         starts_distilled=start.is_distilled,
+        adversarial=None if wishes.adversarial == AUTO else wishes.adversarial == ON,
     )
     if not examples.groups[0].empty and any(phase.config.is_guided for phase in made):
         raise TrainingError(
             f"{wishes.objective} guides its teacher with CFG {wishes.teacher_cfg:g} and needs the empty prompt: wire the "
             "negative output of Hyper-SD Training Data into negative, or set teacher_cfg to 1."
         )
+    made = tuple(_changed(phase, gradient_checkpointing=wishes.gradient_checkpointing == ON) for phase in made)
     if len(made) == 1:
-        return (_with_rank(made[0], max(made[0].config.rank, start.rank)),)
-    return made[0], _with_rank(made[1], made[0].config.rank + start.rank)
+        return (_changed(made[0], rank=max(made[0].config.rank, start.rank)),)
+    return made[0], _changed(made[1], rank=made[0].config.rank + start.rank)
 
 
-def _with_rank(phase: Phase, rank: int) -> Phase:
-    return replace(phase, config=replace(phase.config, rank=rank))
+def _changed(phase: Phase, **settings: Any) -> Phase:
+    return replace(phase, config=replace(phase.config, **settings))
 
 
 def job_of(
@@ -161,7 +169,7 @@ def fitted(job: Job) -> tuple[Job, int, int]:
 
     Raises: TrainingError where not even one image at a time fits.
     """
-    host, largest = job.host, max(job.phases, key=lambda phase: phase.config.rank).config
+    host, largest = job.host, job.phases[-1].config  # a distillation after a style has its rank and more
     numbers, group = max(zip(job.examples.buckets, job.examples.groups, strict=True), key=lambda p: p[1].latents[0].numel())
     batch = job.examples.batch(numbers[:1], 0).to(host.device)
     taught = len(job.phases) > 1  # by the network with the style
@@ -169,7 +177,7 @@ def fitted(job: Job) -> tuple[Job, int, int]:
     host.load(found.needed(largest))  # other models make room
     free = comfy.model_management.get_free_memory(host.device)
     made = tuple(replace(phase, config=fit(found, free, phase.config)) for phase in job.phases)
-    return replace(job, phases=made), max(found.needed(phase.config) for phase in made), free
+    return replace(job, phases=made, heads=found.heads), max(found.needed(phase.config) for phase in made), free
 
 
 def metadata_of(wishes: Wishes, job: Job, decides: Mapping[str, Any], rank: int) -> dict[str, str]:

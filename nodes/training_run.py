@@ -37,6 +37,7 @@ class Job:
         phases: in order; a distillation after a style distils the network with that style.
         start: tensors under kohya's names that the only phase, or a distillation after a style, starts from; may be empty.
         excluded: patterns of layers that are left alone.
+        heads: weights of a discriminator's heads, which the last phase's checkpoint holds as well.
     """
 
     host: HostNetwork
@@ -45,6 +46,7 @@ class Job:
     start: Mapping[str, torch.Tensor]
     folder: Path
     excluded: tuple[str, ...] = EXCLUDED
+    heads: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -214,11 +216,11 @@ def _require_room(job: Job) -> None:
     """Raises: TrainingError where the disk would be full before the run ends."""
     layers = adaptable_layers(job.host.network, job.excluded)
     widths = sum(len(layer.weight) + layer.weight[0].numel() for layer in layers.values())
-    needed = 0
+    needed = judges = job.heads * 3 * 4  # with their two moments
     for number, phase in enumerate(job.phases):
-        copies = 4 + bool(number)  # student, its average, two moments of the optimizer; the teacher
+        copies = 3 + phase.config.has_target + bool(number)  # student, two moments of the optimizer, its average; the teacher
         needed += widths * phase.config.rank * copies * 4
-    largest = max(phase.config.rank for phase in job.phases) * widths * 5 * 4  # written beside the old one, then renamed
+    largest = max(phase.config.rank for phase in job.phases) * widths * 5 * 4 + judges  # beside the old one, then renamed
     existing = next(parent for parent in [job.folder, *job.folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed + largest + SPARE:

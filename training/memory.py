@@ -11,6 +11,7 @@ from .checkpointing import recomputed_blocks, recomputing
 from .config import TrainingConfig
 from .data import Conditioning
 from .denoiser import Denoiser
+from .discriminator import Features, Heads
 from .engine import LocalEngine
 from .loop import frozen
 from .lora_layers import LoraLayers
@@ -18,7 +19,7 @@ from .objectives import TEACHER
 
 FLOAT32_BYTES, GB = 4, 1e9
 PROBE = "probe"
-PROBE_SIDES = (8, 16, 24)  # of latents: a few percent of the memory of a real size, and every UNet's divisions allow them
+PROBE_SIDES = ((8, 8), (8, 16), (16, 16))  # of latents: little memory beside a real size, and every UNet's divisions allow them
 HEADROOM = 1.15  # for what no graph keeps: gradients on their way, a layer's own working memory, gaps between blocks
 
 
@@ -33,6 +34,7 @@ class MemoryEstimate:
         checkpointed: the same with gradient checkpointing, with the largest block while it is computed again.
         examples: computed at once.
         fixed, fixed_checkpointed: of the two, what does not depend on the number of examples, such as weights cast to bf16.
+        heads: weights of the discriminator's heads where there are any, whose bytes are among `adapters`.
     """
 
     adapters: int
@@ -41,6 +43,7 @@ class MemoryEstimate:
     examples: int = 1
     fixed: int = 0
     fixed_checkpointed: int = 0
+    heads: int = 0
 
     def needed(self, config: TrainingConfig) -> int:
         """Returns the bytes that a run of these settings takes, with some headroom."""
@@ -73,6 +76,7 @@ def estimate(
     with ExitStack() as stack:
         stack.enter_context(frozen(denoiser.network))
         probe = stack.enter_context(_probing(denoiser, layers))
+        heads = _head_weights(denoiser, probe, shape, conditioning) if config.is_adversarial else 0
         kept = _at_full_size(denoiser, probe, config, shape, conditioning)
         blocks = len(kept[0]) - 1
         recomputed = kept
@@ -85,9 +89,9 @@ def estimate(
     (fixed, each), (fixed_checkpointed, each_checkpointed) = (
         (round(float(part[0][0])), float(part[1][0])) for part in (kept, recomputed)
     )
-    adapters = _adapter_bytes(probe, config, teacher or TEACHER in probe.sets)
+    adapters = _adapter_bytes(probe, config, teacher or TEACHER in probe.sets) + FLOAT32_BYTES * 4 * heads
     activations, checkpointed = fixed + each * examples, fixed_checkpointed + each_checkpointed * examples
-    return MemoryEstimate(adapters, activations, checkpointed, examples, fixed, fixed_checkpointed)
+    return MemoryEstimate(adapters, activations, checkpointed, examples, fixed, fixed_checkpointed, heads)
 
 
 def fit(found: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> TrainingConfig:
@@ -120,6 +124,17 @@ def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) ->
     return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
 
 
+def _head_weights(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning) -> int:
+    """Returns how many weights the discriminator's heads will have."""
+    channels, height, width = shape[-3:]
+    sides = min((height, width), PROBE_SIDES[-1])
+    x, t, some = _inputs(denoiser, (1, channels, *sides), conditioning)
+    with torch.no_grad():
+        widths = [feature.shape[1] for feature in Features(denoiser, layers)(x, t, some)]
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in Heads(widths).parameters())
+
+
 @contextmanager
 def _probing(denoiser: Denoiser, layers: LoraLayers | int) -> Iterator[LoraLayers]:
     """Gives layers with an active set of their own, which nothing is left of afterwards."""
@@ -142,27 +157,37 @@ def _at_full_size(
 
     def kept(count: int, *sides: int) -> torch.Tensor:
         with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast():
-            return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning)
+            return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning, config.is_adversarial)
 
-    area, smallest = height * width, PROBE_SIDES[0]
-    if min(height, width) < smallest or area <= PROBE_SIDES[-1] ** 2:
+    area, areas = height * width, torch.tensor([float(a * b) for a, b in PROBE_SIDES], dtype=torch.float64)
+    if min(height, width) < min(PROBE_SIDES[0]) or area < areas[-1]:
         one = kept(1, height, width)
         each = kept(2, height, width) - one
         return one - each, each
-    measured = torch.stack([kept(1, side, side) for side in PROBE_SIDES])
-    areas = torch.tensor([side**2 for side in PROBE_SIDES], dtype=torch.float64)
+    measured = torch.stack([kept(1, *sides) for sides in PROBE_SIDES])
     powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 1 + blocks]
-    fixed = 2 * measured[0] - kept(2, smallest, smallest)
+    fixed = 2 * measured[0] - kept(2, *PROBE_SIDES[0])
     return fixed, (float(area) ** torch.arange(3, dtype=torch.float64)) @ powers - fixed
 
 
-def _kept_bytes(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
-    """Runs the network forward and returns the bytes autograd keeps, float64 [1 + blocks]: all, and those new in each block."""
-    own = {p.untyped_storage().data_ptr() for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
-    seen: dict[int, int] = {}
+def _inputs(denoiser: Denoiser, shape: Sequence[int], conditioning: Conditioning) -> tuple:
+    """Returns latents, timesteps and conditioning of as many examples as the shape has."""
     device = next(denoiser.network.parameters()).device
     some = {key: tensor[:1].to(device).expand(shape[0], *tensor.shape[1:]).clone() for key, tensor in conditioning.items()}
     dtype = next((t.dtype for t in some.values() if t.is_floating_point()), torch.float32)
+    return torch.zeros(tuple(shape), device=device, dtype=dtype), torch.full((shape[0],), 500, device=device), some
+
+
+def _kept_bytes(
+    denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning, judged: bool
+) -> torch.Tensor:
+    """Runs the network forward and returns the bytes autograd keeps, float64 [1 + blocks]: all, and those new in each block.
+
+    Args: judged: what it predicts goes through its encoder once more, as a discriminator has it.
+    """
+    own = {p.untyped_storage().data_ptr() for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
+    seen: dict[int, int] = {}
+    x, t, some = _inputs(denoiser, shape, conditioning)
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -170,14 +195,14 @@ def _kept_bytes(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], co
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = torch.zeros(tuple(shape), device=device, dtype=dtype)
-    t = torch.full((shape[0],), 500, device=device)
     with _counting_blocks(denoiser, seen) as inside, torch.enable_grad():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             prediction = denoiser.predict(x, t, some)  # held, so that no storage is freed and its address taken again
+            blocks = len(inside)
+            judgement = Features(denoiser, layers)(prediction, t, some) if judged else []
         total = sum(seen.values())
-        del prediction
-    return torch.tensor([total, *inside], dtype=torch.float64)
+        del prediction, judgement
+    return torch.tensor([total, *inside[:blocks]], dtype=torch.float64)
 
 
 @contextmanager

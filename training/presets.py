@@ -1,6 +1,6 @@
 """What a run is set to where a person gives only an objective and a size: the configs of its one or two phases."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..errors import TrainingError
@@ -11,6 +11,8 @@ OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
 STYLE_SHARE = 0.4  # of the steps of "style, then distil"
 AUTO = "auto"
 MOST_SEGMENTS = 8
+# Of the single segment; half at two, none above, as in the paper. The heads have a few steps only: they learn fast.
+ADVERSARIAL_WEIGHT, HEADS_RATE = 0.1, 1e-3
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def phases(
     seed: int = 0,
     precision: str = "fp32",
     starts_distilled: bool = False,
+    adversarial: bool | None = None,
 ) -> tuple[Phase, ...]:
     """Returns the runs that lead to the LoRA, first to last: plain denoising, TSCD, or the one and then the other.
 
@@ -102,6 +105,8 @@ def phases(
         stages: as parse_stages; "auto" takes the preset's, and one segment alone where the LoRA starts distilled.
         guidance_scale: of the teacher, 1 = off.
         starts_distilled: training goes on from a LoRA that is distilled to one segment, such as the unified one.
+        adversarial: the distillation after a style also learns what the examples look like, from a discriminator; None: for
+            the embedded model, where it is measured (benchmarks/README.md); for the others it takes gigabytes more.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
     size = _preset(objective, family, preset)
@@ -120,8 +125,11 @@ def phases(
     if objective != STYLE:
         automatic = (1,) if starts_distilled else size.stages
         plan = _equal_stages(automatic if stages.strip().lower() == AUTO else parse_stages(stages), total - style_steps)
-        scale = (guidance_scale, guidance_scale)
-        made.append(Phase("distillation", _config(plan, guidance_scale=scale, learning_rate=rates[1], **shared)))
+        distil = {"guidance_scale": (guidance_scale, guidance_scale), "learning_rate": rates[1], **shared}
+        if objective == STYLE_THEN_DISTIL and (family == "embedded" if adversarial is None else adversarial):
+            plan = tuple(replace(stage, adversarial_weight=_adversarial_weight(stage.num_segments)) for stage in plan)
+            distil |= {"adversarial_real": "data", "discriminator_learning_rate": HEADS_RATE}
+        made.append(Phase("distillation", _config(plan, **distil)))
     return tuple(made)
 
 
@@ -142,6 +150,10 @@ def _equal_stages(segments: tuple[int, ...], steps: int) -> tuple[Stage, ...]:
         )
     each, left = divmod(steps, len(segments))
     return tuple(Stage(k, each + (i >= len(segments) - left)) for i, k in enumerate(segments))
+
+
+def _adversarial_weight(segments: int) -> float:
+    return ADVERSARIAL_WEIGHT / segments if segments <= 2 else 0.0
 
 
 def _config(stages: tuple[Stage, ...], **settings) -> TrainingConfig:

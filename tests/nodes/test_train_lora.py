@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hyper_sd.errors import HyperSDError
 
 NODE = "HyperSDTrainLora"
 OBJECTIVES = ["style finetune", "TSCD distillation", "style, then distil"]
@@ -92,6 +93,28 @@ def test_loss_map_names_the_stages(train, unet):
     assert made.loss_map["stages"] == [
         {"title": "style", "first_step": 0}, {"title": "4 segments", "first_step": 4}, {"title": "1 segment", "first_step": 7},
     ]  # fmt: skip
+
+
+def test_gradient_checkpointing_changes_the_memory_and_not_the_lora(train, unet, tmp_path):
+    automatic, on = (train(unet, folder=name, gradient_checkpointing=name).lora for name in ("auto", "on"))
+    assert all(torch.equal(automatic[name], tensor) for name, tensor in on.items())
+    config = json.loads(next((tmp_path / "on").rglob("settings.json")).read_text(encoding="utf-8"))
+    assert "gradient_checkpointing" not in str(config["phases"])  # may differ between two parts of one run
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", "on"])
+def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_was(train, unet, checkpointing):
+    before, wishes = weights_of(unet), {"objective": OBJECTIVES[2], "gradient_checkpointing": checkpointing}
+    off, automatic, on = (train(unet, folder=name, adversarial=name, **wishes) for name in ("off", "auto", "on"))
+    assert equal(off.lora, automatic.lora)  # untried on this family
+    assert not equal(off.lora, on.lora)
+    assert is_as_before(unet, before)
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial"])
+def test_value_on_no_list_is_refused_with_the_list(train, unet, name):
+    with pytest.raises(HyperSDError, match=f"{name} must be one of 'auto', 'on'.*got 'nonsense'"):
+        train(unet, **{name: "nonsense"})
 
 
 def test_metadata_says_what_was_trained(train, unet):

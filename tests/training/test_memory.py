@@ -11,6 +11,7 @@ from hyper_sd.training.checkpointing import recomputing
 from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
+from hyper_sd.training.discriminator import Features, Heads
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.memory import HEADROOM, MemoryEstimate, estimate, fit
 
@@ -97,6 +98,20 @@ def test_plain_denoising_is_counted_without_a_target():
     assert both[1] == both[0] * 4 / 5
 
 
+def test_discriminator_is_counted_with_its_heads_and_the_second_look():
+    judged = dataclasses.replace(CONFIG, stages=(Stage(1, 1, adversarial_weight=0.1),))
+    denoiser = unet()
+    plain, found = (estimate(denoiser, 4, config, (4, 32, 32), texts(1)) for config in (CONFIG, judged))
+    layers = LoraLayers(denoiser.network, 4)
+    with torch.no_grad():
+        seen = Features(denoiser, layers)(torch.zeros(1, 4, 32, 32), torch.tensor([500]), texts(1))
+    weights = sum(p.numel() for p in Heads([feature.shape[1] for feature in seen]).parameters())
+
+    assert (plain.heads, found.heads) == (0, weights)
+    assert found.adapters - plain.adapters == 4 * 4 * weights  # with gradients and two moments
+    assert 1.1 < found.activations / plain.activations < 2  # the encoder once more
+
+
 def test_estimate_leaves_nothing_behind():
     denoiser = unet()
     denoiser.network.mid_block.requires_grad_(False)
@@ -109,6 +124,7 @@ def test_estimate_leaves_nothing_behind():
     before = hooks()
     estimate(denoiser, layers, CONFIG, (4, 32, 32), texts(1))
     estimate(denoiser, 3, CONFIG, (4, 8, 8), texts(1))
+    estimate(denoiser, 3, dataclasses.replace(CONFIG, stages=(Stage(1, 1, adversarial_weight=0.1),)), (4, 32, 32), texts(1))
     assert hooks() == before
     assert layers.sets == {}
     assert layers.active is None

@@ -57,6 +57,18 @@ def test_style_then_distil_shares_the_steps_two_to_three():
     assert (style.config.learning_rate, distil.config.learning_rate) == (3e-3, 1.5e-3)
 
 
+@pytest.mark.parametrize(("family", "asked", "is_on"), [
+    ("embedded", None, True), ("sd15", None, False), ("sdxl", None, False), ("sd15", True, True), ("embedded", False, False),
+])  # fmt: skip
+def test_adversarial_part_joins_at_two_segments_and_knows_the_examples(family, asked, is_on):
+    style, distil = phases("style, then distil", family, preset="Medium", examples=100, stages="4-2-1", adversarial=asked)
+    (alone,) = phases("TSCD distillation", family, preset="Medium", examples=100, adversarial=True)
+    assert [s.adversarial_weight for s in distil.config.stages] == ([0, 0.05, 0.1] if is_on else [0, 0, 0])
+    assert distil.config.adversarial_real == ("data" if is_on else "target")
+    assert not style.config.is_adversarial
+    assert not alone.config.is_adversarial
+
+
 def test_distillation_that_starts_distilled_stays_at_one_segment():
     def segments(**options):
         (phase,) = phases("TSCD distillation", "sdxl", preset="Thorough", examples=9, starts_distilled=True, **options)
