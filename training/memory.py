@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import TrainingError
 from .checkpointing import recomputed_blocks, recomputing
@@ -185,28 +186,28 @@ def _kept_bytes(
 
     Args: judged: what it predicts goes through its encoder once more, as a discriminator has it.
     """
-    own = {p.untyped_storage().data_ptr() for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
-    seen: dict[int, int] = {}
+    own = {StorageWeakRef(p.untyped_storage()) for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
+    seen: dict[StorageWeakRef, int] = {}  # so that a storage, freed meanwhile, is not taken for another at its address
     x, t, some = _inputs(denoiser, shape, conditioning)
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> None:  # what is kept instead of the tensor: there will be no backward pass
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        reference = StorageWeakRef(storage)
+        if reference not in own:
+            seen[reference] = storage.nbytes()
 
     with _counting_blocks(denoiser, seen) as inside, torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            prediction = denoiser.predict(x, t, some)  # held, so that no storage is freed and its address taken again
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+            prediction = denoiser.predict(x, t, some)
             blocks = len(inside)
-            judgement = Features(denoiser, layers)(prediction, t, some) if judged else []
+            if judged:
+                Features(denoiser, layers)(prediction, t, some)
         total = sum(seen.values())
-        del prediction, judgement
     return torch.tensor([total, *inside[:blocks]], dtype=torch.float64)
 
 
 @contextmanager
-def _counting_blocks(denoiser: Denoiser, seen: dict[int, int]) -> Iterator[list[int]]:
+def _counting_blocks(denoiser: Denoiser, seen: dict[StorageWeakRef, int]) -> Iterator[list[int]]:
     """Gives a list of the bytes that every block added to `seen`, in the order of their calls."""
     inside, before, hooks = [], [], []
     for block in recomputed_blocks(denoiser.network):
