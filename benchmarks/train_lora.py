@@ -41,7 +41,7 @@ from unittest import mock
 import torch
 
 from .lora_apply import full_unet
-from .one_step_load import AnonymousPeak, memory
+from .one_step_load import memory
 from .sampler_overhead import processor
 from .train_lora_report import figures, per_step, ratios, trained
 from .with_comfyui import add_comfyui_option, enter_comfyui
@@ -174,8 +174,8 @@ def run_once(case: Case, side: str) -> dict[str, Any]:
         given = inputs(case, model) | {name: [value] for name, value in settings(case, side).items()}
         node = host.theirs if side in HOSTS else host.ours
         Path("/proc/self/clear_refs").write_text("5")  # the highest rss begins anew
-        before, anonymous, start = memory()["rss"], memory()["anonymous"], time.perf_counter()
-        with mock.patch.object(host.previews, "draw", return_value=None), AnonymousPeak() as watched:
+        before, start = memory()["rss"], time.perf_counter()
+        with mock.patch.object(host.previews, "draw", return_value=None):
             _, lora, loss_map, *_ = node.execute(**given).args
         whole, highest = time.perf_counter() - start, memory()["highest"]
     if len(loss_map["loss"]) < case.steps or not all(map(math.isfinite, loss_map["loss"])):
@@ -184,7 +184,7 @@ def run_once(case: Case, side: str) -> dict[str, Any]:
     return {
         "wall": statistics.median(walls), "cpu": statistics.median(cpus), "rows": statistics.median(rows), "call": whole,
         "before_first": watch.stamps[0][0] - start, "checkpoints": checkpoints, "growth": highest - before, "peak": highest,
-        "anonymous": watched.peak - anonymous, "before": before, "comfyui": host.version, **trained(lora),
+        "before": before, "comfyui": host.version, **trained(lora),
     }  # fmt: skip
 
 
