@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -19,6 +20,7 @@ from .search_words import found_as
 
 FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
+CONTROL = FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 BASE = "none"
 LORAS = {
@@ -145,4 +147,24 @@ class HyperSDDemoModel(io.ComfyNode):
         return io.NodeOutput(model, _load_clip(weights), _load_vae(weights, config))
 
 
-NODES = [HyperSDDemoModel]
+class HyperSDDemoControlNet(io.ComfyNode):
+    """The embedded model's ControlNet, which follows outlines: a control LoRA, in the host's own form."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDDemoControlNet",
+            display_name="Hyper-SD Demo ControlNet",
+            category=CATEGORY,
+            **found_as("emoji", "outlines", "canny", "example"),
+            description="The demo model's own ControlNet. It follows outlines, white on black, as the Canny node finds them.",
+            inputs=[],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(comfy.controlnet.load_controlnet_state_dict(_weights(CONTROL)))
+
+
+NODES = [HyperSDDemoModel, HyperSDDemoControlNet]

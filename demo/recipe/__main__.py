@@ -1,7 +1,7 @@
 """Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
 
 Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors -> its four
-Hyper-SD LoRAs. With --loras only the last, on the model that is there.
+Hyper-SD LoRAs -> its ControlNet. With --loras or --control only that one, on the model that is there.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import distill, emoji, train_denoiser, train_text, train_vae
+from . import distill, emoji, train_control, train_denoiser, train_text, train_vae
 from .export import load_checkpoint, save_checkpoint
 from .networks import MODEL_FOLDER, load_config
 from .sample import encode_images
 from .tokenizer import load_tokenizer, train_tokenizer
 
 CHECKPOINT = MODEL_FOLDER / "hyper_sd_demo.safetensors"
+CONTROL = MODEL_FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
 STYLED = 0.3  # share of captions that name the drawing's style; the others leave the choice to the model
 Caption = Callable[[int, random.Random], str]
 
@@ -87,6 +88,18 @@ def _distill(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> N
             bar.set_postfix(segments=state.stage.num_segments, **{k: f"{v:.3f}" for k, v in state.losses.items()})
 
 
+def _train_control(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> None:
+    """Trains the ControlNet of the checkpoint in demo/model."""
+    vae, denoiser = load_checkpoint(CHECKPOINT)
+    latents, lines = encode_images(vae, images), train_control.outlines(images)
+    with tqdm(total=train_control.STEPS, desc="ControlNet") as bar:
+        for step, loss, model in train_control.train(latents, lines, _captions(concepts), denoiser, work / "control.pt"):
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}")
+            if step == train_control.STEPS:
+                train_control.save_control(model, CONTROL)
+
+
 def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: Path) -> Path:
     """Trains stages 2 and 3 on latents of both vendors' drawings, Noto's first; returns the last checkpoint."""
     caption, count = _captions(concepts), len(concepts)
@@ -106,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hyper_sd.demo.recipe", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="folder of the data and checkpoints")
     parser.add_argument("--loras", action="store_true", help="only the Hyper-SD LoRAs, on the model that is there")
+    parser.add_argument("--control", action="store_true", help="only the ControlNet, on the model that is there")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default all")
     options = parser.parse_args()
     if options.threads:
@@ -119,11 +133,14 @@ def main() -> None:
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
-    if not options.loras:
+    if not (options.loras or options.control):
         vae, latents = _train_autoencoder(images, options.work / "vae.pt")
         denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
         save_checkpoint(vae, denoiser, CHECKPOINT)
-    _distill(images, concepts, options.work)
+    if not options.control:
+        _distill(images, concepts, options.work)
+    if not options.loras:
+        _train_control(images, concepts, options.work)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def stratified_timesteps(batch: int) -> torch.Tensor:
     return (shares * 1000).long().clamp(max=999)[torch.randperm(batch)]
 
 
-class _Epochs:
+class Epochs:
     """Endless shuffled batches of indices; its state is the rest of the current shuffle."""
 
     def __init__(self, count: int):
@@ -81,7 +81,7 @@ def _update(model: Denoiser, optimizer: torch.optim.Optimizer, rate, loss: torch
     rate.step()
 
 
-def _save(checkpoint: Path, parts: dict, rest: dict) -> None:
+def save_state(checkpoint: Path, parts: dict, rest: dict) -> None:
     """Writes the state of every part, torch's generator and the rest, whole or not at all."""
     state = {name: part.state_dict() for name, part in parts.items()} | rest | {"rng": torch.get_rng_state()}
     partial = checkpoint.with_suffix(".part")
@@ -105,7 +105,7 @@ def train(
         start_from: weights to begin with; what they leave out stays random.
     """
     torch.manual_seed(1)
-    model, rng, epochs = Denoiser(load_config()), random.Random(1), _Epochs(len(latents))
+    model, rng, epochs = Denoiser(load_config()), random.Random(1), Epochs(len(latents))
     model.load_state_dict(start_from, strict=False)
     alpha_bar = noise_schedule().alphas_cumprod
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -130,7 +130,7 @@ def train(
         ema.update(model, step)
         if step % 200 == 0 or step == phase.steps:
             rest = {"ema": ema.shadow, "step": step, "rest": epochs.rest, "python_rng": list(rng.getstate())}
-            _save(checkpoint, parts, rest | {"seconds": spent + time.monotonic() - began})
+            save_state(checkpoint, parts, rest | {"seconds": spent + time.monotonic() - began})
         yield step, loss.item()
 
 

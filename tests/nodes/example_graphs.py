@@ -16,11 +16,17 @@ WIDTH, CAPTION = 600, 36  # pixels of a preview, and of the line below it
 # Demo variants that take too long to run here, and where they are run instead.
 NOT_RUN: dict[str, str] = {"10 Train a style, then use it (demo model)": "trains for minutes: test_finetune_page.py"}
 
-# Real variants without a demo twin, and why.
-NO_TWIN = {"7 ControlNet": "there is no ControlNet for the demo model"}
-
 # A picture or model that the graph starts from: where it comes from is the twins' own affair.
-SOURCES = frozenset({"CheckpointLoaderSimple", "LoraLoaderModelOnly", "ControlNetLoader", "HyperSDDemoModel", "LoadImage"})
+SOURCES = frozenset(
+    {
+        "CheckpointLoaderSimple",
+        "LoraLoaderModelOnly",
+        "ControlNetLoader",
+        "LoadImage",
+        "HyperSDDemoModel",
+        "HyperSDDemoControlNet",
+    }
+)
 SOURCE_TITLE = "Input picture"
 # Inputs that twins may set differently: sizes, prompts, files.
 FREE = frozenset({"width", "height", "batch_size", "text", "lora_name"})
@@ -139,18 +145,6 @@ def not_offered(prompt: dict[str, Any], described: dict[str, Any]) -> list[str]:
             if offered is not None and not isinstance(value, list) and name in node["inputs"] and value not in offered:
                 found.append(f"{node['class_type']}.{name}: {value}")
     return found
-
-
-def without_models(prompt: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of an API workflow that ends in previews and needs no model file."""
-
-    def above(key: str) -> set[str]:
-        wires = (value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list))
-        return {key}.union(*map(above, wires))
-
-    ends = [above(key) for key in prompt if prompt[key]["class_type"] == "PreviewImage"]
-    kept = set().union(*(end for end in ends if not any(prompt[key]["class_type"] in FOLDERS for key in end)))
-    return {key: node for key, node in prompt.items() if key in kept}
 
 
 def preview(drawn: list[tuple[str, list[Image.Image]]], caption: str) -> Image.Image:

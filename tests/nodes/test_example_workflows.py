@@ -9,7 +9,6 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,12 @@ from PIL import Image
 
 ALL, DEMO, REAL = examples.names(), examples.names(demo=True), examples.names(demo=False)
 RUN = [name for name in DEMO if name not in examples.NOT_RUN]
-PAIRS = [name for name in REAL if name not in examples.NO_TWIN]
 PREVIEWS = [name for name in REAL if name + examples.DEMO not in examples.NOT_RUN]
 TEMPLATES = "/api/workflow_templates"
 PATIENCE = 60.0  # seconds until a test gives up waiting
 LARGEST = 150_000  # bytes of a preview
 FAR = 4.0  # example_graphs.distance; the two previews that are most alike are 8.9 apart
-CAPTIONS = {True: "Drawn with the demo model", False: "The outlines; drawing along them needs a ControlNet"}  # by twin or not
+CAPTION = "Drawn with the demo model"  # below a real variant's preview
 EMPTY = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensors
 
 
@@ -130,10 +128,9 @@ def _draw(page, server, name: str) -> list[tuple[str, list[Image.Image]]]:
     return _drawn[name]
 
 
-def test_there_are_examples_and_each_is_a_twin_or_says_why_not():
-    assert len(ALL) >= 17
-    assert sorted(name + examples.DEMO for name in PAIRS) == DEMO
-    assert set(examples.NO_TWIN) <= set(REAL)
+def test_there_are_examples_and_each_has_its_demo_twin():
+    assert len(REAL) >= 10
+    assert sorted(name + examples.DEMO for name in REAL) == DEMO
     assert set(examples.NOT_RUN) <= set(DEMO)
 
 
@@ -202,7 +199,7 @@ def _files(node: dict) -> dict[str, str]:
     return {name: value for name, value in node["inputs"].items() if str(value).endswith(".safetensors")}
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", REAL)
 def test_twins_are_one_graph_but_for_the_listed_differences(page, name):
     different = examples.DIFFERENCES.get(name, frozenset())
     real, demo = (examples.outputs(_prompt(page, twin), different) for twin in (name, name + examples.DEMO))
@@ -213,17 +210,10 @@ def test_twins_are_one_graph_but_for_the_listed_differences(page, name):
 @pytest.mark.parametrize("name", PREVIEWS)
 def test_previews_show_what_is_drawn(page, server, name):
     twin = name + examples.DEMO
-    if name in examples.NO_TWIN:
-        part = examples.without_models(_prompt(page, name))
-        with ThreadPoolExecutor(1) as thread:  # the browser keeps an event loop in this one
-            outputs = thread.submit(server.run, part).result()
-        drawn = [("", _pictures(server, node["images"])) for node in outputs.values()]
-    else:
-        drawn = _draw(page, server, twin)
-        picture = examples.preview(drawn, "")
-        assert examples.distance(examples.kept_preview(twin, picture), picture) < FAR
-    picture = examples.preview(drawn, CAPTIONS[name not in examples.NO_TWIN])
-    assert examples.distance(examples.kept_preview(name, picture), picture) < FAR
+    drawn = _draw(page, server, twin)
+    for kept, caption in ((twin, ""), (name, CAPTION)):
+        picture = examples.preview(drawn, caption)
+        assert examples.distance(examples.kept_preview(kept, picture), picture) < FAR
 
 
 @pytest.mark.parametrize("name", ALL)
