@@ -11,7 +11,8 @@ arms have the same rank and are asked for concepts that were not among the 20:
     none       the Hyper-SD LoRA alone
     stacked    a plain finetune, on top of the Hyper-SD LoRA at the strength its node takes
     briefly    the same with as many steps as the style phase of the next one: what that one starts from
-    distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both, in as many steps as "stacked"
+    distilled  "style, then distil", started from the Hyper-SD LoRA: one LoRA with both, in as many steps as "stacked"; as the
+               node comes, with a discriminator that knows the 20 drawings
 
 The distance, "style", is KID on EfficientNet-Lite0's features to the vendor's own drawings of the concepts asked for; "away" is
 the same to the two vendors that the base was trained on; "teacher" is the same to what the arm's own plain finetune draws of
