@@ -148,7 +148,8 @@ def _train_phase(job: Job, number: int, layers: LoraLayers, watch: Watch, outcom
     try:
         with contextlib.closing(run) as states:
             for state in states:
-                log.add(state.step, state.losses["loss"])
+                # Without the discriminator's part, which swings as both sides learn and does not say how far the LoRA is.
+                log.add(state.step, state.losses["distance"])
                 watch(Moment(job, phase, state, before + state.step, layers, log.values))
     except CheckpointError as error:
         if state is None or state.step < state.total_steps:
