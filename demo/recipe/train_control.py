@@ -108,6 +108,8 @@ def train(
         version, words, gauss = state["python_rng"]
         rng.setstate((version, tuple(words), gauss))
         start, epochs.rest = state["step"], state["rest"]
+    if start >= steps:  # trained before: only its file is to be written
+        yield start, float("nan"), model
     for step in range(start + 1, steps + 1):
         picks = epochs.draw(BATCH)
         context = encode(denoiser, ["" if rng.random() < UNNAMED else caption(i, rng) for i in picks])

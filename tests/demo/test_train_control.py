@@ -62,6 +62,12 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(trained, tmp_p
         assert torch.equal(tensor, resumed[name]), name
 
 
+def test_finished_training_gives_its_network_again(trained, tmp_path):
+    _, made = trained(tmp_path / "control.pt")
+    _, again = trained(tmp_path / "control.pt")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in made.items())
+
+
 def test_training_changes_every_part_and_leaves_the_unet_alone(denoiser, trained, tmp_path):
     before = {name: tensor.clone() for name, tensor in denoiser.unet.state_dict().items()}
     torch.manual_seed(2)  # as the training begins
