@@ -77,7 +77,7 @@ def estimate(
     with ExitStack() as stack:
         stack.enter_context(frozen(denoiser.network))
         probe = stack.enter_context(_probing(denoiser, layers))
-        heads = _head_weights(denoiser, probe, shape, conditioning) if config.is_adversarial else 0
+        heads = _head_weights(denoiser, probe, config, shape, conditioning) if config.is_adversarial else 0
         kept = _at_full_size(denoiser, probe, config, shape, conditioning)
         blocks = len(kept[0]) - 1
         recomputed = kept
@@ -125,12 +125,14 @@ def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) ->
     return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
 
 
-def _head_weights(denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning) -> int:
+def _head_weights(
+    denoiser: Denoiser, layers: LoraLayers, config: TrainingConfig, shape: Sequence[int], conditioning: Conditioning
+) -> int:
     """Returns how many weights the discriminator's heads will have."""
     channels, height, width = shape[-3:]
-    sides = min((height, width), PROBE_SIDES[-1])
+    sides = (min(height, PROBE_SIDES[-1][0]), min(width, PROBE_SIDES[-1][1]))
     x, t, some = _inputs(denoiser, (1, channels, *sides), conditioning)
-    with torch.no_grad():
+    with torch.no_grad(), LocalEngine(x.device, config.precision).autocast():
         widths = [feature.shape[1] for feature in Features(denoiser, layers)(x, t, some)]
     with torch.device("meta"):
         return sum(weight.numel() for weight in Heads(widths).parameters())

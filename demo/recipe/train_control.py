@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...training.lora_layers import EXCLUDED, LoraLayers
 from ...training.unet_names import original_names
 from .networks import noise_schedule
 from .sample import encode
-from .train_denoiser import MIN_SNR, Denoiser, Epochs, save_state, stratified_timesteps
+from .train_denoiser import Denoiser, Epochs, load_state, min_snr_loss, save_state
 
 STEPS, BATCH, RANK, LEARNING_RATE, WARMUP = 1500, 32, 16, 2e-3, 50
 UNNAMED = 0.5  # share of empty captions, so that the lines are read: Zhang et al., ControlNet, arXiv 2302.05543, section 3.3
@@ -101,19 +102,15 @@ def train(
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARMUP / steps)
     parts = {"model": model, "optimizer": optimizer, "rate": rate}
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"])
-        version, words, gauss = state["python_rng"]
-        rng.setstate((version, tuple(words), gauss))
+        state = load_state(checkpoint, parts, rng)
         start, epochs.rest = state["step"], state["rest"]
     if start >= steps:  # trained before: only its file is to be written
         yield start, float("nan"), model
     for step in range(start + 1, steps + 1):
         picks = epochs.draw(BATCH)
         context = encode(denoiser, ["" if rng.random() < UNNAMED else caption(i, rng) for i in picks])
-        loss = _loss(model, latents[picks], context, as_hint(lines[picks]), alpha_bar)
+        given = {"context": context, "hint": as_hint(lines[picks])}
+        loss = min_snr_loss(partial(model, **given), latents[picks], alpha_bar)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -124,20 +121,10 @@ def train(
         yield step, loss.item(), model
 
 
-def _loss(model: OutlineControl, latents, context, hint, alpha_bar: torch.Tensor) -> torch.Tensor:
-    timestep = stratified_timesteps(len(latents))
-    ab = alpha_bar[timestep][:, None, None, None]
-    noise = torch.randn_like(latents)
-    with torch.autocast("cpu", torch.bfloat16):
-        noise_pred = model(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep, context, hint).float()
-    snr = (ab / (1 - ab)).flatten()
-    return ((noise_pred - noise).square().mean((1, 2, 3)) * snr.clamp(max=MIN_SNR) / snr).mean()
-
-
 def save_control(model: OutlineControl, path: Path) -> None:
     """Writes the control LoRA in fp16, its zero convolutions times GAIN, whole or not at all."""
     gains = {name: GAIN if name.startswith(("zero_convs.", "middle_block_out.")) else 1.0 for name in model.trained()}
     tensors = {name: (tensor.detach() * gains[name]).half().contiguous() for name, tensor in model.trained().items()}
-    partial = path.with_suffix(".part")
-    save_file(tensors | {"lora_controlnet": torch.zeros(0)}, partial, metadata={"title": path.stem, "hint": "outlines"})
-    partial.replace(path)
+    part = path.with_suffix(".part")
+    save_file(tensors | {"lora_controlnet": torch.zeros(0)}, part, metadata={"title": path.stem, "hint": "outlines"})
+    part.replace(path)

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,12 +64,13 @@ class Epochs:
         return drawn
 
 
-def _loss(model: Denoiser, latents: torch.Tensor, ids: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+def min_snr_loss(predict: Callable, latents: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """Returns the weighted error of predict(noisy, timestep) for noise and timesteps drawn anew."""
     timestep = stratified_timesteps(len(latents))
     ab = alpha_bar[timestep][:, None, None, None]
     noise = torch.randn_like(latents)
     with torch.autocast("cpu", torch.bfloat16):
-        noise_pred = model(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep, ids).float()
+        noise_pred = predict(ab.sqrt() * latents + (1 - ab).sqrt() * noise, timestep).float()
     snr = (ab / (1 - ab)).flatten()
     return ((noise_pred - noise).square().mean((1, 2, 3)) * snr.clamp(max=MIN_SNR) / snr).mean()
 
@@ -84,9 +86,20 @@ def _update(model: Denoiser, optimizer: torch.optim.Optimizer, rate, loss: torch
 def save_state(checkpoint: Path, parts: dict, rest: dict) -> None:
     """Writes the state of every part, torch's generator and the rest, whole or not at all."""
     state = {name: part.state_dict() for name, part in parts.items()} | rest | {"rng": torch.get_rng_state()}
-    partial = checkpoint.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(checkpoint)
+    part = checkpoint.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(checkpoint)
+
+
+def load_state(checkpoint: Path, parts: dict, rng: random.Random) -> dict:
+    """Restores every part and both generators from what save_state wrote, and returns all of it."""
+    state = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["rng"])
+    version, words, gauss = state["python_rng"]
+    rng.setstate((version, tuple(words), gauss))
+    return state
 
 
 def train(
@@ -114,18 +127,13 @@ def train(
     )
     ema, start, spent, parts = Ema(model, 0.999), 0, 0.0, {"model": model, "optimizer": optimizer, "rate": rate}
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"])
-        version, words, gauss = state["python_rng"]
-        rng.setstate((version, tuple(words), gauss))
+        state = load_state(checkpoint, parts, rng)
         ema.shadow, start, spent, epochs.rest = state["ema"], state["step"], state["seconds"], state["rest"]
     began = time.monotonic()
     for step in range(start + 1, phase.steps + 1):
         picks = epochs.draw(BATCH)
         texts = ["" if rng.random() < UNCONDITIONAL else caption(i, rng) for i in picks]
-        loss = _loss(model, latents[picks], tokenize(tokenizer, texts), alpha_bar)
+        loss = min_snr_loss(partial(model, ids=tokenize(tokenizer, texts)), latents[picks], alpha_bar)
         _update(model, optimizer, rate, loss)
         ema.update(model, step)
         if step % 200 == 0 or step == phase.steps:

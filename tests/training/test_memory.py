@@ -112,6 +112,14 @@ def test_discriminator_is_counted_with_its_heads_and_the_second_look():
     assert 1.1 < found.activations / plain.activations < 2  # the encoder once more
 
 
+def test_discriminator_is_counted_for_a_network_kept_in_bf16():
+    judged = dataclasses.replace(CONFIG, stages=(Stage(1, 1, adversarial_weight=0.1),), precision="bf16")
+    denoiser = unet()
+    full = estimate(denoiser, 4, judged, (4, 16, 24), texts(1)).heads
+    denoiser.network.to(torch.bfloat16)
+    assert estimate(denoiser, 4, judged, (4, 16, 24), texts(1)).heads == full > 0
+
+
 def test_estimate_leaves_nothing_behind():
     denoiser = unet()
     denoiser.network.mid_block.requires_grad_(False)
