@@ -69,8 +69,12 @@ LOOK = """() => {
 }""".replace("TOLD", TOLD)
 CLOSE = "document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button').forEach((button) => button.click())"
 OPEN = "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
-PRESS_RUN = """async (workflow) => {
+# Loads a workflow, sets widgets ({node type: {widget: value}}) and runs it; returns how it ended and what the nodes show.
+PRESS_RUN = """async ([workflow, settings]) => {
   await app.loadGraphData(workflow);
+  for (const node of app.graph._nodes) {
+    for (const widget of node.widgets ?? []) widget.value = settings[node.type]?.[widget.name] ?? widget.value;
+  }
   const ended = new Promise((resolve) => {
     const end = (text) => () => resolve(text);
     app.api.addEventListener('execution_success', end('success'), { once: true });

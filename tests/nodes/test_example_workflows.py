@@ -118,13 +118,17 @@ def _pictures(server, images: list[dict]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(server.image(entry))).convert("RGB") for entry in images]
 
 
+def press_run(page, server, name: str, settings: dict) -> list[tuple[str, list[Image.Image]]]:
+    """Returns (title, pictures) of each node that shows some. Args: settings: {node type: {widget: value}}."""
+    answer = page.evaluate(examples.PRESS_RUN, [examples.read(name), settings])
+    assert answer["text"] == "success"
+    shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
+    return [(entry["title"], _pictures(server, entry["images"])) for entry in shown]
+
+
 def _draw(page, server, name: str) -> list[tuple[str, list[Image.Image]]]:
-    """Returns (title, pictures) of each node that shows some once the person has pressed Run."""
     if name not in _drawn:
-        answer = page.evaluate(examples.PRESS_RUN, examples.read(name))
-        assert answer["text"] == "success"
-        shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
-        _drawn[name] = [(entry["title"], _pictures(server, entry["images"])) for entry in shown]
+        _drawn[name] = press_run(page, server, name, {})
     return _drawn[name]
 
 

@@ -1,0 +1,154 @@
+"""How closely are the outlines followed that the demo model's ControlNet is given, and is the thing asked for still drawn?
+
+One command, from the repository root, in an environment with the `recipe` and `quality` extras, npm and a ComfyUI folder:
+
+    python -m hyper_sd.benchmarks.demo_controlnet --comfyui PATH --work .demo/recipe --out FILE
+
+Everything runs through the nodes of a real ComfyUI. The base model draws the things of SHAPES in 25 steps, the host's Canny
+node finds their outlines, and with each of these every prompt of PROMPTS is drawn, once per seed. "met" is the share of the
+hint's pixels that the picture's own outlines meet within a pixel; most drawings fill the same middle of the picture, so without
+the ControlNet it is not 0. "top1": is the nearest of all 1264 drawings one of the thing asked for. Mean and deviation are over
+the seeds.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..evaluation.metrics import retrieval_accuracy
+from .with_comfyui import add_comfyui_option, enter_comfyui
+
+SHAPES = ("red heart", "pizza", "sailboat", "fox", "guitar", "mushroom")
+PROMPTS = ("strawberry", "blue heart", "sunflower")
+SEEDS, STRENGTHS, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.05, 128
+
+
+@dataclass(frozen=True)
+class Way:
+    """How pictures are drawn."""
+
+    steps: int
+    cfg: float
+    with_lora: bool
+
+
+WAYS = {"unified LoRA, 4 steps": Way(4, 1.0, True), "base, 12 steps, CFG 4": Way(12, 4.0, False)}
+SOURCE = Way(25, 4.0, False)
+
+
+class Easel:
+    """The embedded model with its ControlNet in a ComfyUI."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        from ..nodes.extension import HyperSDExtension
+
+        self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+        self.base, self.clip, self.vae = self.nodes["HyperSDDemoModel"].execute().args
+        self.fast = self.nodes["HyperSDLoraLoader"].execute(self.base, 4, "unified", 0.0).args[0]
+        (self.control,) = self.nodes["HyperSDDemoControlNet"].execute().args
+
+    def draw(self, prompt: str, seed: int, way: Way, hints: torch.Tensor | None = None, strength: float = 0.0) -> torch.Tensor:
+        """Returns a picture for each hint, or one: float [n, 128, 128, 3], 0 to 1.
+
+        Args: hints: outlines, float [n, 128, 128, 3], 0 or 1; strength: 0 for pictures without the ControlNet.
+        """
+        from nodes import ControlNetApplyAdvanced, KSampler
+
+        model, count = self.fast if way.with_lora else self.base, 1 if hints is None else len(hints)
+        prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (prompt, "")]
+        if strength:
+            prompts = ControlNetApplyAdvanced().apply_controlnet(*prompts, self.control, hints, strength, 0.0, 1.0)
+        empty = {"samples": torch.zeros(count, 4, SIZE // 8, SIZE // 8)}
+        sampler, scheduler = ("hyper_sd_tcd", "hyper_sd") if way.with_lora else ("euler", "normal")
+        (latent,) = KSampler().sample(model, seed, way.steps, way.cfg, sampler, scheduler, *prompts, empty)
+        return self.vae.decode(latent["samples"]).float()
+
+
+def outlines(pictures: torch.Tensor) -> torch.Tensor:
+    """Returns what the host's Canny node finds, float [n, 128, 128, 3], 0 or 1."""
+    from comfy_extras.nodes_canny import Canny
+
+    return Canny.execute(pictures, THRESHOLD, THRESHOLD).args[0]
+
+
+def met(pictures: torch.Tensor, hints: torch.Tensor) -> float:
+    """Returns the share of the hints' pixels that outlines of the pictures meet within a pixel."""
+    near = torch.nn.functional.max_pool2d(outlines(pictures)[:, None, :, :, 0], 3, 1, 1)[:, 0]
+    return float(near[hints[..., 0] > 0.5].mean())
+
+
+class Drawings:
+    """The drawings that the model was trained on, to tell by them what a picture shows."""
+
+    def __init__(self, work: Path):
+        from ..demo.recipe import emoji
+        from .demo_quality import Features
+
+        concepts = emoji.load_concepts(emoji.fetch(work))
+        self.names, self.features = [concept.label for concept in concepts], Features()
+        self.shows = [number for number, concept in enumerate(concepts) for _ in concept.svg]
+        self.known = self.features(np.stack([emoji.render(svg) for concept in concepts for svg in concept.svg.values()]))
+
+    def hits(self, pictures: torch.Tensor, prompt: str) -> float:
+        """Returns the share of pictures whose nearest drawing is one of the thing asked for."""
+        found = self.features(pictures.mul(255).round().clamp(0, 255).byte().numpy())
+        return retrieval_accuracy(found, self.known, [self.names.index(prompt)] * len(found), self.shows)
+
+
+def run_seed(easel: Easel, drawings: Drawings, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns "met" and "top1" by way and strength."""
+    hints = torch.cat([outlines(easel.draw(shape, seed + 100, SOURCE)) for shape in SHAPES])
+    scores: dict = {}
+    for name, way in WAYS.items():
+        for strength in STRENGTHS:
+            drawn = {prompt: easel.draw(prompt, seed, way, hints, strength) for prompt in PROMPTS}
+            found = {
+                "met": statistics.mean(met(pictures, hints) for pictures in drawn.values()),
+                "top1": statistics.mean(drawings.hits(pictures, prompt) for prompt, pictures in drawn.items()),
+            }
+            scores.setdefault(name, {})[f"{strength:g}"] = found
+            print(f"seed {seed}, {name}, strength {strength:g}: {found}", flush=True)
+    return scores
+
+
+def summary(runs: list[dict]) -> dict:
+    """Returns mean and deviation over the seeds, by way, strength and metric."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
+
+    return {
+        way: {
+            strength: {metric: spread([run[way][strength][metric] for run in runs]) for metric in ("met", "top1")}
+            for strength in runs[0][way]
+        }
+        for way in WAYS
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_comfyui_option(parser)
+    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo_controlnet.json"))
+    parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
+    options = parser.parse_args()
+    enter_comfyui(parser, options.comfyui)
+    with torch.inference_mode():
+        easel, drawings = Easel(), Drawings(options.work)
+        runs = [run_seed(easel, drawings, seed) for seed in SEEDS]
+    report = {"shapes": SHAPES, "prompts": PROMPTS, "machine": options.machine, "torch": torch.__version__, **summary(runs)}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
