@@ -22,6 +22,7 @@ class Preset:
     Args:
         steps: optimizer steps of all phases; rank: of the LoRA; batch_size: examples per step.
         style_rate, distil_rate: learning rates of the two phases.
+        refine_rate: of a distillation after a style that starts from a distilled LoRA.
         stages: numbers of segments of a distillation that starts from the base model.
     """
 
@@ -30,26 +31,28 @@ class Preset:
     batch_size: int
     style_rate: float
     distil_rate: float
+    refine_rate: float
     stages: tuple[int, ...]
 
 
 # 1e-4 is usual for LoRAs of these models (training/example.toml); the embedded model is a fiftieth of SD1.5's size and learns
 # at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
+# What follows a style has little left to learn there, and loses of the style at a higher rate (benchmarks/README.md).
 PRESETS: dict[str, dict[str, Preset]] = {
     "Small": {
-        "sd15": Preset(300, 16, 2, 1e-4, 1e-4, (4, 2, 1)),
-        "sdxl": Preset(300, 16, 1, 1e-4, 1e-4, (4, 2, 1)),
-        "embedded": Preset(60, 8, 8, 3e-3, 1.5e-3, (4, 1)),
+        "sd15": Preset(300, 16, 2, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
+        "sdxl": Preset(300, 16, 1, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
+        "embedded": Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1)),
     },
     "Medium": {
-        "sd15": Preset(1000, 32, 4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "sdxl": Preset(1000, 32, 2, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "embedded": Preset(200, 8, 8, 3e-3, 1.5e-3, (8, 4, 2, 1)),
+        "sd15": Preset(1000, 32, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
+        "sdxl": Preset(1000, 32, 2, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
+        "embedded": Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
     },
     "Thorough": {
-        "sd15": Preset(3000, 64, 4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "sdxl": Preset(3000, 64, 4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "embedded": Preset(600, 16, 16, 3e-3, 1.5e-3, (8, 4, 2, 1)),
+        "sd15": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
+        "sdxl": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
+        "embedded": Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
     },
 }
 FAMILIES = tuple(PRESETS["Small"])
@@ -116,7 +119,9 @@ def phases(
         "batch_size": batch_size if batch_size != 0 else max(1, min(size.batch_size, examples)),
         "seed": seed, "precision": precision, "final_rate": 0.1,
     }  # fmt: skip
-    rates = [learning_rate if learning_rate != 0 else own for own in (size.style_rate, size.distil_rate)]
+    refines = starts_distilled and objective == STYLE_THEN_DISTIL
+    own_rates = (size.style_rate, size.refine_rate if refines else size.distil_rate)
+    rates = [learning_rate if learning_rate != 0 else own for own in own_rates]
     style_steps = {STYLE: total, DISTIL: 0}.get(objective, round(STYLE_SHARE * total))
     made = []
     if objective != DISTIL:

@@ -17,7 +17,11 @@ from PIL import Image
 
 MODELS = os.environ.get("HYPER_SD_MODELS")
 BRIEF = {"HyperSDTrainLora": {"steps": 2, "rank": 4, "batch_size": 1}}
-SMALL = {"EmptyLatentImage": {"width": 256, "height": 256}, "ImageScaleToTotalPixels": {"megapixels": 0.07}}
+SMALL = {
+    "EmptyLatentImage": {"width": 256, "height": 256},
+    "ImageScaleToTotalPixels": {"megapixels": 0.07},
+    "HyperSDTrainingData": {"resolution": 256},
+}
 PICTURES, SIZE = 2, 256  # of the person's own folder
 
 pytestmark = pytest.mark.skipif(not MODELS, reason="HYPER_SD_MODELS names no folder with the workflows' models")
@@ -40,7 +44,9 @@ def server(comfyui_path, tmp_path_factory):
     folders = {name: name for name in ("checkpoints", "loras", "controlnet")}
     paths = base / "paths.yaml"  # JSON is YAML
     paths.write_text(json.dumps({"real": {"base_path": str(Path(MODELS).resolve()), **folders}}), encoding="utf-8")
-    arguments = ("--extra-model-paths-config", str(paths), *device_arguments())
+    device = device_arguments()
+    half = ("--bf16-unet",) if device else ()  # an SDXL with a LoRA takes 25 GB in float32
+    arguments = ("--extra-model-paths-config", str(paths), *device, *half)
     with ComfyServer(comfyui_path, base, arguments=arguments) as running:
         yield running
 

@@ -57,6 +57,16 @@ def test_style_then_distil_shares_the_steps_two_to_three():
     assert (style.config.learning_rate, distil.config.learning_rate) == (3e-3, 1.5e-3)
 
 
+def test_distillation_after_a_style_that_starts_distilled_learns_slowly():
+    def rates(objective, **settings):
+        made = phases(objective, "embedded", preset="Small", examples=100, starts_distilled=True, **settings)
+        return [phase.config.learning_rate for phase in made]
+
+    assert rates("style, then distil") == [3e-3, 5e-4]
+    assert rates("style, then distil", learning_rate=2e-3) == [2e-3, 2e-3]
+    assert rates("TSCD distillation") == [1.5e-3]
+
+
 @pytest.mark.parametrize(("family", "asked", "is_on"), [
     ("embedded", None, True), ("sd15", None, False), ("sdxl", None, False), ("sd15", True, True), ("embedded", False, False),
 ])  # fmt: skip
