@@ -13,6 +13,7 @@ the seeds.
 
 import argparse
 import json
+import logging
 import platform
 import statistics
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import torch
 from ..evaluation.metrics import retrieval_accuracy
 from .with_comfyui import add_comfyui_option, enter_comfyui
 
+logger = logging.getLogger("hyper_sd")
 SHAPES = ("red heart", "pizza", "sailboat", "fox", "guitar", "mushroom")
 PROMPTS = ("strawberry", "blue heart", "sunflower")
 SEEDS, STRENGTHS, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.05, 128
@@ -115,7 +117,7 @@ def run_seed(easel: Easel, drawings: Drawings, seed: int) -> dict[str, dict[str,
                 "top1": statistics.mean(drawings.hits(pictures, prompt) for prompt, pictures in drawn.items()),
             }
             scores.setdefault(name, {})[f"{strength:g}"] = found
-            print(f"seed {seed}, {name}, strength {strength:g}: {found}", flush=True)
+            logger.info("seed %d, %s, strength %g: %s", seed, name, strength, found)
     return scores
 
 
@@ -142,6 +144,7 @@ def main() -> None:
     parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with torch.inference_mode():
         easel, drawings = Easel(), Drawings(options.work)
         runs = [run_seed(easel, drawings, seed) for seed in SEEDS]

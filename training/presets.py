@@ -119,9 +119,8 @@ def phases(
         "batch_size": batch_size if batch_size != 0 else max(1, min(size.batch_size, examples)),
         "seed": seed, "precision": precision, "final_rate": 0.1,
     }  # fmt: skip
-    refines = starts_distilled and objective == STYLE_THEN_DISTIL
-    own_rates = (size.style_rate, size.refine_rate if refines else size.distil_rate)
-    rates = [learning_rate if learning_rate != 0 else own for own in own_rates]
+    second = size.refine_rate if starts_distilled and objective == STYLE_THEN_DISTIL else size.distil_rate
+    rates = [learning_rate if learning_rate != 0 else own for own in (size.style_rate, second)]
     style_steps = {STYLE: total, DISTIL: 0}.get(objective, round(STYLE_SHARE * total))
     made = []
     if objective != DISTIL:
