@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..evaluation.metrics import retrieval_accuracy
 from .with_comfyui import add_comfyui_option, enter_comfyui
@@ -28,7 +29,7 @@ from .with_comfyui import add_comfyui_option, enter_comfyui
 logger = logging.getLogger("hyper_sd")
 SHAPES = ("red heart", "pizza", "sailboat", "fox", "guitar", "mushroom")
 PROMPTS = ("strawberry", "blue heart", "sunflower")
-SEEDS, STRENGTHS, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.05, 128
+SEEDS, STRENGTHS, SHOWN, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.8, 0.05, 128
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,15 @@ def summary(runs: list[dict]) -> dict:
     }
 
 
+def sheet(easel: Easel) -> Image.Image:
+    """Returns the outlines, and below them every prompt at strength SHOWN with the LoRA, from one seed."""
+    hints = torch.cat([outlines(easel.draw(shape, 100, SOURCE)) for shape in SHAPES])
+    way = next(iter(WAYS.values()))
+    rows = [hints, *(easel.draw(prompt, 0, way, hints, SHOWN) for prompt in PROMPTS)]
+    pixels = torch.cat([torch.cat(list(row), 1) for row in rows]).mul(255).round().clamp(0, 255).byte()
+    return Image.fromarray(pixels.numpy())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_comfyui_option(parser)
@@ -145,11 +155,12 @@ def main() -> None:
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         easel, drawings = Easel(), Drawings(options.work)
         runs = [run_seed(easel, drawings, seed) for seed in SEEDS]
+        sheet(easel).save(options.out.with_suffix(".png"), optimize=True)
     report = {"shapes": SHAPES, "prompts": PROMPTS, "machine": options.machine, "torch": torch.__version__, **summary(runs)}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
