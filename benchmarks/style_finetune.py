@@ -211,7 +211,7 @@ def main() -> None:
     add_comfyui_option(parser)
     parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/style_finetune.json"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of an arm")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
