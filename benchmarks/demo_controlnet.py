@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from ..evaluation.metrics import retrieval_accuracy
-from .with_comfyui import add_comfyui_option, enter_comfyui
+from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
 
 logger = logging.getLogger("hyper_sd")
 SHAPES = ("red heart", "pizza", "sailboat", "fox", "guitar", "mushroom")
@@ -49,11 +49,7 @@ class Easel:
     """The embedded model with its ControlNet in a ComfyUI."""
 
     def __init__(self) -> None:
-        import asyncio
-
-        from ..nodes.extension import HyperSDExtension
-
-        self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+        self.nodes = pack_nodes()
         self.base, self.clip, self.vae = self.nodes["HyperSDDemoModel"].execute().args
         self.fast = self.nodes["HyperSDLoraLoader"].execute(self.base, 4, "unified", 0.0).args[0]
         (self.control,) = self.nodes["HyperSDDemoControlNet"].execute().args

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from .with_comfyui import add_comfyui_option, enter_comfyui
+from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
 
 ROUNDS, STEPS = 7, 4
 OURS, PEER = "HyperSDLoraLoader", "LoraLoaderModelOnly"
@@ -37,7 +37,6 @@ def load_host(folder: Path) -> SimpleNamespace:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
-    import asyncio
 
     import comfy.model_base
     import comfy.model_management
@@ -50,10 +49,8 @@ def load_host(folder: Path) -> SimpleNamespace:
 
     folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors"})
     from hyper_sd.nodes import lora_files
-    from hyper_sd.nodes.extension import HyperSDExtension
 
-    pack = {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
-    return SimpleNamespace(comfy=comfy, nodes=nodes, pack=pack, lora_files=lora_files)
+    return SimpleNamespace(comfy=comfy, nodes=nodes, pack=pack_nodes(), lora_files=lora_files)
 
 
 def full_unet(host: SimpleNamespace) -> Any:

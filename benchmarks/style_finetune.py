@@ -26,6 +26,7 @@ import logging
 import platform
 import random
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from ..demo.recipe import emoji
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
 from ..training.presets import STYLE, STYLE_SHARE, STYLE_THEN_DISTIL
-from .with_comfyui import add_comfyui_option, enter_comfyui
+from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
 
 logger = logging.getLogger("hyper_sd")
 VENDOR = "@iconify-json/fluent-emoji-high-contrast"
@@ -54,11 +55,7 @@ class Studio:
     """The embedded model in a ComfyUI, and the pack's nodes by id."""
 
     def __init__(self) -> None:
-        import asyncio
-
-        from ..nodes.extension import HyperSDExtension
-
-        self.nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+        self.nodes = pack_nodes()
         self.model, self.clip, self.vae = self.nodes["HyperSDDemoModel"].execute().args
         self.negative = self.encode([""])
 
@@ -221,7 +218,11 @@ def main() -> None:
     enter_comfyui(parser, options.comfyui)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
+    import folder_paths
+
+    # A folder of its own: a training that an earlier run left would be taken up, and its time not be measured.
+    with tempfile.TemporaryDirectory() as kept, torch.inference_mode():
+        folder_paths.set_output_directory(kept)
         studio, style, runs = Studio(), Drawings(options.work), []
         for seed in range(options.seeds):
             scores, models = run_seed(studio, style, options, seed)

@@ -1,10 +1,12 @@
 """How a benchmark gets a ComfyUI to import from: the same command once more, with the host on the path."""
 
 import argparse
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
@@ -21,3 +23,10 @@ def enter_comfyui(parser: argparse.ArgumentParser, folder: Path | None) -> None:
     if comfyui not in paths:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([comfyui, *filter(None, paths)])}
         raise SystemExit(subprocess.run(sys.orig_argv, env=environment, check=False).returncode)
+
+
+def pack_nodes() -> dict[str, Any]:
+    """Returns the pack's nodes by id; the host must be on the path."""
+    from ..nodes.extension import HyperSDExtension
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
