@@ -32,12 +32,6 @@ OURS, PEER = "HyperSDLoraLoader", "LoraLoaderModelOnly"
 
 def load_host(folder: Path) -> SimpleNamespace:
     """Imports the ComfyUI on the path, with `folder` as its loras folder, and loads the pack as it would."""
-    import comfy.options  # keeps the host from reading this command's arguments
-    import utils.extra_config  # noqa: F401 - before nodes.py hides it
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
-
     import comfy.model_base
     import comfy.model_management
     import comfy.model_patcher

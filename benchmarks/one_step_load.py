@@ -97,8 +97,6 @@ def bits(tensors: list[torch.Tensor]) -> int:
 
 def load_once(form: str, dtype: str, side: str, work: Path) -> dict[str, Any]:
     """Runs one loader in this process and returns what it took."""
-    import comfy.options  # noqa: F401 - keeps the host from reading this command's arguments
-    import utils.extra_config  # noqa: F401 - before nodes.py hides it
     from comfy.cli_args import args
 
     args.cpu = True

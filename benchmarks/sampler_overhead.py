@@ -52,10 +52,6 @@ class ConstantModel:
 
 def load_host() -> SimpleNamespace:
     """Imports the sampling parts of the ComfyUI on the path; returns its samplers, model sampling and version."""
-    import comfy.options  # noqa: F401 - keeps the host from reading this command's arguments
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
     from comfy.k_diffusion import sampling
     from comfy.model_sampling import EPS, ModelSamplingDiscrete
     from comfyui_version import __version__

@@ -104,8 +104,6 @@ class Watch:
 
 def load_host() -> SimpleNamespace:
     """Imports what is needed of the ComfyUI on the path."""
-    import comfy.options  # keeps the host from reading this command's arguments
-    import utils.extra_config  # noqa: F401 - before nodes.py hides it
     from comfy.cli_args import args
 
     args.cpu = True

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
     """Adds --comfyui to a parser; COMFYUI_PATH is its default."""
@@ -15,7 +17,8 @@ def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
 
 
 def enter_comfyui(parser: argparse.ArgumentParser, folder: Path | None) -> None:
-    """Returns when the host can be imported; ends the program with the second run's exit code where it could not."""
+    """Returns when the host can be imported, without a graphics card too; ends the program with the second run's exit code
+    where it could not."""
     if not folder or not (Path(folder) / "main.py").is_file():
         parser.error(f"--comfyui or COMFYUI_PATH must name a ComfyUI folder, got {folder}")
     comfyui = str(Path(folder).resolve())
@@ -23,6 +26,11 @@ def enter_comfyui(parser: argparse.ArgumentParser, folder: Path | None) -> None:
     if comfyui not in paths:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([comfyui, *filter(None, paths)])}
         raise SystemExit(subprocess.run(sys.orig_argv, env=environment, check=False).returncode)
+    import comfy.options  # noqa: F401 - keeps the host from reading this command's arguments
+    import utils.extra_config  # noqa: F401 - before nodes.py hides it
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
 
 
 def pack_nodes() -> dict[str, Any]:
