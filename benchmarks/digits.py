@@ -11,7 +11,7 @@ from torch import nn
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
-from ..training.data import Conditioning, seeded
+from ..training.data.examples import Conditioning, seeded
 from ..training.denoiser import Denoiser
 from ..training.diffusion import Diffusion
 

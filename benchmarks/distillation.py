@@ -21,7 +21,7 @@ import torch
 
 from ..evaluation.metrics import kid
 from ..training.config import TrainingConfig, to_plain
-from ..training.data import LatentExamples
+from ..training.data.examples import LatentExamples
 from ..training.loop import train
 from ..training.lora_layers import LoraLayers
 from . import digits

@@ -93,7 +93,7 @@ class OwnModel:
 
     def __init__(self, options: argparse.Namespace):
         from ..models.lora import read_lora
-        from ..training.diffusers_models import DiffusersModel, load_model
+        from ..training.launch.diffusers_models import DiffusersModel, load_model
 
         self.options, info = options, read_lora(options.lora)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,7 +116,7 @@ class OwnModel:
     def _from_file(self, family: str | None, precision: str) -> Any:
         import diffusers
 
-        from ..training.diffusers_models import DTYPES
+        from ..training.launch.diffusers_models import DTYPES
 
         kinds = {"sd15": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}
         if family not in kinds:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..training.data import Batch
+from ..training.data.examples import Batch
 from ..training.diffusion import Diffusion
 from ..training.lora_layers import adaptable_layers
-from ..training.objectives import Draws
+from ..training.objectives.draws import Draws
 
 
 class LoraWrapper(nn.Module):

@@ -116,7 +116,9 @@ def load_host() -> SimpleNamespace:
     from comfy_extras.nodes_train import TrainLoraNode
     from comfyui_version import __version__
 
-    from ..nodes import demo_model, train_lora, training_previews
+    from ..nodes import demo_model
+    from ..nodes.training import previews as training_previews
+    from ..nodes.training import train_lora
     from ..training import loop
 
     return SimpleNamespace(

@@ -29,13 +29,13 @@ from torch import nn
 from ..demo.recipe.networks import build_unet, load_config
 from ..samplers.schedule import NoiseSchedule
 from ..training.config import Stage, TrainingConfig
-from ..training.data import Batch, LatentExamples
+from ..training.data.examples import Batch, LatentExamples
 from ..training.denoiser import Denoiser
 from ..training.diffusion import Diffusion
 from ..training.engine import LocalEngine
 from ..training.loop import Run
 from ..training.lora_layers import LoraLayers
-from ..training.objectives import draw
+from ..training.objectives.draws import draw_step
 from .sampler_overhead import processor, spread
 from .three_copies import ThreeCopies
 
@@ -96,7 +96,7 @@ class Peer:
         size = self.config.batch_size
         numbers = [(self.count * size + i) % COUNT for i in range(size)]
         batch: Batch = self.examples.batch(numbers, 0)
-        draws = draw(self.config, self.config.stages[0], tuple(batch.latents.shape), self.count).to(batch.latents)
+        draws = draw_step(self.config, self.config.stages[0], tuple(batch.latents.shape), self.count).to(batch.latents)
         self.three.step(batch, draws)
         self.count += 1
 

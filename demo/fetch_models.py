@@ -5,7 +5,8 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..models.catalog import FAMILIES, Entry, format_bytes, load_catalog, require_acknowledged
+from ..disk import format_bytes
+from ..models.catalog import FAMILIES, Entry, load_catalog, require_acknowledged
 from ..models.files import Progress, State, index_folders, look
 from .console import StatusLine, clock, say, share_bar
 from .errors import DemoError

@@ -14,20 +14,11 @@ CATALOG = Path(__file__).with_name("catalog.json")
 FAMILIES = {"sd15": "SD1.5", "sdxl": "SDXL", "sd3": "SD3", "flux": "FLUX.1-dev"}
 FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
 GRIDS = ("tcd", "trailing", "default")
-UNITS = ("B", "kB", "MB", "GB")
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _FILE = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/){0,4}[A-Za-z0-9][\w.-]{0,150}\.safetensors", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def format_bytes(count: float) -> str:
-    """Returns a size as people read it: 269127064 gives "269 MB"."""
-    unit = 0
-    while count >= 999.5 and unit < len(UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.0f} {UNITS[unit]}" if unit < 3 else f"{count:.2f} {UNITS[unit]}"
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 import filelock
 import torch
 
+from ..disk import format_bytes
 from ..errors import HyperSDError, UnsupportedModelError
-from .catalog import format_bytes
-from .checkpoint import CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
 from .files import BLOCK, FLUSH, PART
 from .header import read_header
 from .sdxl_unet import SDXL, UnetShape
+from .unet_file import CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
 
 SPARE = 64 * 2**20  # bytes left free on the disk beside the file
 PARTS = {f"{CLIP}0.": "CLIP-L text encoder", f"{CLIP}1.": "OpenCLIP-bigG text encoder", VAE: "VAE"}  # of a full SDXL checkpoint

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import filelock
 
+from ..disk import format_bytes
 from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
-from .catalog import Entry, format_bytes
+from .catalog import Entry
 from .files import Progress, State, TailHash, index_folders, look, part_path, problem_of, remember_sha256, sha256_of
 from .header import read_header
 from .remote import Busy, Cancelled, Remote, Sink, StartAnew

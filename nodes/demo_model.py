@@ -14,9 +14,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import UnsupportedModelError
-from .choices import require_choice
-from .sampling import CATEGORY
-from .search_words import found_as
+from .schema import CATEGORY, found_as, require_choice
 
 FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"

@@ -2,20 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import (
-    demo_model,
-    dropdowns,
-    lora,
-    lora_schedule,
-    loss_plot,
-    model_downloads,
-    one_step,
-    sampling,
-    save_lora,
-    train_lora,
-    training_data,
-)
+from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling
 from .model_routes import ModelRoutes
+from .training import loss_plot, save_lora, train_lora, training_data
 
 
 class HyperSDExtension(ComfyExtension):

@@ -17,10 +17,8 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
-from .choices import require_choice
 from .lora_files import AUTO, DEMO, add_lora, family_of, lora_options, lora_path, read_file, released_path
-from .sampling import CATEGORY
-from .search_words import found_as
+from .schema import CATEGORY, found_as, require_choice
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}

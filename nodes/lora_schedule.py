@@ -10,8 +10,7 @@ from comfy_api.latest import io
 from ..errors import ScheduleError
 from ..models.lora_curve import CURVES, LIMIT, percent_between, read_strengths, strengths_of
 from .lora_files import lora_options, lora_path, read_file, require_fit
-from .sampling import CATEGORY
-from .search_words import found_as
+from .schema import CATEGORY, found_as
 
 
 def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> comfy.hooks.HookKeyframeGroup:

@@ -11,12 +11,11 @@ import folder_paths
 from comfy_api.latest import io
 from server import PromptServer
 
+from ..disk import format_bytes
 from ..errors import DownloadError
-from ..models.catalog import format_bytes
 from ..models.files import State
 from ..models.jobs import Downloads, user_catalog
-from .sampling import CATEGORY
-from .search_words import found_as
+from .schema import CATEGORY, found_as
 
 EVENT = "hyper_sd.download"  # what the page listens to
 POLL = 0.2  # seconds between two looks at a download under way

@@ -16,12 +16,10 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..errors import HyperSDError, UnsupportedModelError
-from ..models.checkpoint import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
+from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from .choices import require_choice
-from .sampling import CATEGORY
-from .search_words import found_as
+from .schema import CATEGORY, found_as, require_choice
 
 FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none found"

@@ -6,10 +6,8 @@ from comfy_api.latest import io
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
-from .choices import require_choice
-from .search_words import found_as
+from .schema import CATEGORY, found_as, require_choice
 
-CATEGORY = "Hyper-SD"
 ENDS = ["sigma 0", "alpha_bar[0]"]
 
 ETA = io.Float.Input(

@@ -4,9 +4,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-CORE = frozenset({"samplers"})
-MIDDLE = frozenset({"training", "evaluation", "models"})
-DOORS = frozenset({"nodes", "webui_extension", "demo"})
+GROUND = frozenset({"errors", "disk"})  # what every room may use
+BELOW = {"samplers": frozenset()}  # each room's own floors below it
+BELOW |= dict.fromkeys(("models", "rewards"), frozenset({"samplers"}))
+BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
+BELOW["training"] = BELOW["evaluation"] | {"evaluation"}  # whose sheets and charts show how a training goes
+BELOW |= dict.fromkeys(("nodes", "webui_extension", "demo"), frozenset(BELOW))
+DOCUMENTED = BELOW.keys() - {"webui_extension", "demo"}
 COMFYUI = {
     "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "execution", "folder_paths",
     "latent_preview", "node_helpers", "nodes", "server",
@@ -71,13 +75,12 @@ def imports(path: PurePosixPath, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def arrows(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """nodes, webui_extension, demo -> training, evaluation, models -> samplers; never back, never sideways."""
-    below = dict.fromkeys(CORE, frozenset()) | dict.fromkeys(MIDDLE, CORE) | dict.fromkeys(DOORS, CORE | MIDDLE)
-    own = top(path)
-    if own not in below:
+    """nodes, webui_extension, demo -> training -> evaluation -> rewards, models -> samplers -> errors, disk; never back."""
+    own = str(path.with_suffix("")) if str(path.with_suffix("")) in GROUND else top(path)
+    if own not in BELOW and own not in GROUND:
         return []
     reached = [(line, name, name.split(".")[1]) for line, name in imports(path, tree) if name.startswith("hyper_sd.")]
-    allowed = below[own] | {own, "errors"}
+    allowed = BELOW.get(own, frozenset()) | {own, *GROUND}
     return [f"line {line}: {own} imports {name}" for line, name, folder in reached if folder not in allowed]
 
 
@@ -161,7 +164,7 @@ def sizes(path: PurePosixPath, tree: ast.Module) -> list[str]:
 def docstrings(path: PurePosixPath, tree: ast.Module) -> list[str]:
     """Every public function and class of the host-free folders and nodes/ is documented, and so is every module."""
     problems = [] if ast.get_docstring(tree) or top(path) == "tests" else ["the module has no docstring"]
-    if top(path) not in CORE | MIDDLE | {"nodes"}:
+    if top(path) not in DOCUMENTED:
         return problems
     bare = [n for n in tree.body if isinstance(n, (*FUNCTION, ast.ClassDef)) and n.name[0] != "_" and not ast.get_docstring(n)]
     return problems + [f"line {node.lineno}: {node.name} has no docstring" for node in bare]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .data import Conditioning
+from .data.examples import Conditioning
 from .diffusion import Diffusion
 
 Call = Callable[[nn.Module, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import TrainingError
+from ..models.unet_names import lora_names
 from .checkpoint import save_atomically
 from .lora_layers import AdapterSet, LoraLayers
-from .unet_names import lora_names
 
 PREFIX = "lora_unet_"
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"

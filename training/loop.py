@@ -13,14 +13,16 @@ import torch
 
 from ..errors import TrainingError
 from .checkpoint import CheckpointError, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from .checkpointing import recomputing
 from .config import Stage, TrainingConfig, to_plain
-from .data import BatchOrder, Examples
+from .data.examples import BatchOrder, Examples
 from .denoiser import Denoiser
-from .discriminator import BACKBONE, Features, Heads
 from .engine import LocalEngine
-from .lora_layers import LoraLayers
-from .objectives import STUDENT, TARGET, TEACHER, draw, make_objective
+from .lora_layers import BACKBONE, STUDENT, TARGET, TEACHER, LoraLayers
+from .objectives.discriminator import Features, Heads
+from .objectives.draws import draw_step
+from .objectives.finetune import Finetune
+from .objectives.tscd import Tscd
+from .recompute import recomputing
 
 logger = logging.getLogger("hyper_sd")
 
@@ -148,7 +150,9 @@ class Run:
         self.step, self.saved, self.whole = 0, -1, True
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
-        objective = make_objective(config, denoiser, layers, self.heads)
+        objective = (
+            Finetune(config, denoiser, layers) if config.objective == "finetune" else Tscd(config, denoiser, layers, self.heads)
+        )
         self.objective, self.optimizer = engine.prepare(objective, self._make_optimizer())
         if self.path and self.path.exists():
             self._load()
@@ -224,7 +228,7 @@ class Run:
             own = slice(first, first + size)
             batch = self.examples.batch(numbers[own], self.step * config.batch_size + first).to(engine.device)
             if draws is None:  # for the whole batch, so that every split of it sees the same ones
-                draws = draw(config, stage, (config.batch_size, *batch.latents.shape[1:]), self.step)
+                draws = draw_step(config, stage, (config.batch_size, *batch.latents.shape[1:]), self.step)
             with engine.accumulating(self.objective, last=part == config.accumulation - 1):
                 with engine.autocast():
                     losses = self.objective(batch, draws.part(own).to(batch.latents), stage)

@@ -8,15 +8,14 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import TrainingError
-from .checkpointing import recomputed_blocks, recomputing
 from .config import TrainingConfig
-from .data import Conditioning
+from .data.examples import Conditioning
 from .denoiser import Denoiser
-from .discriminator import Features, Heads
 from .engine import LocalEngine
 from .loop import frozen
-from .lora_layers import LoraLayers
-from .objectives import TEACHER
+from .lora_layers import TEACHER, LoraLayers
+from .objectives.discriminator import Features, Heads
+from .recompute import recomputed_blocks, recomputing
 
 FLOAT32_BYTES, GB = 4, 1e9
 PROBE = "probe"

@@ -35,7 +35,7 @@ class Preset:
     stages: tuple[int, ...]
 
 
-# 1e-4 is usual for LoRAs of these models (training/example.toml); the embedded model is a fiftieth of SD1.5's size and learns
+# 1e-4 is usual for LoRAs of these models (training/launch/example.toml); the embedded model is a fiftieth of SD1.5's size and learns
 # at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
 # What follows a style has little left to learn there, and loses of the style at a higher rate (benchmarks/README.md).
 PRESETS: dict[str, dict[str, Preset]] = {

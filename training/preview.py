@@ -7,7 +7,7 @@ import torch
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
-from .data import Conditioning
+from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .diffusion import Diffusion
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from ..disk import format_bytes
 from ..errors import DownloadError, HyperSDError
-from ..models.catalog import format_bytes, load_catalog
+from ..models.catalog import load_catalog
 from ..models.files import State
 from ..models.lora import LoraPlan
 from . import host_models

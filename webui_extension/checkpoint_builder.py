@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ..disk import format_bytes
 from ..errors import HyperSDError, UnsupportedModelError
-from ..models.catalog import format_bytes
 from ..models.jobs import listed_name
 from ..models.merge import MergeError, merge
 from .one_step import STARTS_AT, Kind, kind_of

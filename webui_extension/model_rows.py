@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ..disk import format_bytes
 from ..errors import HyperSDError
-from ..models.catalog import format_bytes
 from ..models.files import State
 from ..models.jobs import Downloads
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ..errors import UnsupportedModelError
 from ..models.catalog import load_catalog
-from ..models.checkpoint import inspect_unet
 from ..models.header import read_header
+from ..models.unet_file import inspect_unet
 
 START = 800  # the timestep it was distilled for
 STARTS_AT = "hyper_sd.start_timestep"  # in the metadata of a checkpoint that was built here

@@ -10,7 +10,7 @@ import torch
 
 from ...samplers.schedule import NoiseSchedule
 from ...training.config import Stage, TrainingConfig
-from ...training.data import Batch
+from ...training.data.examples import Batch
 from ...training.denoiser import Denoiser as TrainedNetwork
 from ...training.diffusion import Diffusion
 from ...training.export import load_lora, save_lora

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from ...training.unet_names import original_names
+from ...models.unet_names import original_names
 from .networks import build_vae, load_config
 from .train_denoiser import Denoiser
 

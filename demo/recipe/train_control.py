@@ -10,8 +10,8 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from ...models.unet_names import original_names
 from ...training.lora_layers import EXCLUDED, LoraLayers
-from ...training.unet_names import original_names
 from .networks import noise_schedule
 from .sample import encode
 from .train_denoiser import Denoiser, Epochs, load_state, min_snr_loss, save_state

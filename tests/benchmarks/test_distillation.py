@@ -7,9 +7,9 @@ from hyper_sd.benchmarks.distillation_arms import COMMON, ETAS, STEPS, Arm, Draw
 from hyper_sd.benchmarks.distillation_report import BARS, plot, report
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
 from hyper_sd.training.config import Stage
-from hyper_sd.training.data import LatentExamples
-from hyper_sd.training.discriminator import Features, Heads
+from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.objectives.discriminator import Features, Heads
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ def test_plot_has_a_panel_for_each_step_count(tmp_path):
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_own_model_is_drawn_with_its_lora_at_the_strength(tmp_path, family):
     pytest.importorskip("diffusers")
-    from hyper_sd.tests.training.tiny_pipelines import make_pipeline, save_pipeline
+    from hyper_sd.tests.training.launch.tiny_pipelines import make_pipeline, save_pipeline
     from hyper_sd.training.export import save_lora
     from hyper_sd.training.lora_layers import LoraLayers
 

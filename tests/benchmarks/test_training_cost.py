@@ -3,13 +3,13 @@ from hyper_sd.benchmarks import training_cost
 from hyper_sd.benchmarks.three_copies import ThreeCopies, lora_parameters
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.training.config import Stage, TrainingConfig
-from hyper_sd.training.data import LatentExamples
+from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
 from hyper_sd.training.engine import LocalEngine
 from hyper_sd.training.loop import Run
 from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.objectives import draw
+from hyper_sd.training.objectives.draws import draw_step
 
 
 def tiny_unet():
@@ -39,7 +39,7 @@ def test_both_sides_of_the_comparison_train_the_same_weights():
             copied.data.copy_(weight.data)
     for step in range(4):
         numbers = run.order.numbers(step)
-        draws = draw(config, config.stages[0], (4, *latents.shape[1:]), step).to(latents)
+        draws = draw_step(config, config.stages[0], (4, *latents.shape[1:]), step).to(latents)
         loss = theirs.step(examples.batch(numbers, 0), draws)
         assert abs(run.advance()["distance"] - loss) < 1e-6
     assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(ours, lora_parameters(theirs.student), strict=True))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hyper_sd.models.checkpoint import CLIP, DTYPES, PREFIX, VAE
 from hyper_sd.models.sdxl_unet import SDXL, UnetShape
+from hyper_sd.models.unet_file import CLIP, DTYPES, PREFIX, VAE
 
 SMALL = UnetShape(channels=32, depths=(0, 1, 2), context=64, vector=1536 + 16)  # the host adds 6 x 256 for the picture's sizes
 BLOCK = 1 << 20  # values made and written at a time

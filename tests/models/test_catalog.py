@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
+from hyper_sd.disk import format_bytes
 from hyper_sd.errors import CatalogError
-from hyper_sd.models.catalog import CATALOG, FAMILIES, format_bytes, load_catalog, read_entry, write_entry
+from hyper_sd.models.catalog import CATALOG, FAMILIES, load_catalog, read_entry, write_entry
 
 NAMES = {"sd15": "Hyper-SD15-", "sdxl": "Hyper-SDXL-", "sd3": "Hyper-SD3-", "flux": "Hyper-FLUX.1-dev-"}
 OWN = {"id": "mine", "family": "sdxl", "kind": "n-step", "steps": 4, "repo": "me/models", "file": "mine.safetensors"}

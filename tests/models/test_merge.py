@@ -10,10 +10,10 @@ import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import merge as module
-from hyper_sd.models.checkpoint import CLIP, PREFIX, VAE, inspect_unet
 from hyper_sd.models.header import read_header
 from hyper_sd.models.merge import MergeError, merge
 from hyper_sd.models.sdxl_unet import UnetShape
+from hyper_sd.models.unet_file import CLIP, PREFIX, VAE, inspect_unet
 from hyper_sd.tests.models.synthetic_unets import unet, write
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -82,7 +82,7 @@ def test_core_trains_the_hosts_own_network_and_its_file_is_matched_whole(host, d
     import comfy.utils
     from hyper_sd.samplers.schedule import NoiseSchedule
     from hyper_sd.training.config import Stage, TrainingConfig
-    from hyper_sd.training.data import LatentExamples
+    from hyper_sd.training.data.examples import LatentExamples
     from hyper_sd.training.denoiser import Denoiser
     from hyper_sd.training.diffusion import Diffusion
     from hyper_sd.training.export import save_lora

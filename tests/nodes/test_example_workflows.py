@@ -33,7 +33,7 @@ EMPTY = (2).to_bytes(8, "little") + b"{}"  # a safetensors file of no tensors
 
 def _stand_ins(base: Path) -> None:
     """Puts a file of the right name wherever a workflow wants one; no run reads them."""
-    from hyper_sd.models.checkpoint import PREFIX
+    from hyper_sd.models.unet_file import PREFIX
     from hyper_sd.tests.models.synthetic_unets import unet, write
 
     for name in ALL:

@@ -13,7 +13,7 @@ RANK, STRENGTH = 2, 0.8
 @pytest.fixture
 def parts(host, tmp_path, monkeypatch):
     """(diffusers' UNet with the LoRA at STRENGTH, MODEL without it, the LoRA's name), of one set of weights."""
-    diffusers_unet = importlib.import_module("hyper_sd.tests.models.test_checkpoint").diffusers_unet
+    diffusers_unet = importlib.import_module("hyper_sd.tests.models.test_unet_file").diffusers_unet
     pytest.importorskip("peft", reason="diffusers loads LoRA files through peft")
     import folder_paths
     from hyper_sd.tests.nodes.test_one_step import load_small

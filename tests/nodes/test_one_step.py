@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
-from hyper_sd.models.checkpoint import PREFIX, inspect_unet
 from hyper_sd.models.sdxl_unet import SDXL
+from hyper_sd.models.unet_file import PREFIX, inspect_unet
 from hyper_sd.tests.models.synthetic_unets import SMALL, checkpoint, unet, write
 from safetensors.torch import load_file, save_file
 
@@ -183,7 +183,7 @@ def test_sigmas_follow_a_patch_of_the_models_sampling(host, one_step, small):
 def diffusers_step(path, noise, states, vector):
     """diffusers' UNet with the file's weights, TCDScheduler at timestep 800, noise of deviation 1: its result, and its eps."""
     models = pytest.importorskip("diffusers")
-    from hyper_sd.tests.models.test_checkpoint import diffusers_unet
+    from hyper_sd.tests.models.test_unet_file import diffusers_unet
 
     network = diffusers_unet(SMALL)
     network.load_state_dict(load_file(path), assign=True)

@@ -2,7 +2,7 @@
 
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
-from hyper_sd.training.data import LatentExamples
+from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
 from torch import nn

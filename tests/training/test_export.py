@@ -3,11 +3,11 @@ import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.models.lora import read_lora
+from hyper_sd.models.unet_names import lora_names
 from hyper_sd.tests.training.fakes import TinyUNet
 from hyper_sd.tests.training.test_lora_layers import SDXL
 from hyper_sd.training.export import concatenated, kohya_name, load_lora, lora_state_dict, save_lora, set_from_tensors
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
-from hyper_sd.training.unet_names import lora_names
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

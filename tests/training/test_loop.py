@@ -8,7 +8,7 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
 from hyper_sd.training.config import Stage, TrainingConfig
-from hyper_sd.training.data import Batch, LatentExamples
+from hyper_sd.training.data.examples import Batch, LatentExamples
 from hyper_sd.training.engine import LocalEngine
 from hyper_sd.training.loop import CHECKPOINT, Run, train
 from hyper_sd.training.lora_layers import LoraLayers

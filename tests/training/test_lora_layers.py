@@ -3,8 +3,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, TinyUNet
-from hyper_sd.training.checkpointing import recomputing
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
+from hyper_sd.training.recompute import recomputing
 from torch import nn
 
 SDXL = {

@@ -7,13 +7,13 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.tests.training.test_export import SMALL
-from hyper_sd.training.checkpointing import recomputing
 from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
-from hyper_sd.training.discriminator import Features, Heads
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.memory import HEADROOM, MemoryEstimate, estimate, fit
+from hyper_sd.training.objectives.discriminator import Features, Heads
+from hyper_sd.training.recompute import recomputing
 
 CONFIG = TrainingConfig((Stage(1, 1),), batch_size=4, rank=4)
 GB = 10**9

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.training.config import Stage, TrainingConfig
-from hyper_sd.training.discriminator import BACKBONE, Heads
-from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.objectives import Tscd, draw
+from hyper_sd.training.lora_layers import BACKBONE, LoraLayers
+from hyper_sd.training.objectives.discriminator import Heads
+from hyper_sd.training.objectives.draws import draw_step
+from hyper_sd.training.objectives.tscd import Tscd
 from torch import nn
 
 PLAIN, ADVERSARIAL = Stage(4, 1), Stage(2, 1, 1.0, 0.3)
@@ -34,7 +35,7 @@ class World:
         self.heads = Heads([4, 8, 8]).double() if stage.adversarial_weight else None
         self.objective = Tscd(self.config, self.denoiser, self.layers, self.heads)
         self.batch = make_examples(6).batch(range(6), 0)
-        self.draws = draw(self.config, stage, tuple(self.batch.latents.shape), 7).to(self.batch.latents)
+        self.draws = draw_step(self.config, stage, tuple(self.batch.latents.shape), 7).to(self.batch.latents)
 
     def losses(self):
         return self.objective(self.batch, self.draws, self.stage)

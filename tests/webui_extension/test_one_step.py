@@ -9,9 +9,9 @@ import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import merge as merging
-from hyper_sd.models.checkpoint import CLIP, PREFIX, VAE
 from hyper_sd.models.merge import MergeError
 from hyper_sd.models.sdxl_unet import UnetShape
+from hyper_sd.models.unet_file import CLIP, PREFIX, VAE
 from hyper_sd.tests.models.synthetic_unets import unet, write
 from hyper_sd.webui_extension import checkpoint_builder, one_step
 from hyper_sd.webui_extension.checkpoint_builder import SUGGESTED, CheckpointBuilder, file_name

@@ -1,0 +1,39 @@
+"""What the nodes' schemas share: category, search words, values of lists, and the text that a node shows."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..errors import HyperSDError
+
+CATEGORY = "Hyper-SD"
+TRAINING = f"{CATEGORY}/Training"
+
+
+def found_as(*words: str) -> dict[str, list[str]]:
+    """Returns the keyword argument of io.Schema for further search words; none on hosts (0.3.75) that search names alone."""
+    known = any(field.name == "search_aliases" for field in fields(io.Schema))
+    return {"search_aliases": list(words)} if known else {}
+
+
+def require_choice(name: str, value: str, options: Iterable[str]) -> None:
+    """Refuses a value that a list does not offer: the host (0.3.75) lets any text through when a program sends a workflow.
+
+    Raises: HyperSDError naming the input and what is allowed.
+    """
+    allowed = list(options)
+    if value not in allowed:
+        raise HyperSDError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def node_id_of(node: type[io.ComfyNode]) -> str | None:
+    """Returns the id of the node that is running; None where a program calls it that has no page to show anything on."""
+    return getattr(node.hidden, "unique_id", None)
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Shows a text on a node of the page, in place of the one before; None shows it nowhere."""
+    if node_id:
+        PromptServer.instance.send_progress_text(text, node_id)

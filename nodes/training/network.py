@@ -1,0 +1,248 @@
+"""The network inside a MODEL as the training core sees it: loaded whole, trainable in place, and afterwards as it was."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import nn
+
+from ...errors import TrainingError, UnsupportedModelError
+from ...samplers.schedule import NoiseSchedule
+from ...training.data.examples import Conditioning, GroupedExamples, grouped_examples
+from ...training.denoiser import Denoiser
+from ...training.diffusion import Diffusion
+from ...training.engine import PRECISION_DTYPES, LocalEngine
+from ..lora_files import family_of
+
+TRAINABLE = ("sd15", "sdxl")
+CHANNELS = 4  # of the latents; 9 is inpainting, 8 an edit model
+CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the network's
+SAMPLED = 16  # values of each tensor that enter a fingerprint
+
+
+class Stopped(KeyboardInterrupt):
+    """The host's interrupt on its way through the training loop, which answers Ctrl-C with a checkpoint."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Turns the interrupt that the host's layers raise in the middle of a step into Stopped."""
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException as error:
+        raise Stopped from error
+
+
+class HostEngine(LocalEngine):
+    """One process on the host's device; a backward pass that computes blocks again can be interrupted, too."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of `loss`."""
+        with stopping():
+            super().backward(loss)
+
+
+@dataclass(frozen=True)
+class HostNetwork:
+    """A MODEL's own network, to be trained where it is.
+
+    Args:
+        patcher: a clone of the MODEL.
+        family: "sd15" or "sdxl".
+        diffusion: its noise schedule and kind of prediction.
+        precision: of the arithmetic, as TrainingConfig.precision; dtype: of what the network is given.
+    """
+
+    patcher: Any
+    family: str
+    diffusion: Diffusion
+    precision: str
+    dtype: torch.dtype
+
+    @property
+    def model(self) -> Any:
+        return self.patcher.model
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model.diffusion_model
+
+    @property
+    def device(self) -> torch.device:
+        return self.patcher.load_device
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return Denoiser(self.network, self.diffusion, self._call)
+
+    def engine(self) -> HostEngine:
+        """Returns what runs a step."""
+        return HostEngine(self.device, self.precision)
+
+    def load(self, memory: float = 0) -> None:
+        """Brings the whole network to its device, with the MODEL's patches, as ordinary tensors.
+
+        What nodes load under inference mode cannot be trained through; each such tensor is replaced by a copy, layer by layer.
+
+        Args: memory: bytes to be left free for the training.
+        Raises: UnsupportedModelError when the host keeps a part of the weights elsewhere.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
+            _leave_inference_mode(self.network)
+        away = next((p.device for p in self.network.parameters() if p.device.type != self.device.type), None)
+        if away is not None:
+            raise UnsupportedModelError(
+                f"Training needs the whole model on {self.device}, but the host keeps a part of it on {away}; start it without "
+                "--novram, close other programs that use the memory, or take a smaller model."
+            )
+
+    def latents(self, samples: torch.Tensor) -> torch.Tensor:
+        """Returns a LATENT's samples [count, 4, height, width] as the network sees them, float32 on the CPU.
+
+        Raises: TrainingError for latents of another kind of model.
+        """
+        if samples.ndim != 4 or samples.shape[1] != CHANNELS:
+            raise TrainingError(
+                f"latents must be [count, {CHANNELS}, height, width] for this model, got {list(samples.shape)}; "
+                "make them with the VAE that belongs to it."
+            )
+        return self.model.process_latent_in(samples.detach().to("cpu", torch.float32, copy=True))
+
+    def conditioning(self, entry: list, latents: torch.Tensor, kind: str) -> Conditioning:
+        """Returns what the host itself would give the network for one entry of a CONDITIONING, float32 on the CPU.
+
+        Args: latents: [1, channels, height, width], for the size SDXL is told; kind: "positive" or "negative".
+        Raises: TrainingError for an entry of another kind of model, or with a ControlNet.
+        """
+        wide, pooled = self.model.model_config.unet_config.get("context_dim"), entry[1].get("pooled_output")
+        if entry[1].get("control") is not None:
+            raise TrainingError(f"{kind} goes through a ControlNet; training takes the conditioning before it.")
+        if entry[0].shape[-1] != wide or (self.model.adm_channels and pooled is None):
+            raise TrainingError(
+                f"{kind} was made by the CLIP of another model: it has {entry[0].shape[-1]} values a token "
+                f"{'and no pooled output' if pooled is None else 'and a pooled output'}, this model takes {wide}"
+                f"{' and a pooled output' if self.model.adm_channels else ''}; wire the CLIP that belongs to it."
+            )
+        converted = comfy.sampler_helpers.convert_cond([entry])
+        made = comfy.samplers.encode_model_conds(self.model.extra_conds, converted, latents, self.device, kind)
+        given = made[0]["model_conds"]
+        unknown = given.keys() - CONDITIONS.keys()
+        if unknown:
+            raise TrainingError(
+                f"{kind} carries {', '.join(sorted(unknown))}, which training has no use for; wire a plain prompt."
+            )
+        return {CONDITIONS[name]: c.cond.detach().to("cpu", torch.float32, copy=True) for name, c in given.items()}
+
+    def examples(
+        self, latents: Sequence[dict[str, Any]], positive: Sequence[list], negative: Sequence[list]
+    ) -> GroupedExamples:
+        """Returns LATENTs and CONDITIONINGs as examples; see grouped_examples."""
+        conversions = {"as_latents": self.latents, "as_conditioning": self.conditioning}
+        return grouped_examples(latents, positive, negative, **conversions)
+
+    def lora_name(self) -> Callable[[str], str]:
+        """Returns the function from a module of the network to its name in a LoRA file, diffusers' for SD1.5, else its own."""
+        if self.family != "sd15":
+            return str
+        listed = comfy.utils.unet_to_diffusers(self.model.model_config.unet_config).items()
+        return {own.removesuffix(".weight"): name.removesuffix(".weight") for name, own in listed}.__getitem__
+
+    def host_names(self) -> dict[str, str]:
+        """Returns the host's names of modules, as LoRA files have them -> the network's."""
+        listed = comfy.lora.model_lora_keys_unet(self.model, {}).items()
+        paths = ((name, target if isinstance(target, str) else target[0]) for name, target in listed)
+        return {name: path.removeprefix("diffusion_model.").removesuffix(".weight") for name, path in paths}
+
+    def fingerprint(self) -> str:
+        """Returns a hash over the weights, the MODEL's patches included, and what it predicts."""
+        schedule = {self.diffusion.prediction_type: self.diffusion.sigma}
+        return fingerprint({**schedule, **self.network.state_dict()})
+
+    def _call(self, network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        given = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
+        with stopping():
+            options = {"optimized_attention_override": _differentiable_attention}
+            return network(x.to(self.dtype), time.float(), transformer_options=options, **given)
+
+
+def host_network(model: Any) -> HostNetwork:
+    """Returns the network of a MODEL for training; nothing is loaded yet.
+
+    Raises: UnsupportedModelError for another family, another input, or another kind of noise schedule.
+    """
+    family, inner = family_of(model), model.model
+    if family not in TRAINABLE:
+        raise UnsupportedModelError(
+            f"Training is made for SD1.5 and SDXL, got a model of family {family}; load an SD1.5 or SDXL checkpoint."
+        )
+    channels = inner.model_config.unet_config.get("in_channels", CHANNELS)
+    if channels != CHANNELS or inner.concat_keys:
+        raise UnsupportedModelError(
+            f"Training takes models with {CHANNELS} latent channels in, got {channels}: an inpainting or edit model; load the "
+            "plain checkpoint it was made from."
+        )
+    sampling = model.get_model_object("model_sampling")
+    schedule = NoiseSchedule.from_sigmas(sampling.sigmas.detach().double().cpu())
+    device, patcher = model.load_device, model.clone()
+    precision = _precision(device)
+    computed = getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
+    dtype = PRECISION_DTYPES[precision] or computed
+    return HostNetwork(patcher, family, Diffusion.from_schedule(schedule, _prediction_type(sampling)), precision, dtype)
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns a hash over the names, shapes and some values of tensors."""
+    digest, values = hashlib.sha256(), []
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        values.append(tensor.detach().reshape(-1)[:: max(tensor.numel() // SAMPLED, 1)].float())
+    for part in values:
+        digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _precision(device: torch.device) -> str:
+    if comfy.model_management.is_device_cpu(device):
+        return "fp32"
+    return "bf16" if comfy.model_management.should_use_bf16(device) else "fp16"
+
+
+def _prediction_type(sampling: Any) -> str:
+    """Returns the core's name of what a model_sampling object takes the network's output for."""
+    known = comfy.model_sampling
+    kinds = {known.EPS: "epsilon", known.V_PREDICTION: "v_prediction", known.X0: "sample"}
+    own = type(sampling)
+    found = next((name for kind, name in kinds.items() if own.calculate_denoised is kind.calculate_denoised), None)
+    discrete = isinstance(sampling, known.ModelSamplingDiscrete) and own.timestep is known.ModelSamplingDiscrete.timestep
+    if found is None or own.calculate_input is not known.EPS.calculate_input or not discrete:
+        raise UnsupportedModelError(
+            f"Training takes models with a discrete noise schedule that predict noise, velocity or the image; this one samples "
+            f"as {', '.join(base.__name__ for base in own.__bases__)}. Take off the node that patches its sampling."
+        )
+    return found
+
+
+def _differentiable_attention(chosen: Callable, *args, **kwargs) -> torch.Tensor:
+    """Takes torch's attention in place of the chosen one: short of memory, the host's split one cannot be trained through."""
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _leave_inference_mode(network: nn.Module) -> None:
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.clone()

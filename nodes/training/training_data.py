@@ -1,0 +1,186 @@
+"""Images and captions as training data: latents and conditioning in groups of one size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+from server import PromptServer
+
+from ...errors import TrainingError
+from ..schema import TRAINING, found_as
+from .encoders import conditioning_entry, encode_prompt
+from .sources import (
+    Found,
+    Report,
+    folder_path,
+    folder_state,
+    from_folder,
+    from_images,
+    grouped,
+    image_rules,
+    in_words,
+    passed_through,
+)
+
+
+def reporter(node_id: str | None) -> Report:
+    """Returns what shows progress on the node; it raises the host's own exception when the person stops the run."""
+    bar = comfy.utils.ProgressBar(1, node_id)
+
+    def report(what: str, done: int, total: int, seconds: float | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, max(total, 1))
+        if node_id:
+            minutes, rest = divmod(round(seconds or 0), 60)
+            left = "" if seconds is None else f", {minutes} min {rest} s left" if minutes else f", {rest} s left"
+            PromptServer.instance.send_progress_text(f"{what}: {done} of {total}{left}", node_id)
+
+    return report
+
+
+def _require(clip: Any, vae: Any) -> None:
+    missing = " and ".join(name for name, value in (("clip", clip), ("vae", vae)) if value is None)
+    if missing:
+        raise TrainingError(
+            f"{missing} must be wired in, to turn images and captions into training data; take them from the loader of "
+            "the model that will be trained."
+        )
+
+
+def _negative(found: Sequence[Found], clip: Any) -> Any:
+    if found:
+        return [found[0].negative]
+    if clip is not None:
+        return [conditioning_entry(encode_prompt(clip, ""))]
+    return ExecutionBlocker("negative is that of the empty prompt; wire clip into Hyper-SD Training Data to have it.")
+
+
+INPUTS = [
+    io.Clip.Input("clip", optional=True, tooltip="The text encoder of the model that will be trained. Needed for captions."),
+    io.Vae.Input(
+        "vae", optional=True, tooltip="The VAE of the model that will be trained. Needed for a folder and for images."
+    ),
+    io.String.Input(
+        "folder",
+        default="",
+        tooltip="A folder of images with captions: a whole path, or one below ComfyUI's input folder or else below this pack's "
+        "own, where demo/style is. A caption is the .txt of the same name, or the row in a metadata.csv or metadata.jsonl. "
+        "Empty when images come from another node.",
+    ),
+    io.Int.Input(
+        "resolution",
+        default=0,
+        min=0,
+        max=2048,
+        step=64,
+        tooltip="Pixels, 64 to 2048: the side of the square whose area no image exceeds; other shapes keep their aspect. 0 is "
+        "what the model is drawn at: 1024 for SDXL, 128 for the demo model, else 512. Lower it when memory is short.",
+    ),
+    io.String.Input(
+        "default_caption",
+        default="",
+        tooltip="The caption of images that have none, such as: an emoji in my style. Empty leaves those images out and names "
+        "them.",
+    ),
+    io.Image.Input("images", optional=True, tooltip="Images from other nodes, in place of a folder or beside it."),
+    io.String.Input(
+        "captions",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip="For the images input: one line for each image, in order, or one line for all. A folder's captions lie in it.",
+    ),
+    io.Latent.Input(
+        "latents", optional=True, tooltip="Latents that were encoded elsewhere, a further group of their own; needs positive."
+    ),
+    io.Conditioning.Input(
+        "positive",
+        optional=True,
+        tooltip="The captions of the latents input, encoded: one entry for each latent, or one for all.",
+    ),
+]
+OUTPUTS = [
+    io.Latent.Output("dataset_latents", "latents", is_output_list=True, tooltip="For training, a group a size."),
+    io.Conditioning.Output(
+        "dataset_positive", "positive", is_output_list=True, tooltip="The captions, in the same groups and order."
+    ),
+    io.Conditioning.Output("negative", "negative", tooltip="The empty prompt, for training with guidance."),
+    io.String.Output("summary", "summary", tooltip="How many images of which sizes, and what was left out and why."),
+]
+
+
+class HyperSDTrainingData(io.ComfyNode):
+    """Images and captions as groups of LATENT and CONDITIONING, for this pack's training and the host's own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperSDTrainingData",
+            display_name="Hyper-SD Training Data",
+            category=TRAINING,
+            **found_as("dataset", "folder of images", "captions", "finetune"),
+            description="Reads a folder of captioned images once and keeps what the model needs of them for training.",
+            inputs=INPUTS,
+            outputs=OUTPUTS,
+            hidden=[io.Hidden.unique_id],
+            is_experimental=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder=None) -> bool | str:
+        """Looks for the folder before the run."""
+        path = folder_path(folder or "")  # wired from another node, it is known only later
+        if path is not None and not path.is_dir():
+            return f"{path} is not a folder; give a whole path, or the name of a folder below ComfyUI's input folder."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, **inputs) -> str:
+        """Changes when a file in the folder does."""
+        path = folder_path(folder or "")
+        return folder_state(path) if path else ""
+
+    @classmethod
+    def execute(
+        cls,
+        clip=None,
+        vae=None,
+        folder="",
+        resolution=0,
+        default_caption="",
+        images=None,
+        captions="",
+        latents=None,
+        positive=None,
+    ) -> io.NodeOutput:
+        node_id = getattr(cls.hidden, "unique_id", None)  # a program that calls the node has no page to show it on
+        given, path, found, factor = passed_through(latents, positive), folder_path(folder), [], 1
+        if captions.strip() and images is None:
+            raise TrainingError(
+                "captions belong to the images input, where nothing is wired in; a folder's captions lie in it."
+            )
+        if path or images is not None:
+            _require(clip, vae)
+            rules, factor = image_rules(clip, vae, resolution, default_caption), vae.spacial_compression_encode()
+            report = reporter(node_id)
+            if path:
+                found.append(from_folder(path, clip, vae, rules, report))
+            if images is not None:
+                found.append(from_images(images, captions, clip, vae, rules, report))
+        elif given is None:
+            raise TrainingError("There is nothing to train on; give a folder, wire in images, or latents with positive.")
+        examples = [example for part in found for example in part.examples]
+        groups = grouped(examples)
+        if given:
+            groups = groups[0] + [given[0]], groups[1] + [given[1]]
+        skipped = [entry for part in found for entry in part.skipped]
+        text = in_words(examples, factor, skipped, len(given[1]) if given else 0)
+        if node_id:
+            PromptServer.instance.send_progress_text(text, node_id)
+        return io.NodeOutput(*groups, _negative(found, clip), text)
+
+
+NODES = [HyperSDTrainingData]

@@ -1,0 +1,270 @@
+"""Hyper-SD Train LoRA on the host's own small models: what it learns, returns, keeps, and leaves as it was."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hyper_sd.errors import HyperSDError
+
+NODE = "HyperSDTrainLora"
+OBJECTIVES = ["style finetune", "TSCD distillation", "style, then distil"]
+QUICK = {"steps": 4, "rank": 2, "learning_rate": 1e-3, "batch_size": 2, "stages": "4-1", "preview_every": 100}
+
+
+def sent(**inputs) -> dict:
+    """Returns inputs as the host gives them to this node, each in a list."""
+    return {name: value if name in ("latents", "positive", "negative") else [value] for name, value in inputs.items()}
+
+
+@pytest.fixture
+def unet(host, monkeypatch):
+    """A still smaller SD1.5-type model, of one level."""
+    one_level = {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1]}
+    for name, value in one_level.items():
+        monkeypatch.setitem(host.UNET, name, value)
+    return host.small_unet()
+
+
+@pytest.fixture
+def train(host, pack, tmp_path, monkeypatch):
+    """Runs the node in an output folder of its own; train(model, folder="..", **inputs) -> its outputs by name."""
+    import folder_paths
+    from hyper_sd.nodes.training import previews as training_previews
+
+    monkeypatch.setattr(training_previews, "STEPS", (1, 2))
+
+    def run(model, folder="a", **changes):
+        monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / folder))
+        captions = [entry for seed in (1, 2, 3) for entry in host.conditioning(seed)]
+        given = {
+            "latents": [host.latent(3, seed=1, size=8)], "positive": [captions], "negative": [host.conditioning(4)],
+            "objective": OBJECTIVES[0], "preset": "Small", "name": "my_style", **QUICK, **changes,
+        }  # fmt: skip
+        outputs = pack[NODE].execute(model=[model], **sent(**given)).args
+        return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples"), outputs, strict=True)))
+
+    return run
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+
+
+def is_as_before(model, before: dict[str, torch.Tensor]) -> bool:
+    """Whether the weights are those, to the bit, and nothing is left on the network."""
+    modules = list(model.model.diffusion_model.modules())
+    hooks = [m for m in modules if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)]
+    now = model.model.state_dict()
+    return not hooks and now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def changes(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns what a LoRA adds to every weight."""
+    names = [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]
+    found = {}
+    for name in names:
+        down, up = lora[f"{name}.lora_down.weight"].float(), lora[f"{name}.lora_up.weight"].float()
+        found[name] = float(lora[f"{name}.alpha"]) / len(down) * up.flatten(1) @ down.flatten(1)
+    return found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objective_trains_and_leaves_the_model_as_it_was(train, unet, objective):
+    before, flags = weights_of(unet), [p.requires_grad for p in unet.model.parameters()]
+    made = train(unet, objective=objective)
+    assert is_as_before(unet, before)
+    assert [p.requires_grad for p in unet.model.parameters()] == flags
+    assert made.steps == len(made.loss_map["loss"]) == 4
+    assert all(bool(change.isfinite().all()) for change in changes(made.lora).values())
+    assert sum(bool(change.any()) for change in changes(made.lora).values()) > 10
+    assert made.samples.ndim == 4
+    assert made.samples.shape[3] == 3
+    assert 0 <= made.samples.min() < made.samples.max() <= 1
+
+
+def test_loss_map_names_the_stages(train, unet):
+    made = train(unet, objective=OBJECTIVES[2], steps=10)
+    assert made.loss_map["stages"] == [
+        {"title": "style", "first_step": 0}, {"title": "4 segments", "first_step": 4}, {"title": "1 segment", "first_step": 7},
+    ]  # fmt: skip
+
+
+def test_gradient_checkpointing_changes_the_memory_and_not_the_lora(train, unet, tmp_path):
+    automatic, on = (train(unet, folder=name, gradient_checkpointing=name).lora for name in ("auto", "on"))
+    assert all(torch.equal(automatic[name], tensor) for name, tensor in on.items())
+    config = json.loads(next((tmp_path / "on").rglob("settings.json")).read_text(encoding="utf-8"))
+    assert "gradient_checkpointing" not in str(config["phases"])  # may differ between two parts of one run
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", "on"])
+def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_was(train, unet, checkpointing):
+    before, wishes = weights_of(unet), {"objective": OBJECTIVES[2], "gradient_checkpointing": checkpointing}
+    off, automatic, on = (train(unet, folder=name, adversarial=name, **wishes) for name in ("off", "auto", "on"))
+    assert equal(off.lora, automatic.lora)  # untried on this family
+    assert not equal(off.lora, on.lora)
+    assert max(on.loss_map["loss"]) < 1.5  # the distance alone; a discriminator's loss begins at 2
+    assert is_as_before(unet, before)
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial"])
+def test_value_on_no_list_is_refused_with_the_list(train, unet, name):
+    with pytest.raises(HyperSDError, match=f"{name} must be one of 'auto', 'on'.*got 'nonsense'"):
+        train(unet, **{name: "nonsense"})
+
+
+def test_metadata_says_what_was_trained(train, unet):
+    metadata = train(unet, objective=OBJECTIVES[2], seed=7).lora.metadata
+    expected = {
+        "hyper_sd_base": "sd15", "hyper_sd_objective": OBJECTIVES[2], "hyper_sd_steps": "4", "hyper_sd_rank": "2",
+        "hyper_sd_stages": "4-1", "hyper_sd_teacher_cfg": "5", "hyper_sd_start_from": "none", "hyper_sd_seed": "7",
+        "hyper_sd_images": "3", "ss_network_module": "networks.lora", "ss_network_dim": "2", "ss_network_alpha": "2",
+        "ss_base_model_version": "sd_v1",
+    }  # fmt: skip
+    assert {key: metadata[key] for key in expected} == expected
+    assert [phase["title"] for phase in json.loads(metadata["hyper_sd_settings"])] == ["style", "distillation"]
+    assert all(isinstance(value, str) for value in metadata.values())
+    other = train(unet, objective=OBJECTIVES[0]).lora.metadata
+    assert other["hyper_sd_model_hash"] == metadata["hyper_sd_model_hash"]
+    assert other["hyper_sd_stages"] == "none"
+
+
+def test_hosts_loader_matches_the_lora_whole_and_draws_as_the_models_output(train, host, unet, positive, caplog):
+    from comfy_extras.nodes_train import LoraModelLoader
+
+    made = train(unet)
+    with caplog.at_level(logging.WARNING):
+        loaded = LoraModelLoader.execute(unet, made.lora, 1.0).args[0]
+    assert not [r.message for r in caplog.records if "not loaded" in r.message]
+    assert len(loaded.patches) == len(changes(made.lora)) == len(made.model.patches)
+    theirs, own, plain = (host.ksampler(m, positive, positive, steps=2) for m in (loaded, made.model, unet))
+    assert torch.equal(theirs, own)
+    assert not torch.allclose(plain, own, atol=1e-4)
+
+
+def test_hosts_node_can_save_the_lora(train, unet, tmp_path):
+    from comfy_extras.nodes_train import SaveLoRA
+    from safetensors.torch import load_file
+
+    made = train(unet)
+    SaveLoRA.execute(made.lora, "loras/ComfyUI_trained_lora", made.steps)
+    (path,) = (tmp_path / "a" / "loras").glob("*.safetensors")
+    assert equal(load_file(path), dict(made.lora))
+
+
+def test_network_is_trained_where_it_is(train, unet, monkeypatch):
+    from hyper_sd.training import phases as training_run
+
+    seen, original = [], training_run.train
+
+    def watched(config, denoiser, *arguments, **named):
+        seen.append(denoiser.network)
+        return original(config, denoiser, *arguments, **named)
+
+    monkeypatch.setattr(training_run, "train", watched)
+    train(unet)
+    pointers = [p.data_ptr() for p in unet.model.diffusion_model.parameters()]
+    train(unet, seed=1)
+    assert all(network is unet.model.diffusion_model for network in seen)
+    assert len(seen) == 2
+    assert [p.data_ptr() for p in unet.model.diffusion_model.parameters()] == pointers
+
+
+def test_model_of_a_loader_node_is_trained_though_its_weights_are_inference_tensors(train, host, pack):
+    model, clip, vae = pack["HyperSDDemoModel"].execute().args
+    assert all(p.is_inference() for p in model.model.diffusion_model.parameters())
+    before = weights_of(model)
+    captions = [entry for text in ("red heart", "a dog") for entry in clip.encode_from_tokens_scheduled(clip.tokenize(text))]
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    made = train(
+        model, latents=[host.latent(2, seed=1)], positive=[captions], negative=[empty], vae=vae, steps=2,
+        objective=OBJECTIVES[1], start_from="Hyper-SD unified", stages="auto", rank=4, learning_rate=1e-8,
+    )  # fmt: skip
+    assert is_as_before(model, before)
+    assert made.lora.metadata["ss_network_dim"] == "16"  # what it started from
+    assert made.loss_map["stages"] == [{"title": "1 segment", "first_step": 0}]
+    own = pack["HyperSDDemoModel"].execute("unified, 1 to 8 steps").args[0]
+    one, other = (host.ksampler(m, captions[:1], empty, steps=1) for m in (made.model, own))
+    assert (one - other).abs().mean() < 0.1 * other.abs().mean()
+
+
+def test_patched_model_is_trained_with_its_patches_and_unpatches_to_the_original(train, unet):
+    import comfy.model_management
+    import comfy.sd
+    from hyper_sd.tests.nodes.lora_world import small_lora
+
+    before = weights_of(unet)
+    styled = comfy.sd.load_lora_for_models(unet, None, small_lora(unet), 1.0, 0.0)[0]
+    made, plain = train(styled), train(unet)
+    assert made.lora.metadata["hyper_sd_model_hash"] != plain.lora.metadata["hyper_sd_model_hash"]
+    assert not equal(changes(made.lora), changes(plain.lora))
+    assert max(map(len, made.model.patches.values())) == 2
+    comfy.model_management.unload_all_models()
+    assert is_as_before(unet, before)
+
+
+def test_groups_of_two_sizes_and_texts_of_two_lengths_are_trained_together(train, host, unet):
+    short, long = host.conditioning(1)[0], host.conditioning(2)[0]
+    long = [torch.cat([long[0]] * 2, 1), long[1]]
+    groups = [host.latent(2, seed=1, size=8), host.latent(1, seed=2, size=16), host.latent(1, seed=3, size=8)]
+    made = train(unet, latents=groups, positive=[[short, long], [long], [short]], objective=OBJECTIVES[1])
+    assert made.lora.metadata["hyper_sd_images"] == "4"
+    assert len(made.loss_map["loss"]) == 4
+
+
+def test_one_caption_serves_all_images(train, host, unet):
+    one = train(unet, positive=[host.conditioning(1)], folder="one")
+    three = train(unet, positive=[host.conditioning(1)] * 3, folder="three")
+    assert equal(one.lora, three.lora)
+
+
+def test_sdxl_model_learns_with_pooled_text_and_sizes_under_its_own_names(train, tmp_path, host, caplog):
+    import comfy.lora
+    from hyper_sd.nodes import one_step
+    from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
+    from hyper_sd.tests.nodes.test_one_step import conditioning, load_small
+
+    model = load_small(one_step, write(tmp_path / "small.safetensors", unet("diffusers", SMALL)))
+    before = weights_of(model)
+    made = train(model, positive=[conditioning()], negative=[conditioning()], objective=OBJECTIVES[2])
+    assert is_as_before(model, before)
+    assert any("input_blocks" in name for name in made.lora)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    with caplog.at_level(logging.WARNING):
+        assert len(comfy.lora.load_lora(made.lora, keys)) == len(changes(made.lora))
+    assert not [r.message for r in caplog.records if "not loaded" in r.message]
+    assert made.lora.metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+
+
+@pytest.mark.parametrize(("kind", "zsnr"), [("V_PREDICTION", False), ("V_PREDICTION", True)])
+def test_velocity_models_are_trained(train, host, kind, zsnr):
+    model = host.small_unet(kind)
+    model = host.with_sampling(model, "v_prediction", zsnr) if zsnr else model
+    made = train(model, objective=OBJECTIVES[1])
+    assert made.lora.metadata["hyper_sd_prediction"] == "v_prediction" + (", zero terminal SNR" if zsnr else "")
+
+
+def test_previews_come_as_often_as_asked_and_on_the_last_step(train, unet, tmp_path):
+    train(unet, preview_every=3)
+    (run,) = (tmp_path / "a" / "hyper_sd_training").iterdir()
+    assert sorted(p.name for p in run.glob("samples_*.png")) == ["samples_000003.png", "samples_000004.png"]
+
+
+class BrokenVae:
+    """A VAE that cannot decode."""
+
+    def decode(self, latents):
+        raise RuntimeError("VAE of another model")
+
+
+def test_preview_that_fails_does_not_end_the_training(train, unet, caplog):
+    with caplog.at_level(logging.WARNING):
+        made = train(unet, vae=BrokenVae(), preview_every=2)
+    assert "VAE of another model" in caplog.text
+    assert made.samples.shape == (1, 64, 64, 3)
+    assert equal(made.lora, train(unet, folder="b").lora)

@@ -1,0 +1,171 @@
+"""Prompts without images as training items: the teacher draws their latents, and the cache of encoded images keeps them."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ...errors import TrainingError
+from ..checkpoint import save_atomically
+from ..denoiser import Denoiser
+from .buckets import Size
+from .cache import FORMAT, Encoders, Progress, latents_path, prompt_path
+from .examples import Conditioning, rows
+from .teacher_latents import draw_latents, prompt_noise
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How the teacher draws.
+
+    Args:
+        fingerprint: of its weights; latents of another teacher are not used.
+        size: width and height in pixels; latent_shape: [channels, height, width].
+        steps: of the solver, a divisor of 1000; guidance_scale: 1 = off; seed: of the noise.
+    """
+
+    fingerprint: str
+    size: Size
+    latent_shape: tuple[int, int, int]
+    steps: int = 50
+    guidance_scale: float = 7.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """An image that is not there yet: the `repeat`-th of its prompt. The cache reads the same names in ImageItem."""
+
+    name: str
+    caption: str
+    repeat: int
+    bucket: Size
+    digest: str
+
+
+def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[PromptItem, ...]:
+    """Returns `per_prompt` items for every line of a text file that is not blank.
+
+    Raises: TrainingError when the file cannot be read as UTF-8 text, or has no prompt.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(
+            f"The prompts {path} cannot be read ({error}); give a UTF-8 text file, one prompt a line."
+        ) from error
+    if not lines:
+        raise TrainingError(f"{path} holds no prompt; write one a line.")
+    seen, items = Counter(), []
+    for prompt in lines:
+        for _ in range(per_prompt):
+            repeat = seen[prompt]
+            seen[prompt] += 1
+            drawn = (teacher.fingerprint, teacher.steps, float(teacher.guidance_scale), teacher.seed, prompt, repeat)
+            digest = hashlib.sha256("\0".join(map(str, drawn)).encode()).hexdigest()
+            items.append(PromptItem(f"{prompt[:40]!r} ({repeat + 1})", prompt, repeat, teacher.size, digest))
+    return tuple(items)
+
+
+def encode_prompts(
+    items: Sequence[PromptItem], encoders: Encoders, folder: Path, batch_size: int = 8, share: tuple[int, int] = (0, 1)
+) -> Iterator[Progress]:
+    """Encodes the prompts that the cache lacks, and the empty one, and yields before the first batch and after each.
+
+    Args: share: (rank, world), as for cache.encode. Raises: TrainingError for a folder that is full.
+    """
+    files = {prompt_path(folder, encoders.fingerprint, text): text for text in ("", *(item.caption for item in items))}
+    own = dict(islice(files.items(), share[0], None, share[1]))
+    missing = [path for path in own if not _is_whole(path)]
+    clock = _Clock(len(own), len(missing))
+    yield clock.progress(0)
+    for start in range(0, len(missing), batch_size):
+        paths = missing[start : start + batch_size]
+        with torch.no_grad():
+            _save(paths, encoders.prompts([own[path] for path in paths]))
+        yield clock.progress(start + len(paths))
+
+
+def draw_items(
+    items: Sequence[PromptItem],
+    teacher: Teacher,
+    denoiser: Denoiser,
+    fingerprint: str,
+    folder: Path,
+    batch_size: int = 8,
+    share: tuple[int, int] = (0, 1),
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[Progress]:
+    """Draws the latents that the cache lacks and yields after every solver step; the prompts are encoded already.
+
+    Args: fingerprint: of the encoders; share: (rank, world), as for cache.encode; context: as for draw_latents.
+    Raises: TrainingError for prompts that are not encoded, values that are not finite, and a folder that is full.
+    """
+    device = next(denoiser.network.parameters()).device
+    files = {latents_path(folder, fingerprint, item): item for item in items}
+    own = dict(islice(files.items(), share[0], None, share[1]))
+    missing = [path for path in own if not _is_whole(path)]
+    clock = _Clock(len(own), len(missing))
+    yield clock.progress(0)
+    for start in range(0, len(missing), batch_size):
+        paths = missing[start : start + batch_size]
+        batch = [own[path] for path in paths]
+        noise = [prompt_noise(teacher.seed, item.caption, item.repeat, teacher.latent_shape) for item in batch]
+        conditioning = _load([prompt_path(folder, fingerprint, item.caption) for item in batch], device)
+        empty = _load([prompt_path(folder, fingerprint, "")] * len(batch), device)
+        drawing = draw_latents(
+            denoiser, torch.cat(noise).to(device), conditioning, empty,
+            steps=teacher.steps, guidance_scale=teacher.guidance_scale, context=context,
+        )  # fmt: skip
+        for done, x in drawing:
+            if done == teacher.steps:
+                _check(x, batch)
+                _save(paths, {"latents": x})
+            yield clock.progress(start + len(paths) * done / teacher.steps)
+
+
+class _Clock:
+    """Turns what was done of the missing files into Progress."""
+
+    def __init__(self, total: int, missing: int):
+        self.total, self.missing, self.start = total, missing, time.monotonic()
+
+    def progress(self, done: float) -> Progress:
+        rest = (time.monotonic() - self.start) / done * (self.missing - done) if done else None
+        return Progress(self.total - self.missing + int(done), self.total, rest)
+
+
+def _check(latents: torch.Tensor, batch: Sequence[PromptItem]) -> None:
+    if not bool(latents.isfinite().all()):
+        raise TrainingError(
+            f"The teacher's latents of {batch[0].name} and those drawn with it are not finite; use dtype and precision bf16 or "
+            "fp32, or a lower teacher_guidance_scale."
+        )
+
+
+def _save(paths: Sequence[Path], tensors: Conditioning) -> None:
+    for number, path in enumerate(paths):
+        save_atomically(path, rows(tensors, slice(number, number + 1)), {"format": FORMAT})
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(load_file(path))
+    except (OSError, SafetensorError):
+        return False
+
+
+def _load(paths: Sequence[Path], device: torch.device) -> Conditioning:
+    try:
+        parts = [load_file(path) for path in paths]
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"The cache lacks an encoded prompt ({error}); encode again.") from error
+    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}

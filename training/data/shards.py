@@ -1,0 +1,124 @@
+"""Images in tar shards as webdataset writes them, read in place through their offsets; nothing is extracted."""
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from ...errors import TrainingError
+from .images import SUFFIXES, Candidate, ImageRules, ImageSet, OnProgress, Skipped, Source, examine
+
+CAPTIONS = (".txt", ".json")  # the first that is not blank
+MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def scan_shards(shards: Path | str, rules: ImageRules | None = None, progress: OnProgress | None = None) -> ImageSet:
+    """Returns the images of uncompressed tar shards, in the order of the shards and of their members.
+
+    Members of one stem are a sample: 0001.jpg with 0001.txt, or 0001.json holding "text" or "caption". Links are left alone and
+    names inside a shard are never used as paths. A shard that is damaged is skipped whole.
+
+    Args:
+        shards: a file, a folder of .tar files, a glob, or a pattern such as "data-{000..003}.tar" or "{train,extra}/*.tar".
+        rules: default ImageRules().
+        progress: called with (done, total) after every image; may raise to stop.
+    Raises: TrainingError when there are no shards, or nothing usable in them.
+    """
+    candidates, skipped = [], []
+    for path in shard_paths(shards):
+        try:
+            candidates += _samples(path, _members(path), skipped)
+        except (OSError, ValueError) as error:
+            skipped.append(Skipped(path.name, f"is not used: {error}"))
+    return examine(candidates, rules or ImageRules(), skipped, str(shards), progress)
+
+
+def shard_paths(shards: Path | str) -> list[Path]:
+    """Returns the files a pattern stands for; a name without a wildcard is kept even where there is no such file.
+
+    Raises: TrainingError for an address, and where nothing matches.
+    """
+    pattern = str(shards)
+    if re.match(r"\w{2,}:", pattern):  # "C:" is a drive
+        raise TrainingError(f"Shards are read from disk, got {pattern}; download them and give their path.")
+    paths: list[Path] = []
+    for name in [pattern] if Path(pattern).exists() else expand_braces(pattern):
+        if Path(name).is_dir():
+            paths += sorted(path for path in Path(name).iterdir() if path.suffix.lower() == ".tar" and path.name[0] != ".")
+        elif glob.has_magic(name) and not Path(name).exists():
+            paths += map(Path, sorted(glob.glob(name, recursive=True)))
+        else:
+            paths.append(Path(name))
+    if not paths:
+        raise TrainingError(f"{pattern} stands for no shard; give .tar files, uncompressed, a folder of them, or a pattern.")
+    return list(dict.fromkeys(paths))
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Returns what a shell makes of {000..003} and {a,b}, from left to right; braces of another kind are kept."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not found:
+        return [pattern]
+    first, last, words = found.groups()
+    parts = words.split(",") if first is None else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [name for part in parts for name in expand_braces(before + part + after)]
+
+
+def _members(path: Path) -> list[tarfile.TarInfo]:
+    """Returns all members. Raises: OSError, or ValueError saying why the shard cannot be used."""
+    damaged = "it is damaged or ends early; copy or download it again"
+    with path.open("rb") as file:
+        head, length = file.read(8), file.seek(0, os.SEEK_END)
+        for magic, kind in MAGIC.items():
+            if head.startswith(magic):
+                raise ValueError(f"it is compressed ({kind}), and only uncompressed tar can be read in place; decompress it")
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                members = archive.getmembers()
+                file.seek(archive.offset)
+                after = file.read(tarfile.BLOCKSIZE)
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise ValueError(damaged) from error
+    whole = all(0 <= member.size <= length - member.offset_data for member in members if member.isreg())
+    if not whole or after.strip(b"\0"):  # tarfile takes a damaged header in the middle for the end
+        raise ValueError(damaged)
+    return members
+
+
+def _samples(path: Path, members: list[tarfile.TarInfo], skipped: list[Skipped]) -> Iterator[Candidate]:
+    """Yields the images of one shard with their captions."""
+    files: dict[PurePosixPath, Source] = {}
+    for member in members:
+        name = PurePosixPath(member.name)
+        if member.isdir() or name.name.startswith(".") or name.suffix.lower() not in (*SUFFIXES, *CAPTIONS):
+            continue
+        if not member.isreg() or member.issparse():
+            skipped.append(Skipped(f"{path.name}/{name}", "is a link or another special member"))
+        elif name in files:
+            skipped.append(Skipped(f"{path.name}/{name}", "comes twice in this shard; the first is used"))
+        else:
+            files[name] = Source(path, member.offset_data, member.size)
+    texts = {(name.with_suffix(""), name.suffix.lower()): source for name, source in files.items()}
+    for name, source in files.items():
+        if name.suffix.lower() in SUFFIXES:
+            try:
+                yield Candidate(f"{path.name}/{name}", source, _caption(name.with_suffix(""), texts))
+            except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, text that is not JSON
+                skipped.append(Skipped(f"{path.name}/{name}", f"its caption cannot be read ({error})"))
+
+
+def _caption(stem: PurePosixPath, texts: Mapping[tuple[PurePosixPath, str], Source]) -> str:
+    for suffix in CAPTIONS:
+        source = texts.get((stem, suffix))
+        text = source.read_text() if source else ""
+        if suffix == ".json" and text:
+            table = json.loads(text)
+            text = (table.get("text") or table.get("caption") or "") if isinstance(table, dict) else ""
+        if isinstance(text, str) and text.strip():
+            return text
+    return ""

@@ -1,0 +1,77 @@
+"""Trajectory segmented consistency distillation: a pure function of (batch, draws), so that tests and several processes can
+repeat it."""
+
+import torch
+from torch import nn
+
+from ..config import Stage, TrainingConfig
+from ..data.examples import Batch
+from ..denoiser import Denoiser
+from ..lora_layers import BACKBONE, STUDENT, TARGET, TEACHER, LoraLayers
+from .discriminator import Features, Heads, discriminator_loss, generator_loss
+from .draws import Draws, distance
+
+
+class Tscd(nn.Module):
+    """Trajectory segmented consistency distillation.
+
+    loss = d(Psi(x_tn, student, t_end), Psi(x_tprev, target, t_end)) + adversarial loss; x_tprev is one DDIM step of the guided
+    teacher away from x_tn; gradients reach the student (and the discriminator's own weights) only. The teacher is the bare
+    network, or the network with the set "teacher" where there is one: a style learnt before is then what is distilled.
+
+    Source: Hyper-SD, arXiv 2404.13686, Eq. 11-12 and algorithm 1. The solver is not named there; DDIM is that of LCM and TCD.
+    Args: layers: with the sets "student" and "target", and "teacher" if wanted; heads: for stages with an adversarial weight.
+    """
+
+    def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers, heads: Heads | None = None):
+        super().__init__()
+        self.config, self.layers, self.heads = config, layers, heads
+        self.student = layers.sets[STUDENT]
+        self.backbone = layers.sets.get(BACKBONE)
+        object.__setattr__(self, "denoiser", denoiser)  # not a part of this module: its weights are not trained
+        self.features = Features(denoiser, layers, BACKBONE if self.backbone is not None else None) if heads else None
+
+    def forward(self, batch: Batch, draws: Draws, stage: Stage) -> dict[str, torch.Tensor]:
+        """Returns {"loss", "distance"} and, in adversarial stages, {"adversarial", "discriminator"}."""
+        x_n = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_n)
+        wanted = self.target_point(x_n, batch, draws)
+        with self.layers.using(STUDENT):
+            prediction = self.denoiser.predict(x_n, draws.t_n, batch.conditioning)
+        found = self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end)
+        apart = distance(found, wanted, self.config.distance, self.config.huber_c)
+        losses = {"loss": stage.distance_weight * apart, "distance": apart.detach()}
+        if stage.adversarial_weight and self.heads is not None:
+            generator, discriminator = self._adversarial(x_n, found, wanted, batch, draws)
+            losses["loss"] = losses["loss"] + stage.adversarial_weight * generator + discriminator
+            losses |= {"adversarial": generator.detach(), "discriminator": discriminator.detach()}
+        return losses
+
+    @torch.no_grad()
+    def target_point(self, x_n: torch.Tensor, batch: Batch, draws: Draws) -> torch.Tensor:
+        """Returns where the teacher's solver step and the target's jump lead from x_n: the student's goal at t_end."""
+        jump, predict = self.denoiser.diffusion.jump, self.denoiser.predict
+        unconditional = batch.unconditional if self.config.is_guided else {}
+        with self.layers.using(TEACHER if TEACHER in self.layers.sets else None):
+            taught = self.denoiser.guided(x_n, draws.t_n, batch.conditioning, unconditional, draws.guidance_scale)
+        x_prev = jump(x_n, taught, draws.t_n, draws.t_prev)
+        with self.layers.using(TARGET):
+            prediction = predict(x_prev, draws.t_prev, batch.conditioning)
+        return jump(x_prev, prediction, draws.t_prev, draws.t_end)
+
+    def _adversarial(self, x_n, found, wanted, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the student's and the discriminator's hinge losses; each reaches only its own weights."""
+        if self.config.adversarial_real == "data":
+            wanted = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
+        start = self.features(x_n, draws.t_n, batch.conditioning) if self.backbone is not None else None
+        with torch.no_grad():
+            start_fixed = self.features(x_n, draws.t_n, batch.conditioning) if start is None else [f.detach() for f in start]
+        fake = self.features(found, draws.t_end, batch.conditioning, frozen=True)
+        generator = generator_loss(self.heads.judge_frozen(fake, start_fixed))
+        if self.backbone is None:
+            with torch.no_grad():
+                real = self.features(wanted, draws.t_end, batch.conditioning)
+            fake, start = [f.detach() for f in fake], start_fixed
+        else:
+            real = self.features(wanted, draws.t_end, batch.conditioning)
+            fake = self.features(found.detach(), draws.t_end, batch.conditioning)
+        return generator, discriminator_loss(self.heads(real, start), self.heads(fake, start))
