@@ -9,7 +9,10 @@ from hyper_sd.tests.test_layout import FILES, ROOT
 
 ID = re.compile(r"(?<![\w-])hyper-(?:sd15|sdxl|sd3|flux1)[a-z0-9-]*-(?:lora|unet[a-z0-9-]*)(?![\w-])")
 FILE = re.compile(r"Hyper-(?:SD15|SDXL|SD3|FLUX)[\w.-]*\.safetensors")
-SPEAKS = {"nodes", "web", "webui_extension", "example_workflows", "subgraphs", "demo", "locales", "localizations", "README.md"}
+SPEAKS = {
+    "nodes", "web", "webui_extension", "example_workflows", "subgraphs", "demo", "locales", "localizations", "docs",
+    "README.md", "README.zh-CN.md",
+}  # fmt: skip
 TEXT = {".py", ".js", ".json", ".md"}
 
 
