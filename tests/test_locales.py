@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.tests.nodes.conftest import comfyui_path, host, pack  # noqa: F401 - fixtures
 from hyper_sd.webui_extension.model_rows import BUTTONS, STATES, UNET_HINT
 from hyper_sd.webui_extension.settings_table import TABLE
 
@@ -111,7 +110,7 @@ def leaves(tree: dict, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
             yield (*path, key), value
 
 
-def test_english_nodes_say_what_the_nodes_say(pack):  # noqa: F811
+def test_english_nodes_say_what_the_nodes_say(pack):
     assert read(LOCALES / "en" / "nodeDefs.json") == of_schemas(pack)
 
 

@@ -1,49 +1,15 @@
-"""A real ComfyUI inside the test process: its own classes, small seeded models, no stand-ins."""
+"""A real ComfyUI, in this process (small seeded models) or as a server with its page: no stand-ins."""
 
-import asyncio
-import importlib
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hyper_sd.tests.nodes.server_routes import ask
 
-HELP = "set COMFYUI_PATH to a ComfyUI folder, or run python install.py test"
-
-
-@pytest.fixture(scope="session")
-def comfyui_path() -> Path:
-    """The ComfyUI under test."""
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        pytest.skip(HELP)
-    assert (Path(path) / "main.py").is_file(), f"COMFYUI_PATH={path} holds no main.py; {HELP}"
-    return Path(path).resolve()
-
-
-@pytest.fixture(scope="session")
-def host(comfyui_path):
-    """host.py of this folder: the host's nodes, small models, and the pack loaded as the host loads it."""
-    sys.path.insert(0, str(comfyui_path))
-    import comfy.options  # noqa: F401 - the host's arguments stay at their defaults instead of reading pytest's
-    import utils.extra_config  # noqa: F401 - first, as in main.py: nodes.py puts comfy/utils.py before this package
-    from comfy.cli_args import args
-
-    args.cpu = True
-    module = importlib.import_module("hyper_sd.tests.nodes.host")
-    with torch.inference_mode():
-        module.load_pack()
-    yield module
-    sys.path.remove(str(comfyui_path))
-
-
-@pytest.fixture(scope="session")
-def pack(host):
-    """The pack's node classes by id."""
-    from hyper_sd.nodes.extension import HyperSDExtension
-
-    return {node.define_schema().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+LOADED = "window.app?.graph?._nodes?.length > 0"  # in ComfyUI's page: its first workflow is there
+TAB = ".hyper-sd-models-tab-button"  # and the pack's own scripts are loaded
+PATIENCE = 60_000  # milliseconds until a test gives up waiting for the page
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +20,47 @@ def world(comfyui_path, tmp_path_factory):
 
     with ModelWorld(comfyui_path, tmp_path_factory.mktemp("models")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(world):
+    """The running ComfyUI; a module that needs another one overrides this."""
+    return world.server
+
+
+@pytest.fixture(scope="module")
+def loaded(browser, server):
+    """ComfyUI's page, loaded once for a module because that takes seconds; see `page`."""
+    ask(server, "/api/settings/Comfy.TutorialCompleted", True)
+    opened = browser.new_page(viewport={"width": 1600, "height": 900})
+    opened.errors, opened.console_errors = [], []
+    opened.set_default_timeout(PATIENCE)
+    opened.on("pageerror", lambda error: opened.errors.append(f"{error}\n{error.stack}"))
+    opened.on("console", lambda message: opened.console_errors.append(message.text) if message.type == "error" else None)
+    opened.goto(server.address)
+    opened.wait_for_function(LOADED)
+    opened.locator(TAB).wait_for()
+    return opened
+
+
+@pytest.fixture
+def page(loaded):
+    """ComfyUI's page. Its `errors` are what its scripts threw; one of the pack's scripts in them fails the test."""
+    yield loaded
+    assert not [error for error in loaded.errors + loaded.console_errors if "/extensions/hyper-sd/" in error]
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory):
+    """Keeps a picture of the page: in pytest's folder, and in the one HYPER_SD_ARTIFACTS names."""
+    folders = [tmp_path_factory.mktemp("page"), *filter(None, [os.environ.get("HYPER_SD_ARTIFACTS")])]
+
+    def keep(page, name: str) -> None:
+        for folder in map(Path, folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=folder / f"{name}.png")
+
+    return keep
 
 
 @pytest.fixture(autouse=True)

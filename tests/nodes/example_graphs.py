@@ -1,5 +1,6 @@
 """The example workflows: what they ask for, what a twin may differ in, their preview pictures, and how the page opens them."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 DEMO = " (demo model)"
+NOTHING = {"unknown": [], "red": [], "covered": [], "sticksOut": [], "told": []}  # what LOOK returns where all is well
 WIDTH, CAPTION = 600, 36  # pixels of a preview, and of the line below it
 
 # Demo variants that take too long to run here, and where they are run instead.
@@ -190,3 +192,22 @@ def distance(first: Image.Image, second: Image.Image) -> float:
     """Returns how far two pictures are apart at a tenth of their size: mean absolute difference of 0..255."""
     small = [np.asarray(image.resize((WIDTH // 10,) * 2, Image.Resampling.BOX), dtype=float) for image in (first, second)]
     return float(np.abs(small[0] - small[1]).mean())
+
+
+def press_run(page, server, name: str, settings: dict) -> list[tuple[str, list[Image.Image]]]:
+    """Opens an example in ComfyUI's page, presses Run, and returns (title, pictures) of each node that shows some.
+
+    Args:
+        page: ComfyUI's page.
+        server: the running ComfyServer, which has the pictures.
+        name: the example.
+        settings: what to change before the run, {node type: {widget: value}}.
+    """
+    answer = page.evaluate(PRESS_RUN, [read(name), settings])
+    assert answer["text"] == "success"
+    shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
+    return [(entry["title"], [_picture(server, image) for image in entry["images"]]) for entry in shown]
+
+
+def _picture(server, entry: dict) -> Image.Image:
+    return Image.open(io.BytesIO(server.image(entry))).convert("RGB")

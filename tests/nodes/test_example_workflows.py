@@ -3,12 +3,9 @@
 HYPER_SD_WRITE=1 draws the preview pictures anew.
 """
 
-import io
 import json
 import shutil
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ import pytest
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.tests.nodes import example_graphs as examples
 from hyper_sd.tests.nodes.model_world import until
-from hyper_sd.tests.nodes.test_page import ARGUMENTS, BROWSERS, LOADED
+from hyper_sd.tests.nodes.server_routes import ask, fetch
 from hyper_sd.tests.test_layout import private_text
 from PIL import Image
 
@@ -24,7 +21,6 @@ ALL, DEMO, REAL = examples.names(), examples.names(demo=True), examples.names(de
 RUN = [name for name in DEMO if name not in examples.NOT_RUN]
 PREVIEWS = [name for name in REAL if name + examples.DEMO not in examples.NOT_RUN]
 TEMPLATES = "/api/workflow_templates"
-PATIENCE = 60.0  # seconds until a test gives up waiting
 LARGEST = 150_000  # bytes of a preview
 FAR = 4.0  # example_graphs.distance; the two previews that are most alike are 8.9 apart
 CAPTION = "Drawn with the demo model"  # below a real variant's preview
@@ -61,43 +57,6 @@ def server(comfyui_path, tmp_path_factory):
         yield running
 
 
-def _fetch(server, path: str, body=None) -> bytes:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(server.address + path, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
-            return answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code != 400:  # the answer to a workflow that is refused
-            raise
-        return error.read()
-
-
-def _post(server, path: str, body) -> dict:
-    return json.loads(_fetch(server, path, body) or b"{}")
-
-
-@pytest.fixture(scope="module")
-def page(server):
-    """ComfyUI's page; skips where there is no browser. Its `errors` are what its scripts threw."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    _post(server, "/api/settings/Comfy.TutorialCompleted", True)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1600, "height": 900})
-        opened.errors = []
-        opened.set_default_timeout(PATIENCE * 1000)
-        opened.on("pageerror", lambda error: opened.errors.append(f"{error}\n{error.stack}"))
-        opened.goto(server.address)
-        opened.wait_for_function(LOADED)
-        yield opened
-        browser.close()
-
-
-NOTHING = {"unknown": [], "red": [], "covered": [], "sticksOut": [], "told": []}
 _prompts, _drawn = {}, {}
 
 
@@ -114,21 +73,9 @@ def _prompt(page, name: str) -> dict:
     return _prompts.get(name) or _open(page, name)
 
 
-def _pictures(server, images: list[dict]) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(server.image(entry))).convert("RGB") for entry in images]
-
-
-def press_run(page, server, name: str, settings: dict) -> list[tuple[str, list[Image.Image]]]:
-    """Returns (title, pictures) of each node that shows some. Args: settings: {node type: {widget: value}}."""
-    answer = page.evaluate(examples.PRESS_RUN, [examples.read(name), settings])
-    assert answer["text"] == "success"
-    shown = sorted(answer["images"], key=lambda entry: (entry["at"][1] // 100, entry["at"][0]))
-    return [(entry["title"], _pictures(server, entry["images"])) for entry in shown]
-
-
 def _draw(page, server, name: str) -> list[tuple[str, list[Image.Image]]]:
     if name not in _drawn:
-        _drawn[name] = press_run(page, server, name, {})
+        _drawn[name] = examples.press_run(page, server, name, {})
     return _drawn[name]
 
 
@@ -141,7 +88,7 @@ def test_there_are_examples_and_each_has_its_demo_twin():
 @pytest.mark.parametrize("name", ALL)
 def test_workflow_opens_without_a_red_node_and_nothing_covers_another(page, name):
     assert _open(page, name)
-    assert page.evaluate(examples.LOOK) == NOTHING
+    assert page.evaluate(examples.LOOK) == examples.NOTHING
     assert page.errors == []
 
 
@@ -164,7 +111,7 @@ def test_demo_variant_draws_and_its_nodes_still_cover_nothing(page, server, name
     for _, images in drawn:
         for image in images:
             assert np.asarray(image).std() > 20
-    assert page.evaluate(examples.LOOK) == NOTHING
+    assert page.evaluate(examples.LOOK) == examples.NOTHING
     assert page.errors == []
 
 
@@ -176,20 +123,20 @@ def busy(page, server):
     server.queue(long)
     until(lambda: _running(server))
     yield server
-    _post(server, "/queue", {"clear": True})
-    until(lambda: not (_running(server) and [_post(server, "/interrupt", {})]))  # one that comes too early is forgotten
+    ask(server, "/queue", {"clear": True})
+    until(lambda: not (_running(server) and [ask(server, "/interrupt", {})]))  # one that comes too early is forgotten
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_variant_is_accepted_with_its_files_there_and_without_them_the_loaders_say_so(page, busy, name):
     prompt = _prompt(page, name)
     loaders = {key for key, node in prompt.items() if _files(node)}
-    assert _post(busy, "/prompt", {"prompt": prompt})["node_errors"] == {}
+    assert ask(busy, "/prompt", {"prompt": prompt})["node_errors"] == {}
     renamed = {
         key: {**node, "inputs": node["inputs"] | {n: f"no {v}" for n, v in _files(node).items()}}
         for key, node in prompt.items()
     }
-    refused = _post(busy, "/prompt", {"prompt": renamed})["node_errors"]
+    refused = ask(busy, "/prompt", {"prompt": renamed})["node_errors"]
     assert refused.keys() <= loaders
     assert refused
     assert _running(busy) == 1
@@ -234,8 +181,8 @@ def test_template_browser_lists_every_workflow_and_gets_its_files(server):
     assert sorted(listed["hyper-sd"]) == ALL
     for name in ALL:
         address = f"{TEMPLATES}/hyper-sd/{urllib.parse.quote(name)}"
-        assert json.loads(_fetch(server, f"{address}.json")) == examples.read(name)
-        assert _fetch(server, f"{address}.jpg").startswith(b"\xff\xd8")
+        assert json.loads(fetch(server, f"{address}.json")) == examples.read(name)
+        assert fetch(server, f"{address}.jpg").startswith(b"\xff\xd8")
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hyper_sd.tests.nodes import example_graphs as examples
-from hyper_sd.tests.nodes.test_example_workflows import NOTHING, REAL, page, press_run  # noqa: F401 (a fixture)
 from PIL import Image
 
 MODELS = os.environ.get("HYPER_SD_MODELS")
@@ -51,13 +50,13 @@ def server(comfyui_path, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize("name", REAL)
-def test_real_variant_draws(page, server, name):  # noqa: F811
+@pytest.mark.parametrize("name", examples.names(demo=False))
+def test_real_variant_draws(page, server, name):
     page.errors.clear()
-    drawn = press_run(page, server, name, BRIEF | (SMALL if "--cpu" in server.command else {}))
+    drawn = examples.press_run(page, server, name, BRIEF | (SMALL if "--cpu" in server.command else {}))
     assert drawn
     for title, images in drawn:
         for image in images:
             assert np.asarray(image).std() > 5, title
-    assert page.evaluate(examples.LOOK)["unknown"] == NOTHING["unknown"]
+    assert page.evaluate(examples.LOOK)["unknown"] == examples.NOTHING["unknown"]
     assert page.errors == []

@@ -1,67 +1,7 @@
 """ComfyUI's page in a real browser: the panel, the loaders' lists, the node."""
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
 from hyper_sd.tests.nodes.model_world import CANCEL, ROUTES, START, lora, until, weights
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-LOADED = "window.app?.graph?._nodes?.length > 0"
-TAB = ".hyper-sd-models-tab-button"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window; every test is skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def loaded(browser, world):
-    """(ComfyUI's page with its default workflow, the errors in its console); loading it takes seconds."""
-    world.ask("/api/settings/Comfy.TutorialCompleted", True)
-    opened, errors = browser.new_page(viewport={"width": 1280, "height": 900}), []
-    opened.set_default_timeout(60_000)
-    opened.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
-    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    opened.goto(world.server.address)
-    opened.wait_for_function(LOADED)
-    opened.locator(TAB).wait_for()
-    return opened, errors
-
-
-@pytest.fixture
-def page(loaded):
-    """The page; fails the test when one of the pack's scripts does."""
-    opened, errors = loaded
-    yield opened
-    assert not [error for error in errors if "/extensions/hyper-sd/" in error]
-
-
-@pytest.fixture(scope="module")
-def screenshot(tmp_path_factory):
-    """Keeps a picture of the page: in pytest's folder, and in the one HYPER_SD_ARTIFACTS names."""
-    folders = [tmp_path_factory.mktemp("page"), *filter(None, [os.environ.get("HYPER_SD_ARTIFACTS")])]
-
-    def keep(page, name: str) -> None:
-        for folder in map(Path, folders):
-            folder.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=folder / f"{name}.png")
-
-    return keep
 
 
 @pytest.fixture

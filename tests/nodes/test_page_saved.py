@@ -2,8 +2,6 @@
 
 import json
 
-from hyper_sd.tests.nodes.test_page import browser, loaded, page, screenshot  # noqa: F401 - fixtures
-
 SAVE = """name => {
   app.graph.clear();
   const loader = LiteGraph.createNode('LoraLoaderModelOnly');
@@ -14,7 +12,7 @@ SAVE = """name => {
 }"""
 
 
-def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, page, screenshot):  # noqa: F811
+def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, page, screenshot):
     missing = "my folder/Hyper-SDXL-4steps-lora.safetensors"
     saved = page.evaluate(SAVE, missing)
     other, ours = json.loads(saved)["nodes"][0]["properties"]["models"]
@@ -30,7 +28,7 @@ def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, p
     dialog.wait_for(state="hidden")
 
 
-def test_saved_one_step_loader_names_no_file_under_its_folder(page):  # noqa: F811
+def test_saved_one_step_loader_names_no_file_under_its_folder(page):
     value = "checkpoints/Hyper-SDXL-1step-Unet-Comfyui.fp16.safetensors"
     loader = "const n = LiteGraph.createNode('HyperSDOneStepLoader'); app.graph.add(n); n.widgets[0].value = value;"
     saved = page.evaluate(f"value => {{ app.graph.clear(); {loader} return app.graph.serialize().nodes[0] }}", value)

@@ -4,18 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
-
-HELP = "set A1111_PATH to the folder of an A1111 or Forge that starts, or run python install.py test --webui PATH"
+from hyper_sd.tests.conftest import host_folder
 
 
 @pytest.fixture(scope="session")
 def webui_path() -> Path:
     """The checkout under test."""
-    path = os.environ.get("A1111_PATH")
-    if not path:
-        pytest.skip(HELP)
-    assert (Path(path) / "launch.py").is_file(), f"A1111_PATH={path} holds no launch.py; {HELP}"
-    return Path(path).resolve()
+    remedy = "set A1111_PATH to the folder of an A1111 or Forge that starts, or run python install.py test --webui PATH"
+    return host_folder("A1111_PATH", "launch.py", remedy)
 
 
 @pytest.fixture(scope="session")

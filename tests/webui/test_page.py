@@ -1,31 +1,12 @@
 """The host's page in a real browser: the lists, the panel, an infotext pasted back, Reload UI."""
 
 import re
-import shutil
 
 import pytest
 import torch
-from hyper_sd.tests.webui.test_script import panel
+from hyper_sd.tests.webui.panel import panel
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PANEL = "#script_{tab}_hypersd_panel"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # Forge's page waits long for a script it asks another host for
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window; every test is skipped where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests drive a browser through playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)})")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hyper_sd.tests.webui.panel import panel
 
 FOUR, ONE = "Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora"
-NAMES = (
-    "enabled", "steps", "variant", "strength", "hires_strength", "recommended", "auto_eta", "eta", "segments",
-)  # fmt: skip
-DEFAULTS = dict(zip(NAMES, (False, 4, "auto", 0.0, 0.0, True, True, 0.3, 0), strict=True))
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
-
-
-def panel(**chosen) -> dict:
-    """Returns the request's part that switches the script on."""
-    values = {**DEFAULTS, "enabled": True, **chosen}
-    return {"alwayson_scripts": {"Hyper-SD": {"args": [values[name] for name in NAMES]}}}
 
 
 def hires(webui) -> dict:

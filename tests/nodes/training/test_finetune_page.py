@@ -3,12 +3,11 @@
 import io
 import json
 import os
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hyper_sd.tests.nodes.test_example_workflows import page  # noqa: F401 - a fixture
+from hyper_sd.tests.nodes.server_routes import ask
 from PIL import Image
 
 BLUEPRINT = "Hyper-SD LoRA finetune"
@@ -16,7 +15,6 @@ FILE = Path(__file__).resolve().parents[3] / "subgraphs" / f"{BLUEPRINT}.json"
 PROMOTED = ["folder", "objective", "steps", "rank", "name"]
 INSIDE = ["HyperSDLossPlot", "HyperSDSaveLora", "HyperSDTrainLora", "HyperSDTrainingData"]
 STEPS, STOP_AT = 30, 8
-PATIENCE = 180.0  # seconds until a test gives up waiting
 QUICK = 15_000  # milliseconds for one try of the node search
 
 
@@ -33,13 +31,6 @@ def server(comfyui_path, tmp_path_factory):
         yield running
 
 
-def _ask(server, path: str, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(server.address + path, data, {"Content-Type": "application/json"})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
-        return json.loads(answer.read() or b"{}")
-
-
 def test_blueprint_is_one_node_with_the_promoted_widgets_and_the_packs_own_nodes():
     graph = json.loads(FILE.read_text(encoding="utf-8"))
     (node,), (subgraph,) = graph["nodes"], graph["definitions"]["subgraphs"]
@@ -50,11 +41,11 @@ def test_blueprint_is_one_node_with_the_promoted_widgets_and_the_packs_own_nodes
 
 
 def test_host_serves_the_blueprint_under_its_name(server):
-    served = [entry["name"] for entry in _ask(server, "/api/global_subgraphs").values()]
+    served = [entry["name"] for entry in ask(server, "/api/global_subgraphs").values()]
     assert served.count(BLUEPRINT) == 1
 
 
-def _add_by_search(page) -> bool:  # noqa: F811
+def _add_by_search(page) -> bool:
     """Types the blueprint's name into the node search and presses Enter; False where the list did not offer it in time."""
     timeout = pytest.importorskip("playwright.sync_api").TimeoutError
     page.keyboard.press("Escape")
@@ -71,7 +62,7 @@ def _add_by_search(page) -> bool:  # noqa: F811
     return True
 
 
-def test_node_search_finds_the_blueprint_and_adds_it_whole(page):  # noqa: F811
+def test_node_search_finds_the_blueprint_and_adds_it_whole(page):
     page.evaluate("app.graph.clear()")
     # The page fetches the blueprints after it has loaded; a search that was opened before does not show them.
     assert any(_add_by_search(page) for _ in range(6))
@@ -129,18 +120,18 @@ SWAP = """(file) => {
 }"""
 
 
-def _drawn(server, page) -> np.ndarray:  # noqa: F811
+def _drawn(server, page) -> np.ndarray:
     (entry,) = page.evaluate("app.nodeOutputs[window.save.id].images")
     return np.asarray(Image.open(io.BytesIO(server.image(entry))).convert("RGB")).astype(int)
 
 
-def _keep(page, name: str) -> None:  # noqa: F811
+def _keep(page, name: str) -> None:
     if os.environ.get("HYPER_SD_ARTIFACTS"):
         page.evaluate("app.canvas.ds.reset()")
         page.screenshot(path=Path(os.environ["HYPER_SD_ARTIFACTS"]) / f"{name}.png")
 
 
-def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page):  # noqa: F811
+def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page):
     page.evaluate(WIRE, STEPS)
     stopped = page.evaluate(RUN, [STEPS, STOP_AT])
     assert stopped["how"] == "interrupted"

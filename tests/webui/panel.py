@@ -1,0 +1,12 @@
+"""The request's part that switches the script "Hyper-SD" on."""
+
+NAMES = (
+    "enabled", "steps", "variant", "strength", "hires_strength", "recommended", "auto_eta", "eta", "segments",
+)  # fmt: skip
+DEFAULTS = dict(zip(NAMES, (False, 4, "auto", 0.0, 0.0, True, True, 0.3, 0), strict=True))
+
+
+def panel(**chosen) -> dict:
+    """Returns the part of a request with the panel's checkbox on, and the values that differ from the panel's own."""
+    values = {**DEFAULTS, "enabled": True, **chosen}
+    return {"alwayson_scripts": {"Hyper-SD": {"args": [values[name] for name in NAMES]}}}
