@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..models.embedded import CHECKPOINT
 from .checkpoint import read_checkpoint
 from .console import say
 from .environment import inside, install, is_complete, make_venv, rerun
@@ -13,8 +14,6 @@ from .host import ensure_comfyui
 from .options import read_demo_options
 from .requirements import ROOT, requirements_for
 from .server import check_port
-
-DEMO_WEIGHTS = ROOT / "demo" / "model" / "hyper_sd_demo.safetensors"
 
 
 def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -> int:
@@ -39,13 +38,13 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
 def _check_demo(parsed: argparse.Namespace) -> None:
     """Refuses what cannot work before minutes are spent on it.
 
-    Raises: DemoError.
+    Raises: DemoError, UnsupportedModelError for a checkpoint that the demo cannot run.
     """
     if parsed.checkpoint:
         read_checkpoint(parsed.checkpoint)
-    elif not DEMO_WEIGHTS.is_file():
+    elif not CHECKPOINT.is_file():
         raise DemoError(
-            f"The demo model {DEMO_WEIGHTS} is missing; get the pack again, train it with `python install.py train-demo`, "
+            f"The demo model {CHECKPOINT} is missing; get the pack again, train it with `python install.py train-demo`, "
             "or give an SD1.5 or SDXL file with --checkpoint."
         )
     if parsed.port:

@@ -15,10 +15,6 @@ class InstallError(DemoError):
     """The environment could not be made: Python, disk space, network or a package."""
 
 
-class CheckpointError(DemoError):
-    """A file that cannot take the place of the demo model."""
-
-
 class ServerError(DemoError):
     """ComfyUI did not start, stopped by itself or does not answer."""
 

@@ -4,9 +4,10 @@ import copy
 import json
 from pathlib import Path
 
+from ..models.embedded import lora_title
+
 WORKFLOW = Path(__file__).resolve().parent / "workflow.json"
-DEMO_SIZE = 128
-NO_LORA, UNIFIED_LORA = "none", "unified, 1 to 8 steps"  # HyperSDDemoModel's names
+NO_LORA, UNIFIED_LORA = "none", lora_title(("unified", 1))  # HyperSDDemoModel's names
 
 
 def load_workflow() -> dict:

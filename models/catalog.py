@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CatalogError, DownloadError
+from .families import FAMILIES
 
 CATALOG = Path(__file__).with_name("catalog.json")
-FAMILIES = {"sd15": "SD1.5", "sdxl": "SDXL", "sd3": "SD3", "flux": "FLUX.1-dev"}
 FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
 GRIDS = ("tcd", "trailing", "default")
 

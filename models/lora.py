@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UnsupportedModelError
-from .catalog import FAMILIES
+from .families import FAMILIES, title_of
 from .header import read_header
 from .lora_family import family_of
 from .lora_keys import Match, host_keys, is_text_encoder, layer_path, match, naming, split_key
@@ -24,8 +24,6 @@ __all__ = [
     "check_family", "check_values", "effective_strength", "host_keys", "match", "plan", "read_lora", "scale_note",
 ]  # fmt: skip
 
-# The released SD3 and FLUX files carry no alpha. The model card's scale for them is that of the others' alpha 8 at rank 64.
-SCALE_WITHOUT_ALPHA = {"sd3": 0.125, "flux": 0.125}
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -71,7 +69,7 @@ class LoraInfo:
     @property
     def family_name(self) -> str:
         """The family as people call it."""
-        return FAMILIES.get(self.family, self.family) if self.family else "an unknown family"
+        return title_of(self.family) if self.family else "an unknown family"
 
     def __str__(self) -> str:
         text = f" ({self.text_encoder_modules} in text encoders)" if self.text_encoder_modules else ""
@@ -218,7 +216,7 @@ def check_family(info: LoraInfo, family: str) -> None:
     Raises: UnsupportedModelError naming both.
     """
     if info.family not in (None, family):
-        model = FAMILIES.get(family, family)
+        model = title_of(family)
         raise UnsupportedModelError(
             f"{info.path.name} is a LoRA for {info.family_name}, the model is {model}; choose a LoRA for {model}, "
             f"or load a model of the LoRA's family."
@@ -249,7 +247,7 @@ def effective_strength(info: LoraInfo, plan: LoraPlan) -> float:
 
     0.125 only stands in for a missing alpha: a file that carries its scale, as alpha or in its metadata, is not scaled twice.
     """
-    as_meant = plan.strength / SCALE_WITHOUT_ALPHA.get(plan.family, 1.0)
+    as_meant = plan.strength / FAMILIES[plan.family].scale_without_alpha
     if info.alpha is not None:
         return as_meant
     return plan.strength if info.described_scale is None else as_meant * info.described_scale
@@ -262,6 +260,6 @@ def scale_note(info: LoraInfo, plan: LoraPlan) -> str:
         return ""
     if info.described_scale is not None:
         return f"The file has no alpha, its metadata says lora_alpha / r = {info.described_scale:g}: strength {strength:g}."
-    if plan.family in SCALE_WITHOUT_ALPHA:
+    if FAMILIES[plan.family].scale_without_alpha != 1:
         return f"The file has no alpha, as released: strength {strength:g} stands for it."
     return "The file has no alpha, unlike the released one: if the picture is overdone, its scale was lost; try strength 0.125."

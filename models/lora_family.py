@@ -3,10 +3,7 @@
 import re
 from collections.abc import Mapping
 
-# Width of the text states that attn2's keys and values read: CLIP-L, OpenCLIP-H, both of SDXL's side by side, OpenCLIP-bigG.
-CONTEXT_WIDTHS = {768: "sd15", 1024: "SD2.x", 2048: "sdxl", 1280: "the SDXL refiner"}
-STREAM_WIDTHS = {1536: "sd3", 2432: "SD3.5 Large", 3072: "flux"}  # of the image tokens in a transformer
-FLUX_BLOCKS = {False: 19, True: 38}  # double and single; Qwen-Image and HunyuanVideo share FLUX's width, not its depth
+from .families import FAMILIES, STREAM_WIDTHS, TEXT_WIDTHS
 
 _UNET = re.compile(r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|add_embedding|label_emb)_")
 _CROSS_ATTENTION = re.compile(r"attn2_to_[kv]$")
@@ -21,10 +18,11 @@ Shape = tuple[int, int] | None
 
 
 def family_of(layers: Mapping[str, Shape]) -> str | None:
-    """Returns "sd15", "sdxl", "sd3" or "flux", another family's plain name, or None where it cannot be told.
+    """Returns a key of FAMILIES, another model's plain name, or None where it cannot be told.
 
-    Args: layers: path as lora_keys.layer_path gives it -> (input width, dimensions) of its `down` weight, None where the file
-        has none; without text encoders.
+    Args:
+        layers: path as lora_keys.layer_path gives it -> (input width, dimensions) of its `down` weight, None where the file has
+            none; without text encoders.
     """
     unet = {path: shape for path, shape in layers.items() if _UNET.match(path)}
     if unet:
@@ -38,7 +36,7 @@ def family_of(layers: Mapping[str, Shape]) -> str | None:
 def _unet_family(layers: Mapping[str, Shape]) -> str | None:
     width = next((shape[0] for path, shape in layers.items() if shape and _CROSS_ATTENTION.search(path)), None)
     if width is not None:
-        return CONTEXT_WIDTHS.get(width, f"a UNet of cross-attention width {width}")
+        return TEXT_WIDTHS.get(width, f"a UNet of cross-attention width {width}")
     if any(map(_SDXL_ONLY.search, layers)):
         return "sdxl"
     if any(map(_SD_ONLY.search, layers)):  # SD2.x projects into its attention by a linear layer, SD1.5 by a convolution
@@ -55,6 +53,7 @@ def _transformer_family(layers: Mapping[str, Shape]) -> str | None:
     if family == "sd3" and any("_attn2_" in path for path in layers):
         return "SD3.5 Medium"
     blocks = [(bool(found["single"]), int(found["index"])) for found in map(_TRANSFORMER.match, layers)]
-    if family == "flux" and any(index >= FLUX_BLOCKS[single] for single, index in blocks):
+    # Qwen-Image and HunyuanVideo share FLUX's width, not its depth.
+    if family == "flux" and any(index >= FAMILIES[family].blocks[single] for single, index in blocks):
         return "a transformer of FLUX's width, but deeper"
     return family

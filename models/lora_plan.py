@@ -6,14 +6,10 @@ from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..samplers.timesteps import hyper_sd_timesteps
-from .catalog import FAMILIES, Entry, load_catalog
+from .catalog import Entry, load_catalog
+from .embedded import EMBEDDED
+from .families import FAMILIES
 
-OFFERED = {
-    "sd15": ("unified", "n-step", "cfg", "merged"),
-    "sdxl": ("unified", "n-step", "cfg", "merged"),
-    "sd3": ("cfg",),
-    "flux": ("n-step",),
-}
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")
 # "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it.
 SOURCES = ("released recipe", "field practice", "measured here", "derived")
@@ -26,7 +22,6 @@ UNIFIED_ETA = {1: 1.0, 2: 1.0, 3: 0.9, 4: 0.8, 5: 0.6, 6: 0.5, 7: 0.4, 8: 0.3}
 
 # (model, variant, steps) -> what was measured: strength, eta, num_segments or cfg; and "reason", the evidence in a sentence.
 # The model is a family, or EMBEDDED, whose LoRAs are not the released ones: its numbers say nothing certain about those.
-EMBEDDED = "embedded"
 _LOWER = "Measured on this model: nearest to its own 25-step pictures; strength 1 is behind by two standard errors or more."
 MEASURED: dict[tuple[str, str, int], dict[str, Any]] = {
     (EMBEDDED, "unified", 1): {"strength": 0.75, "reason": _LOWER},
@@ -86,16 +81,17 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
     Args: family: a key of FAMILIES; steps: 1..16; variant: one of VARIANTS.
     Raises: ScheduleError for a step count, UnsupportedModelError for a family or variant that no file exists for.
     """
-    if family not in OFFERED:
-        raise UnsupportedModelError(f"There is no Hyper-SD LoRA for {family!r}; the families are {', '.join(OFFERED)}.")
-    if variant != "auto" and variant not in OFFERED[family]:
+    if family not in FAMILIES:
+        raise UnsupportedModelError(f"There is no Hyper-SD LoRA for {family!r}; the families are {', '.join(FAMILIES)}.")
+    title, variants = FAMILIES[family].title, FAMILIES[family].variants
+    if variant not in ("auto", *variants):
         raise UnsupportedModelError(
-            f"There is no {variant!r} Hyper-SD LoRA for {FAMILIES[family]}; choose auto or {' or '.join(OFFERED[family])}."
+            f"There is no {variant!r} Hyper-SD LoRA for {title}; choose auto or {' or '.join(variants)}."
         )
-    _require(f"A plan for {FAMILIES[family]}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
+    _require(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
     variant = _auto(family, steps) if variant == "auto" else variant
     rule = {"unified": _unified, "n-step": _n_step, "cfg": _cfg, "merged": _merged}[variant]
-    made = rule(family, steps) if len(OFFERED[family]) > 1 else _flow(family, variant, steps)
+    made = _flow(family, variant, steps) if FAMILIES[family].is_flow else rule(family, steps)
     return as_measured(made, family)
 
 
@@ -114,8 +110,8 @@ def _require(what: str, steps: int, low: int, high: int, remedy: str) -> None:
 
 
 def _auto(family: str, steps: int) -> str:
-    if len(OFFERED[family]) == 1:
-        return OFFERED[family][0]
+    if FAMILIES[family].is_flow:
+        return FAMILIES[family].variants[0]
     if steps > 8:
         return "cfg"
     return "n-step" if steps in {entry.steps for entry in _entries(family, "n-step")} else "unified"

@@ -12,13 +12,12 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from ..errors import UnsupportedModelError
-from .catalog import FAMILIES
+from .families import FAMILIES, NETWORK, TEXT_WIDTHS, model_of, title_of
 from .header import read_header
-from .lora_family import CONTEXT_WIDTHS
 from .sdxl_unet import SDXL, UnetShape
 
-PREFIX = "model.diffusion_model."  # of the UNet inside a full checkpoint in the original layout
-CLIP, VAE, AVERAGED = "conditioner.embedders.", "first_stage_model.", "model_ema."
+PREFIX = NETWORK  # of the UNet inside a full checkpoint in the original layout
+CLIP, VAE, AVERAGED = FAMILIES["sdxl"].text_encoders, "first_stage_model.", "model_ema."
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -104,7 +103,7 @@ def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
 def _require_unet(path: Path, header: Mapping, wanted: Mapping, prefix: str) -> None:
     """Refuses a file whose UNet is not exactly `wanted`."""
     shapes = {name: tuple(entry.get("shape", ())) for name, entry in header.items()}
-    kind, remedy = describe(shapes), _remedy(shapes)
+    kind, remedy = describe(header), _remedy(header)
     missing = [name for name in wanted if name not in shapes]
     if missing and "SDXL" not in kind.replace("SDXL refiner", ""):
         raise UnsupportedModelError(f"{path.name} is {kind}, not an SDXL UNet; {remedy}")
@@ -129,31 +128,24 @@ def _require_unet(path: Path, header: Mapping, wanted: Mapping, prefix: str) -> 
         )
 
 
-def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Returns what kind of file has tensors of these names and shapes, as words: "a LoRA", "an SD1.5 UNet".
+def describe(header: Mapping) -> str:
+    """Returns what kind of file a header belongs to, as words: "a LoRA", "an SD1.5 UNet".
 
-    Args: shapes: name in the file -> shape.
+    Args:
+        header: as read_header gives it, without metadata.
     """
-    if any(name.endswith(_LORA) for name in shapes):
+    if any(name.endswith(_LORA) for name in header):
         return "a LoRA"
-    for kind in ("a ControlNet", "a FLUX model", "an SD3 model"):
-        if any(part in name for name in shapes for part in _KINDS[kind]):
-            return kind
-    widths = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight") and len(shape) == 2]
-    if widths:
-        kind = "checkpoint" if any(name.startswith((CLIP, VAE, "cond_stage_model.")) for name in shapes) else "UNet"
-        family = CONTEXT_WIDTHS.get(widths[0])
-        if family is None:
-            return f"a {kind} of text width {widths[0]}"
-        return f"an {FAMILIES.get(family, family).removeprefix('the ')} {kind}"
-    for kind in ("a VAE", "a text encoder"):
-        if any(part in name for name in shapes for part in _KINDS[kind]):
-            return kind
-    return f"an unknown kind of file (with tensors such as {min(shapes)[:80]})"
+    kind = next((kind for kind, parts in _KINDS.items() if any(part in name for name in header for part in parts)), None)
+    model = None if kind == "a ControlNet" else model_of(header)
+    if model in TEXT_WIDTHS.values():
+        is_full = any(name.startswith((CLIP, VAE, "cond_stage_model.")) for name in header)
+        return f"an {title_of(model).removeprefix('the ')} {'checkpoint' if is_full else 'UNet'}"
+    return title_of(model) if model else kind or f"an unknown kind of file (with tensors such as {min(header)[:80]})"
 
 
-def _remedy(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    if any(name.endswith(_LORA) for name in shapes):
+def _remedy(header: Mapping) -> str:
+    if any(name.endswith(_LORA) for name in header):
         return "add it to a model with the Hyper-SD node."
     return "choose Hyper-SDXL-1step-Unet, or another whole SDXL UNet or checkpoint."
 

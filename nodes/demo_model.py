@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import comfy.controlnet
 import comfy.model_management
@@ -14,35 +15,29 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import UnsupportedModelError
+from ..models import embedded
 from .schema import CATEGORY, found_as, require_choice
 
-FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
-CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
-CONTROL = FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 BASE = "none"
-LORAS = {
-    "unified, 1 to 8 steps": "hyper_sd_demo_1step_lora",
-    "8 steps": "hyper_sd_demo_8steps_lora",
-    "4 steps": "hyper_sd_demo_4steps_lora",
-    "2 steps": "hyper_sd_demo_2steps_lora",
-}
-
-
 ATTACHMENT = "hyper_sd_demo_model"  # marks a MODEL as the embedded one, which has LoRAs of its own
 
 
-def lora_file(name: str) -> Path:
-    """Returns the file of one of LORAS. Raises: HyperSDError for another name."""
-    require_choice("the demo model's LoRA", name, LORAS)
-    return FOLDER / f"{LORAS[name]}.safetensors"
+def is_embedded(model: Any) -> bool:
+    """Whether a MODEL is the one that ships with the pack."""
+    return model.get_attachment(ATTACHMENT) is not None
+
+
+def read_config() -> dict:
+    """Returns the sizes of the networks: keys "unet", "vae", "text"."""
+    return json.loads(embedded.CONFIG.read_text(encoding="utf-8"))
 
 
 class DemoTextEncoder(comfy.sd1_clip.SDClipModel):
     """The host's CLIP text model with the demo's sizes and its 4096-token vocabulary."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
-        config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))["text"]
+        config = read_config()["text"]
         end = config["eos_token_id"]
         super().__init__(
             device=device,
@@ -63,9 +58,9 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(
-            tokenizer_path=str(FOLDER / "tokenizer"),
+            tokenizer_path=str(embedded.TOKENIZER),
             embedding_directory=embedding_directory,
-            embedding_size=json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))["text"]["hidden_size"],
+            embedding_size=read_config()["text"]["hidden_size"],
             tokenizer_data=tokenizer_data or {},
         )
 
@@ -123,7 +118,7 @@ class HyperSDDemoModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "hyper_sd_lora",
-                    options=[BASE, *LORAS],
+                    options=[BASE, *embedded.LORA_TITLES],
                     default=BASE,
                     optional=True,
                     tooltip="The demo model's own distilled LoRA. Unified: any of 1 to 8 steps with num_segments 1. The "
@@ -136,12 +131,13 @@ class HyperSDDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, hyper_sd_lora: str = BASE) -> io.NodeOutput:
-        require_choice("hyper_sd_lora", hyper_sd_lora, [BASE, *LORAS])
-        weights = _weights(CHECKPOINT)
-        config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+        require_choice("hyper_sd_lora", hyper_sd_lora, [BASE, *embedded.LORA_TITLES])
+        weights = _weights(embedded.CHECKPOINT)
+        config = read_config()
         model = _load_model(dict(weights), config)
         if hyper_sd_lora != BASE:
-            model, _ = comfy.sd.load_lora_for_models(model, None, _weights(lora_file(hyper_sd_lora)), 1.0, 0.0)
+            lora = _weights(embedded.lora_file(*embedded.LORA_TITLES[hyper_sd_lora]))
+            model, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         return io.NodeOutput(model, _load_clip(weights), _load_vae(weights, config))
 
 
@@ -162,7 +158,7 @@ class HyperSDDemoControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(comfy.controlnet.load_controlnet_state_dict(_weights(CONTROL)))
+        return io.NodeOutput(comfy.controlnet.load_controlnet_state_dict(_weights(embedded.CONTROLNET)))
 
 
 NODES = [HyperSDDemoModel, HyperSDDemoControlNet]

@@ -7,18 +7,17 @@ from typing import Any
 import comfy.samplers
 import torch
 from comfy_api.latest import io
-from server import PromptServer
 
-from ..errors import UnsupportedModelError
+from ..models import embedded
 from ..models.catalog import load_catalog
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
-from ..models.lora_plan import EMBEDDED, MAX_STEPS, as_measured
+from ..models.lora_plan import MAX_STEPS, as_measured
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
-from .lora_files import AUTO, DEMO, add_lora, family_of, lora_options, lora_path, read_file, released_path
-from .schema import CATEGORY, found_as, require_choice
+from .lora_files import AUTO, add_lora, family_of, lora_options, lora_path, read_file, released_path, variant_of
+from .schema import CATEGORY, found_as, node_id_of, require_choice, show_text
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
@@ -29,45 +28,37 @@ def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPla
 
     Raises: ScheduleError, UnsupportedModelError saying what there is.
     """
-    name = Path(lora_name).name
-    chosen = next((entry.kind for entry in load_catalog() if entry.name == name), variant)
-    if lora_name.startswith(DEMO):
-        chosen = "unified" if "unified" in lora_name else "n-step"
-    made = plan(family_of(model), steps, chosen if variant == "auto" else variant)
-    return as_measured(made, EMBEDDED) if model.get_attachment(demo_model.ATTACHMENT) else made
+    if variant == "auto":
+        variant = variant_of(lora_name) or variant
+    chosen = plan(family_of(model), steps, variant)
+    return as_measured(chosen, embedded.EMBEDDED) if demo_model.is_embedded(model) else chosen
 
 
-def planned_file(model: Any, made: LoraPlan) -> Path:
+def planned_file(model: Any, chosen: LoraPlan) -> Path:
     """Returns the plan's file: of the release, or for the embedded model its own.
 
     Raises: UnsupportedModelError when it is missing, or the embedded model has none of that kind.
     """
-    if model.get_attachment(demo_model.ATTACHMENT) is None:
-        return released_path(made.entry_id)
-    steps = load_catalog().get(made.entry_id).steps
-    name = "unified, 1 to 8 steps" if made.variant == "unified" else f"{steps} steps"
-    if made.variant not in {"unified", "n-step"}:
-        raise UnsupportedModelError(
-            "The demo model has a unified LoRA, and LoRAs for 2, 4 and 8 steps; choose auto, unified or n-step, 1 to 8 steps."
-        )
-    return demo_model.lora_file(name)
+    if not demo_model.is_embedded(model):
+        return released_path(chosen.entry_id)
+    return embedded.lora_file(chosen.variant, load_catalog().get(chosen.entry_id).steps)
 
 
-def sigmas_of(model: Any, made: LoraPlan, denoise: float) -> torch.Tensor:
+def sigmas_of(model: Any, chosen: LoraPlan, denoise: float) -> torch.Tensor:
     """Returns the plan's noise levels [steps + 1], from the MODEL's own, patches included."""
     model_sampling = model.get_model_object("model_sampling")
-    if made.grid != "default":
+    if chosen.grid != "default":
         schedule = NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu())
-        return hyper_sd_sigmas(schedule, made.steps, made.num_segments, denoise)
-    whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(made.steps / denoise))
-    return whole[-(made.steps + 1) :]
+        return hyper_sd_sigmas(schedule, chosen.steps, chosen.num_segments, denoise)
+    whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(chosen.steps / denoise))
+    return whole[-(chosen.steps + 1) :]
 
 
-def sampler_of(made: LoraPlan) -> Any:
+def sampler_of(chosen: LoraPlan) -> Any:
     """Returns the plan's SAMPLER."""
-    if made.sampler != "hyper_sd_tcd":
-        return comfy.samplers.sampler_object(made.sampler)
-    options = {"eta": made.eta, "num_segments": made.num_segments}
+    if chosen.sampler != "hyper_sd_tcd":
+        return comfy.samplers.sampler_object(chosen.sampler)
+    options = {"eta": chosen.eta, "num_segments": chosen.num_segments}
     return comfy.samplers.KSAMPLER(sample_tcd, extra_options=options)
 
 
@@ -145,14 +136,12 @@ class HyperSDLoraLoader(io.ComfyNode):
     def execute(cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0) -> io.NodeOutput:
         require_choice("variant", variant, LABELS.values())
         key = next(key for key, label in LABELS.items() if label == variant)
-        made = choose_plan(model, steps, key, lora_name)
-        patched, text = model, str(made)
-        if made.variant != "merged":
-            patched, text = _with_lora(model, made, strength, lora_name)
-        node_id = getattr(cls.hidden, "unique_id", None)  # a program that calls the node has no page to show it on
-        if node_id:
-            PromptServer.instance.send_progress_text(text, node_id)
-        return io.NodeOutput(patched, sampler_of(made), sigmas_of(model, made, denoise), made.cfg, text)
+        chosen = choose_plan(model, steps, key, lora_name)
+        patched, text = model, str(chosen)
+        if chosen.variant != "merged":
+            patched, text = _with_lora(model, chosen, strength, lora_name)
+        show_text(text, node_id_of(cls))
+        return io.NodeOutput(patched, sampler_of(chosen), sigmas_of(model, chosen, denoise), chosen.cfg, text)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=AUTO, **inputs) -> str:
@@ -163,13 +152,13 @@ class HyperSDLoraLoader(io.ComfyNode):
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
 
 
-def _with_lora(model: Any, made: LoraPlan, strength: float, lora_name: str) -> tuple[Any, str]:
-    path = planned_file(model, made) if lora_name == AUTO else lora_path(lora_name)
+def _with_lora(model: Any, chosen: LoraPlan, strength: float, lora_name: str) -> tuple[Any, str]:
+    path = planned_file(model, chosen) if lora_name == AUTO else lora_path(lora_name)
     info, tensors = read_file(path, model)
-    used = strength or effective_strength(info, made)
-    patched, found = add_lora(model, path, tensors, used)
-    note = "" if strength else scale_note(info, made)
-    text = f"{replace(made, file=path.name, strength=used)} {found}. {note}"
+    used = strength or effective_strength(info, chosen)
+    patched, match = add_lora(model, path, tensors, used)
+    note = "" if strength else scale_note(info, chosen)
+    text = f"{replace(chosen, file=path.name, strength=used)} {match}. {note}"
     return patched, text.strip()
 
 

@@ -11,31 +11,43 @@ import comfy.utils
 import folder_paths
 
 from ..errors import UnsupportedModelError
-from ..models.files import State
+from ..models import embedded
+from ..models.catalog import load_catalog
+from ..models.families import FAMILIES
 from ..models.lora import LoraInfo, Match, check_family, check_values, host_keys, match, read_lora
-from . import demo_model
+from ..models.progress import State
 from .model_downloads import DOWNLOADS
+from .schema import require_choice
 
 AUTO = "auto"
 DEMO = "demo model: "  # before the names of the embedded model's own LoRAs
-FAMILIES = {
-    "sdxl": comfy.supported_models.SDXL,
-    "sd15": comfy.supported_models.SD15,
-    "sd3": comfy.supported_models.SD3,
-    "flux": comfy.supported_models.Flux,
-}
-TEXT_WIDTH = {"sdxl": 2048, "sd15": 768}  # of the families whose relatives the host counts among them
 
 
 def lora_options() -> list[str]:
     """Returns the names of every LoRA: the host's files, then the embedded model's."""
-    return [*folder_paths.get_filename_list("loras"), *(DEMO + name for name in demo_model.LORAS)]
+    return [*folder_paths.get_filename_list("loras"), *(DEMO + title for title in embedded.LORA_TITLES)]
+
+
+def key_of(option: str) -> tuple[str, int] | None:
+    """Returns a Hyper-SD LoRA's variant and the steps in its name, None for another of lora_options."""
+    if option.startswith(DEMO):
+        return embedded.LORA_TITLES.get(option.removeprefix(DEMO))
+    name = Path(option).name
+    released = (entry for entry in load_catalog() if entry.folder == "loras" and entry.name == name)
+    return next(((entry.kind, entry.steps) for entry in released), None)
+
+
+def variant_of(option: str) -> str | None:
+    """Returns a Hyper-SD LoRA's variant, None for another of lora_options."""
+    key = key_of(option)
+    return key[0] if key else None
 
 
 def family_of(model: Any) -> str:
     """Returns a MODEL's family: a key of FAMILIES, or the host's name for another."""
     config = model.model.model_config
-    return next((family for family, kind in FAMILIES.items() if isinstance(config, kind)), type(config).__name__)
+    known = {key: getattr(comfy.supported_models, family.comfyui_class) for key, family in FAMILIES.items()}
+    return next((key for key, kind in known.items() if isinstance(config, kind)), type(config).__name__)
 
 
 def lora_path(name: str) -> Path:
@@ -44,7 +56,9 @@ def lora_path(name: str) -> Path:
     Raises: UnsupportedModelError when it is gone.
     """
     if name.startswith(DEMO):
-        return demo_model.lora_file(name.removeprefix(DEMO))
+        title = name.removeprefix(DEMO)
+        require_choice("the demo model's LoRA", title, embedded.LORA_TITLES)
+        return embedded.lora_file(*embedded.LORA_TITLES[title])
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise UnsupportedModelError(f"The LoRA {name} is no longer in the loras folder; refresh the page (R) and choose again.")
@@ -57,13 +71,13 @@ def released_path(entry_id: str) -> Path:
     Raises: UnsupportedModelError when it is not there, or not whole, naming it and the way to get it.
     """
     row = DOWNLOADS.row(entry_id)
-    if row["state"] != State.READY:
-        state = "is not there yet" if row["state"] != State.CORRUPT else f"is damaged ({row['problem']})"
+    if row.state is not State.READY:
+        state = f"is damaged ({row.problem})" if row.state is State.CORRUPT else "is not there yet"
         raise UnsupportedModelError(
-            f"{row['models']['name']} {state}. Open the sidebar tab Hyper-SD models and press its button, or run "
+            f"{row.entry.name} {state}. Open the sidebar tab Hyper-SD models and press its button, or run "
             f"`python install.py download {entry_id}`; then queue again."
         )
-    return lora_path(row["file"])
+    return lora_path(row.file)
 
 
 @functools.lru_cache(maxsize=1)  # as the host's own loader does: another strength reads nothing again
@@ -82,8 +96,9 @@ def read_file(path: Path, model: Any) -> tuple[LoraInfo, dict[str, Any]]:
     """
     info, tensors = _read(path, path.stat().st_mtime_ns)
     family = family_of(model)
-    usual = model.model.model_config.unet_config.get("context_dim") == TEXT_WIDTH.get(family)
-    if usual or info.family in FAMILIES:  # otherwise both may be small relatives of a family: the sizes decide
+    usual = FAMILIES[family].text_width if family in FAMILIES else None
+    is_usual = model.model.model_config.unet_config.get("context_dim") == usual
+    if is_usual or info.family in FAMILIES:  # otherwise both may be small relatives of a family: the sizes decide
         check_family(info, family)
     return info, tensors
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hyper_sd.tests.models import synthetic_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,6 +96,15 @@ def test_bad_checkpoint_fails_before_anything_is_installed(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_refiner_is_refused_by_its_name_before_anything_is_installed(tmp_path):
+    refiner = synthetic_checkpoints.full(synthetic_checkpoints.refiner(), "SDXL")
+    path = synthetic_checkpoints.write_checkpoint(tmp_path / "refiner.safetensors", refiner)
+    result = run("demo", "--checkpoint", str(path))
+    assert result.returncode == 1
+    assert "refiner.safetensors is the SDXL refiner" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_folder_without_comfyui_fails_with_a_message(tmp_path, checkpoint):
     result = run("demo", "--checkpoint", str(checkpoint), "--comfyui", str(tmp_path))
     assert result.returncode == 1
@@ -114,12 +124,8 @@ def test_taken_port_fails_with_a_message(checkpoint):
 @pytest.fixture
 def checkpoint(tmp_path):
     """A checkpoint that passes the check of its header."""
-    import torch
-    from safetensors.torch import save_file
-
-    keys = ("model.diffusion_model.a", "cond_stage_model.transformer.b")
-    save_file({key: torch.zeros(1) for key in keys}, tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+    tensors = synthetic_checkpoints.full(synthetic_checkpoints.sd15(), "SD1.5")
+    return synthetic_checkpoints.write_checkpoint(tmp_path / "model.safetensors", tensors)
 
 
 def test_file_is_readable_for_python_3_7():

@@ -8,6 +8,8 @@ from typing import Any
 
 from modules import shared
 
+from ..models.families import FAMILIES
+
 AUTOMATIC = "Automatic"
 
 
@@ -34,12 +36,12 @@ def schedule_types() -> Any:
 
 def family(sd_model: Any) -> str | None:
     """Returns a key of FAMILIES, None for another model or none."""
-    known = {"is_sdxl": "sdxl", "is_sd3": "sd3", "is_sd1": "sd15"}
     if getattr(sd_model, "is_ssd", False):  # A marks SSD-1B as SDXL too; the LoRAs do not fit it
         return None
     if type(sd_model).__name__ == "Flux":  # F alone has it, and gives it no flag
         return "flux"
-    return next((name for flag, name in known.items() if getattr(sd_model, flag, False)), None)
+    flags = {key: family.webui_flag for key, family in FAMILIES.items() if family.webui_flag}
+    return next((key for key, flag in flags.items() if getattr(sd_model, flag, False)), None)
 
 
 def loaded_model() -> Any:
@@ -53,6 +55,11 @@ def checkpoint_file(sd_model: Any) -> Path | None:
     """Returns the loaded checkpoint's file."""
     name = getattr(getattr(sd_model, "sd_checkpoint_info", None), "filename", None)
     return Path(name) if name else None
+
+
+def has_own_text_encoders() -> bool:
+    """Whether the person has chosen text encoders beside the checkpoint, which F alone offers."""
+    return bool(getattr(shared.opts, "forge_additional_modules", None))
 
 
 def set_guidance(p: Any, cfg: float, distilled: float | None) -> None:

@@ -92,11 +92,9 @@ def problem_of(path: str | Path | None, own_text_encoders: bool = False) -> str:
 
 
 def _loaded_problem(sd_model: Any) -> str:
-    from modules import shared
-
     from . import host
 
-    return problem_of(host.checkpoint_file(sd_model), bool(getattr(shared.opts, "forge_additional_modules", None)))
+    return problem_of(host.checkpoint_file(sd_model), host.has_own_text_encoders())
 
 
 def refuse_unet_only(p: Any) -> None:

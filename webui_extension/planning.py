@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
-from ..models.catalog import FAMILIES, Entry, load_catalog
+from ..models.catalog import Entry, load_catalog
+from ..models.families import FAMILIES
 from ..models.lora_plan import LoraPlan, plan
 from . import host, one_step
 from .chosen_model import Model
@@ -33,9 +34,9 @@ def choose(settings: Settings, model: Model, steps: int, written: Entry | None =
     Raises: ScheduleError, UnsupportedModelError saying what there is.
     """
     if model.family is None:
+        titles = ", ".join(family.title for family in FAMILIES.values())
         raise UnsupportedModelError(
-            f"There is no Hyper-SD LoRA for this checkpoint; choose one of {', '.join(FAMILIES.values())}, "
-            "or switch the Hyper-SD panel off."
+            f"There is no Hyper-SD LoRA for {model.name}; choose one of {titles}, or switch the Hyper-SD panel off."
         )
     variant = variant_key(settings.variant)
     if variant == "one-step" or (variant == "auto" and not written and one_step.start_timestep(model.path)):
@@ -50,7 +51,7 @@ def choose(settings: Settings, model: Model, steps: int, written: Entry | None =
 
 def _one_step(model: Model, steps: int) -> LoraPlan:
     if model.family != "sdxl":
-        raise UnsupportedModelError(f"The one-step checkpoint is an SDXL model, the loaded one is {FAMILIES[model.family]}.")
+        raise UnsupportedModelError(f"The one-step checkpoint is an SDXL model, the loaded one is {model.name}.")
     if steps != 1:
         raise ScheduleError(f"The one-step checkpoint takes 1 step, got {steps}; use another checkpoint for more.")
     start = one_step.start_timestep(model.path) or one_step.START

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.demo import base_directory
-from hyper_sd.demo.commands import DEMO_WEIGHTS
 from hyper_sd.demo.errors import ServerError, WorkflowError
 from hyper_sd.demo.run import require_nodes
 from hyper_sd.demo.server import ComfyServer
-from hyper_sd.demo.workflow import DEMO_SIZE, fill_workflow, load_workflow, node_id
+from hyper_sd.demo.workflow import fill_workflow, load_workflow, node_id
+from hyper_sd.models.embedded import CHECKPOINT, SIZE
 from PIL import Image
 
 COMFYUI = os.environ.get("COMFYUI_PATH")
-SETTINGS = {"prompt": "red apple", "negative": "", "seed": 1, "cfg": 4.0, "eta": 0.3, "size": DEMO_SIZE, "checkpoint": None}
+SETTINGS = {"prompt": "red apple", "negative": "", "seed": 1, "cfg": 4.0, "eta": 0.3, "size": SIZE, "checkpoint": None}
 
 pytestmark = pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set: run python install.py test")
 
@@ -29,7 +29,7 @@ def real_comfyui(tmp_path_factory):
 
 @pytest.fixture
 def weights():
-    if not DEMO_WEIGHTS.is_file():
+    if not CHECKPOINT.is_file():
         pytest.skip("demo/model holds no weights")
 
 
@@ -52,7 +52,7 @@ def test_workflow_gives_an_image_and_reports_every_step(real_comfyui):
     content = real_comfyui.image(outputs[node_id(workflow, "Save")]["images"][0])
     image = Image.open(io.BytesIO(content)).convert("L")
     sampling = node_id(workflow, "Sampling")
-    assert image.size == (DEMO_SIZE, DEMO_SIZE)
+    assert image.size == (SIZE, SIZE)
     assert image.getextrema()[0] < image.getextrema()[1]
     assert [(done, total) for done, total, node in seen if node == sampling and done] == [(1, 3), (2, 3), (3, 3)]
 

@@ -6,7 +6,8 @@ import re
 import pytest
 from hyper_sd.disk import format_bytes
 from hyper_sd.errors import CatalogError
-from hyper_sd.models.catalog import CATALOG, FAMILIES, load_catalog, read_entry, write_entry
+from hyper_sd.models.catalog import CATALOG, load_catalog, read_entry, write_entry
+from hyper_sd.models.families import FAMILIES
 
 NAMES = {"sd15": "Hyper-SD15-", "sdxl": "Hyper-SDXL-", "sd3": "Hyper-SD3-", "flux": "Hyper-FLUX.1-dev-"}
 OWN = {"id": "mine", "family": "sdxl", "kind": "n-step", "steps": 4, "repo": "me/models", "file": "mine.safetensors"}
@@ -57,7 +58,7 @@ def test_name_agrees_with_family_steps_and_kind(catalog):
         assert int(re.search(r"-(\d+)steps?-", entry.name).group(1)) == entry.steps
         assert ("-CFG-" in entry.name) == (entry.kind == "cfg")
         assert entry.name.endswith("lora.safetensors") == (entry.folder == "loras")
-        assert FAMILIES[entry.family].split(".")[0] in entry.title
+        assert FAMILIES[entry.family].title.split(".")[0] in entry.title
         assert entry.kind == "unified" or entry.id.startswith(entry.name.split("-lora")[0].lower().replace(".", "")[:12])
 
 

@@ -7,8 +7,9 @@ import pytest
 from hyper_sd.errors import ScheduleError, UnsupportedModelError
 from hyper_sd.models import lora_plan
 from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.families import FAMILIES
 from hyper_sd.models.lora import plan
-from hyper_sd.models.lora_plan import OFFERED, SOURCES, VARIANTS
+from hyper_sd.models.lora_plan import SOURCES, VARIANTS
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
 
 LORAS = [entry for entry in load_catalog() if entry.folder == "loras"]
@@ -16,13 +17,12 @@ ALLOWED = {"unified": range(1, 9), "n-step": range(2, 17), "cfg": range(3, 17), 
 
 
 def _possible(family, steps, variant):
-    if variant == "auto" or (variant in OFFERED[family] and len(OFFERED[family]) == 1):
-        return True
-    return variant in OFFERED[family] and steps in ALLOWED[variant]
+    offered = FAMILIES[family].variants
+    return variant == "auto" or (variant in offered and (len(offered) == 1 or steps in ALLOWED[variant]))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("family", OFFERED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_step_count_has_a_plan_or_a_reason_why_not(family, variant):
     for steps in range(1, 17):
         if not _possible(family, steps, variant):
@@ -31,7 +31,7 @@ def test_every_step_count_has_a_plan_or_a_reason_why_not(family, variant):
             continue
         made = plan(family, steps, variant)
         assert (made.family, made.steps) == (family, steps)
-        assert made.variant in OFFERED[family]
+        assert made.variant in FAMILIES[family].variants
         assert 1 <= made.num_segments <= steps
         assert 0 <= made.eta <= 1
         assert 1 <= made.cfg <= 8
@@ -43,7 +43,7 @@ def test_every_step_count_has_a_plan_or_a_reason_why_not(family, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("family", OFFERED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_grid_falls_strictly_from_its_start(family, variant):
     for made in (plan(family, steps, variant) for steps in range(1, 17) if _possible(family, steps, variant)):
         grid = made.timesteps()
@@ -136,7 +136,7 @@ def test_merged_checkpoint_gets_no_lora(family):
 
 @pytest.mark.parametrize("steps", [0, -1, 17, 100, 2.5, 4.0, float("nan"), True, "4", None])
 def test_steps_outside_1_to_16_are_refused(steps):
-    for family in OFFERED:
+    for family in FAMILIES:
         with pytest.raises(ScheduleError, match="1 to 16 steps, got"):
             plan(family, steps)
 

@@ -10,8 +10,8 @@ from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import unet_file as checkpoint
 from hyper_sd.models.sdxl_unet import SDXL, UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE, inspect_unet, stream_tensors
-from hyper_sd.tests.models import synthetic_loras
-from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
+from hyper_sd.tests.models import synthetic_checkpoints, synthetic_loras
+from hyper_sd.tests.models.synthetic_unets import SMALL, diffusers_unet, unet, write
 from hyper_sd.tests.models.synthetic_unets import checkpoint as full_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -21,26 +21,6 @@ RELEASED_BYTES = {"diffusers": 10.3e9, "checkpoint": 6.94e9}
 
 def small(path, layout="diffusers", dtype=torch.float32, prefix="", extra=()):
     return write(path / "unet.safetensors", [*unet(layout, SMALL, prefix), *extra], dtype)
-
-
-def diffusers_unet(shape: UnetShape):
-    """diffusers' own class with these sizes, on the meta device."""
-    models = pytest.importorskip("diffusers")
-    down = [f"{'CrossAttn' if depth else ''}DownBlock2D" for depth in shape.depths]
-    up = [f"{'CrossAttn' if depth else ''}UpBlock2D" for depth in reversed(shape.depths)]
-    with torch.device("meta"):
-        return models.UNet2DConditionModel(
-            block_out_channels=[shape.channels * multiplier for multiplier in shape.multipliers],
-            down_block_types=down,
-            up_block_types=up,
-            transformer_layers_per_block=[max(depth, 1) for depth in shape.depths],
-            cross_attention_dim=shape.context,
-            attention_head_dim=[max(shape.channels * multiplier // 64, 1) for multiplier in shape.multipliers],
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=shape.vector,
-        )
 
 
 @pytest.mark.parametrize(
@@ -130,14 +110,15 @@ def test_tensors_at_any_byte_of_the_file_are_read(tmp_path, shift):
 
 
 FOREIGN = {
-    "an SD1.5 UNet": [("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (320, 768))],
-    "an SD1.5 checkpoint": [
-        (f"{PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (320, 768)),
-        ("cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight", (8, 8)),
-    ],
-    "an SD2.x UNet": [("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (320, 1024))],
-    "an SDXL refiner UNet": [("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (768, 1280))],
+    "an SD1.5 UNet": synthetic_checkpoints.sd15("diffusers"),
+    "an SD1.5 checkpoint": synthetic_checkpoints.full(synthetic_checkpoints.sd15(), "SD1.5"),
+    "an SD2.x UNet": synthetic_checkpoints.sd15(width=1024),
+    "an SDXL refiner UNet": synthetic_checkpoints.refiner(),
+    "an SDXL refiner checkpoint": synthetic_checkpoints.full(synthetic_checkpoints.refiner(), "SDXL"),
+    "a relative of SD1.5 with another number of layers": synthetic_checkpoints.sd15()[:-1],
     "a UNet of text width 64": [("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (640, 64))],
+    "SD3.5 Large": synthetic_checkpoints.sd3(width=2432, depth=38),
+    "FLUX.1-dev": synthetic_checkpoints.flux(),
     "a ControlNet": [("controlnet_cond_embedding.conv_in.weight", (16, 3, 3, 3)), ("conv_in.weight", (320, 4, 3, 3))],
     "a FLUX model": [("double_blocks.0.img_attn.qkv.weight", (9, 3))],
     "an SD3 model": [("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", (9, 3))],
@@ -149,7 +130,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("found", FOREIGN)
 def test_another_kind_of_file_is_refused_and_named(tmp_path, found):
-    path = write(tmp_path / "given.safetensors", FOREIGN[found])
+    path = synthetic_checkpoints.write_checkpoint(tmp_path / "given.safetensors", FOREIGN[found])
 
     with pytest.raises(UnsupportedModelError, match=f"given.safetensors is {found}.*; choose Hyper-SDXL-1step-Unet"):
         inspect_unet(path)

@@ -65,9 +65,9 @@ def load_pack() -> list[str]:
 
 def demo_checkpoint() -> Path:
     """Returns where the embedded model's weights lie."""
-    from hyper_sd.nodes import demo_model
+    from hyper_sd.models.embedded import CHECKPOINT
 
-    return demo_model.CHECKPOINT
+    return CHECKPOINT
 
 
 def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:

@@ -21,9 +21,9 @@ def test_host_predicts_what_the_recipe_trained(host, demo, control):
     train_control = pytest.importorskip("hyper_sd.demo.recipe.train_control", reason="needs diffusers")
     from comfy.utils import load_torch_file
     from hyper_sd.demo.recipe.export import load_checkpoint
-    from hyper_sd.nodes.demo_model import CONTROL
+    from hyper_sd.models.embedded import CONTROLNET
 
-    saved, g = load_torch_file(str(CONTROL)), torch.Generator().manual_seed(1)
+    saved, g = load_torch_file(str(CONTROLNET)), torch.Generator().manual_seed(1)
     with torch.inference_mode(False), torch.no_grad():
         recipe = train_control.OutlineControl(load_checkpoint(host.demo_checkpoint())[1].unet)
         assert set(recipe.trained()) == set(saved) - {"lora_controlnet"}

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 LORAS = ["unified, 1 to 8 steps", "8 steps", "4 steps", "2 steps"]
+FILES = ["1step", "8steps", "4steps", "2steps"]
 
 
 @pytest.fixture
 def lora(request, demo):
     """Skips where the LoRA files are missing."""
-    from hyper_sd.nodes import demo_model
+    from hyper_sd.models.embedded import LORA_TITLES, LORAS
 
-    path = demo_model.FOLDER / f"{demo_model.LORAS[request.param]}.safetensors"
+    path = LORAS[LORA_TITLES[request.param]]
     if not path.is_file():
         pytest.skip(f"{path.name} is not in demo/model")
     return request.param, path
@@ -21,13 +22,33 @@ def lora(request, demo):
 
 def test_names_agree_with_the_recipe_and_the_demo(pack):
     from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA
+    from hyper_sd.models import embedded
     from hyper_sd.nodes import demo_model
 
-    recipe = pytest.importorskip("hyper_sd.demo.recipe.distill", reason="needs diffusers")
-    assert list(demo_model.LORAS) == LORAS
-    assert set(demo_model.LORAS.values()) == set(recipe.FILES.values())
-    assert LORAS[0] == UNIFIED_LORA
-    assert demo_model.BASE == NO_LORA
+    (chosen,) = pack["HyperSDDemoModel"].GET_SCHEMA().inputs
+    assert chosen.options == [demo_model.BASE, *LORAS]
+    assert list(embedded.LORA_TITLES) == LORAS
+    assert [path.stem for path in embedded.LORAS.values()] == [f"hyper_sd_demo_{n}_lora" for n in FILES]
+    assert (demo_model.BASE, LORAS[0]) == (NO_LORA, UNIFIED_LORA)
+
+
+OPTIONS = {
+    "demo model: unified, 1 to 8 steps": ("unified", 1),
+    "demo model: 4 steps": ("n-step", 4),
+    "Hyper-SD15-1step-lora.safetensors": ("unified", 1),
+    "below/Hyper-SDXL-8steps-CFG-lora.safetensors": ("cfg", 8),
+    "my unified style.safetensors": None,
+    "demo model: unified and my own": None,
+    "auto": None,
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_is_taken_apart_into_variant_and_steps(pack, option):
+    from hyper_sd.nodes.lora_files import key_of, variant_of
+
+    assert key_of(option) == OPTIONS[option]
+    assert variant_of(option) == (OPTIONS[option] or (None,))[0]
 
 
 @pytest.mark.parametrize("lora", LORAS, indirect=True)

@@ -106,11 +106,9 @@ def test_run_with_a_lone_unet_is_stopped_and_others_go_on(tmp_path, monkeypatch)
     host = types.ModuleType("host")
     host.stop = lambda p, text: stopped.append(text)
     host.checkpoint_file = lambda model: model
-    modules = types.ModuleType("modules")
-    modules.shared = types.SimpleNamespace(opts=opts)
+    host.has_own_text_encoders = lambda: hasattr(opts, "forge_additional_modules")
     package = "hyper_sd.webui_extension"
-    for name, module in {"modules": modules, "modules.shared": modules.shared, f"{package}.host": host}.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, f"{package}.host", host)
     monkeypatch.setattr(sys.modules[package], "host", host, raising=False)
     p = types.SimpleNamespace(sd_model=whole(tmp_path / FULL))
     one_step.refuse_unet_only(p)

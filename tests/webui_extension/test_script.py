@@ -5,11 +5,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.tests.models import synthetic_unets
+from hyper_sd.tests.models import synthetic_checkpoints, synthetic_unets
 from hyper_sd.tests.webui_extension.lora_files import FOUR, UNIFIED, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_host import Model, StubHost
 from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
-from safetensors.torch import save_file
+
+CHECKPOINTS = {
+    "sd15": synthetic_checkpoints.full(synthetic_checkpoints.sd15(), "SD1.5"),
+    "sd2": synthetic_checkpoints.full(synthetic_checkpoints.sd15(width=1024), "SD2.x"),
+    "sdxl": synthetic_checkpoints.full(synthetic_checkpoints.sdxl(), "SDXL"),
+    "refiner": synthetic_checkpoints.full(synthetic_checkpoints.refiner(), "refiner"),
+    "sd3": synthetic_checkpoints.full(synthetic_checkpoints.sd3(), "flow"),
+    "flux": synthetic_checkpoints.flux(),
+}
 
 
 def make(host: StubHost, *panel, **given) -> Processing:
@@ -123,6 +131,20 @@ def test_a_checkpoint_of_another_family_is_named(host):
     assert "no Hyper-SD LoRA for this checkpoint" in p.comments[0]
 
 
+def test_a_loaded_refiner_is_refused_although_the_host_marks_it_as_sdxl(host):
+    host.use(Model(host, family="sdxl"))
+    synthetic_checkpoints.write_checkpoint(host.root / "model.safetensors", CHECKPOINTS["refiner"])
+    p = make(host, True, 4)
+    assert p.images == []
+    assert "no Hyper-SD LoRA for the SDXL refiner" in p.comments[0]
+
+
+def test_a_loaded_file_that_does_not_tell_is_what_the_host_marks_it_as(host):
+    synthetic_checkpoints.write_checkpoint(host.root / "model.safetensors", [("wheels.round.weight", (8, 8))])
+    place(host, FOUR)
+    assert make(host, True, 4).activations[-1] == [(FOUR, 1.0)]
+
+
 def test_a_file_of_another_family_is_refused(host):
     (host.root / "Lora" / f"{FOUR}.safetensors").write_bytes(lora_bytes("sdxl"))
     host.list_loras()
@@ -211,21 +233,26 @@ def test_the_page_says_what_will_be_used_and_what_is_missing(host):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "said"),
+    ("tensors", "said"),
     [
-        ("conditioner.embedders.1.model.x", "Hyper-SDXL-4steps-lora.safetensors is missing"),
-        ("cond_stage_model.transformer.x", f"{FOUR}.safetensors is missing"),
-        ("model.diffusion_model.joint_blocks.0.x", "Hyper-SD3-4steps-CFG-lora.safetensors is missing"),
-        ("model.diffusion_model.double_blocks.0.x", "Hyper-FLUX.1-dev-8steps-lora.safetensors is missing"),
-        ("cond_stage_model.model.x", "no Hyper-SD LoRA for this checkpoint"),
+        (CHECKPOINTS["sdxl"], "Hyper-SDXL-4steps-lora.safetensors is missing"),
+        (CHECKPOINTS["sd15"], f"{FOUR}.safetensors is missing"),
+        (CHECKPOINTS["sd3"], "Hyper-SD3-4steps-CFG-lora.safetensors is missing"),
+        (CHECKPOINTS["flux"], "Hyper-FLUX.1-dev-8steps-lora.safetensors is missing"),
+        (CHECKPOINTS["refiner"], "no Hyper-SD LoRA for the SDXL refiner; choose one of SD1.5, SDXL, SD3, FLUX.1-dev"),
+        (CHECKPOINTS["sd2"], "no Hyper-SD LoRA for SD2.x"),
+        (
+            [("wheels.round.weight", (8, 8))],
+            "has to be loaded first: make an image. (Its head does not say which model it is.)",
+        ),
         (None, "has to be loaded first"),
     ],
 )
-def test_the_page_knows_a_chosen_checkpoint_before_it_is_loaded(host, tensor, said):
+def test_the_page_knows_a_chosen_checkpoint_before_it_is_loaded(host, tensors, said):
     from hyper_sd.webui_extension import accordion
 
     path = host.root / "chosen.safetensors"
-    save_file({tensor: torch.zeros(1)}, path) if tensor else path.write_bytes(b"PK\x03\x04 a pickle")
+    synthetic_checkpoints.write_checkpoint(path, tensors) if tensors else path.write_bytes(b"PK\x03\x04 a pickle")
     host._modules["modules.sd_models"].model_data.sd_model = object()  # Forge has a stand-in until the first image
     host.chosen = SimpleNamespace(filename=str(path))
     assert said in accordion.look(True, 4)[0]
@@ -234,10 +261,15 @@ def test_the_page_knows_a_chosen_checkpoint_before_it_is_loaded(host, tensor, sa
 def test_the_download_button_fetches_the_file_and_shows_the_plan(host, monkeypatch):
     from hyper_sd.webui_extension import accordion, host_models
 
-    row = {"id": "hyper-sd15-4steps-lora", "state": "downloading", "bytes_done": 1, "bytes_total": 9, "note": "", "problem": ""}
-    monkeypatch.setattr(accordion, "POLL", 0)
-    monkeypatch.setattr(host_models.DOWNLOADS, "start", lambda entry_id: row)
-    monkeypatch.setattr(host_models.DOWNLOADS, "active", lambda: place(host, FOUR) or [])
+    entry = load_catalog().get("hyper-sd15-4steps-lora")
+
+    def rows(entry_id):
+        yield Row(entry, Progress(State.DOWNLOADING, 1, 9))
+        place(host, FOUR)
+        yield Row(entry, Progress(State.READY, 9, 9))
+
+    monkeypatch.setattr(host_models.DOWNLOADS, "start", lambda entry_id: None)
+    monkeypatch.setattr(host_models.DOWNLOADS, "follow", rows)
     texts = [text for text, _ in accordion.fetch(True, 4)]
     assert "downloading, 1 B of 9 B" in texts[0]
     assert texts[-1].startswith(f"{FOUR}.safetensors, strength 1")
