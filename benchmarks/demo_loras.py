@@ -27,11 +27,11 @@ from safetensors import safe_open
 from ..demo.recipe import emoji
 from ..demo.recipe.distill import FILES
 from ..demo.recipe.export import load_checkpoint
-from ..demo.recipe.networks import MODEL_FOLDER
 from ..demo.recipe.sample import generate
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
 from ..training.export import load_lora
+from ..training.launch.embedded_model import MODEL_FOLDER
 from ..training.lora_layers import LoraLayers
 from .demo_quality import BATCH, CFG, Features
 

@@ -22,10 +22,10 @@ from PIL import Image
 
 from ..demo.recipe import emoji
 from ..demo.recipe.export import load_checkpoint
-from ..demo.recipe.networks import MODEL_FOLDER
 from ..demo.recipe.sample import generate
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
+from ..training.launch.embedded_model import MODEL_FOLDER
 
 PROMPTS = (
     "red apple", "a picture of a penguin", "sunflower", "pizza", "a hamburger", "red heart", "rocket", "sailboat", "bicycle",

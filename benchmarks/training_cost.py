@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..demo.recipe.networks import build_unet, load_config
 from ..samplers.schedule import NoiseSchedule
 from ..training.config import Stage, TrainingConfig
 from ..training.data.examples import Batch, LatentExamples
 from ..training.denoiser import Denoiser
 from ..training.diffusion import Diffusion
 from ..training.engine import LocalEngine
+from ..training.launch.embedded_model import build_unet, load_config
 from ..training.loop import Run
 from ..training.lora_layers import LoraLayers
 from ..training.objectives.draws import draw_step

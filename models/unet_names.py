@@ -56,6 +56,24 @@ def original_names(unet: nn.Module) -> Callable[[str], str]:
     return rename
 
 
+# How the original layout's modules follow one another, where that is not the order of their numbers.
+ORDER = (
+    "time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out",
+    "in_layers", "emb_layers", "out_layers", "skip_connection",
+    "norm", "proj_in", "transformer_blocks", "attn1", "ff", "attn2", "to_q", "to_k", "to_v", "to_out", "net", "proj",
+    "proj_out", "op", "conv",
+)  # fmt: skip
+
+
+def original_order(unet: nn.Module) -> Callable[[str], tuple[int, ...]]:
+    """Returns the function from a diffusers module name to its place in the original layout, for sorting.
+
+    Args: unet: a UNet2DConditionModel.
+    """
+    rename = original_names(unet)
+    return lambda module: tuple(int(part) if part.isdecimal() else ORDER.index(part) for part in rename(module).split("."))
+
+
 def lora_names(network: nn.Module) -> Callable[[str], str]:
     """Returns the renaming under which ComfyUI, the A1111 family and diffusers all match every module of a LoRA.
 

@@ -1,9 +1,6 @@
 """A run's whole state as one safetensors file: weights, averages, optimizer and step; replaced whole or not at all."""
 
-import errno
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .. import disk
 from ..errors import TrainingError
 
 FORMAT = "hyper_sd training checkpoint 1"
@@ -38,22 +36,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Writes a safetensors file under its final name only when it is whole.
 
+    Args:
+        path: of the file, in a folder that is made if need be.
+        tensors: by name, on any device, also such as share memory.
+        metadata: of the file's head.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")  # two runs may write one file
+    # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
+    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
-        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, partial, metadata)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with disk.whole_file(path) as partial:
+            save_file(ready, partial, metadata)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # where a parent is no folder, for example, there is nothing to remove
-            partial.unlink()
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-        remedy = "free some space" if full else "choose a folder that can be written"
-        raise TrainingError(f"{path} could not be written ({error}); {remedy} and try again, nothing older is lost.") from error
+        needed = sum(tensor.nbytes for tensor in ready.values())
+        raise TrainingError(
+            f"{path} could not be written: {disk.explain(error, path.parent, needed)}. Nothing older is lost."
+        ) from error
 
 
 def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any]) -> None:

@@ -8,6 +8,13 @@ from torch import nn
 PRECISION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def usual_precision(device: torch.device) -> str:
+    """Returns the precision that suits a device: "bf16" or "fp16" on a graphics card, "fp32" elsewhere."""
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
 def clip_gradients(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bool:
     """Scales each parameter group's gradients down to `max_grad_norm`; returns whether all are finite."""
     groups = (group["params"] for group in optimizer.param_groups)
@@ -18,17 +25,23 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bo
 class LocalEngine:
     """One process, one device.
 
-    Args: device: of the network; precision: "fp32", "bf16" or "fp16", which scales the loss against underflow.
+    Args:
+        device: of the network.
+        precision: "fp32", "bf16" or "fp16", which scales the loss against underflow.
     """
 
     rank, world = 0, 1
 
     def __init__(self, device: torch.device | str = "cpu", precision: str = "fp32"):
-        self.device, self.dtype = torch.device(device), PRECISION_DTYPES[precision]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.device, self.dtype, self.precision = torch.device(device), PRECISION_DTYPES[precision], precision
+        self.scaler = self._new_scaler()
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Returns both as the loop is to use them."""
+        """Returns both as the loop is to use them; a new run starts with the loss scale of the first."""
+        self.scaler = self._new_scaler()
         return module, optimizer
 
     def autocast(self) -> AbstractContextManager:

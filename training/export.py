@@ -1,77 +1,56 @@
-"""Adapter sets as the LoRA files every host reads, and back: kohya's names, with alpha."""
+"""A trained LoRA's way to disk: as the file every host reads, under a name of its own, whole or not at all."""
 
+import hashlib
+import itertools
 import json
-import math
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from .. import disk
 from ..errors import TrainingError
-from ..models.unet_names import lora_names
+from ..models.lora_keys import split_key
 from .checkpoint import save_atomically
-from .lora_layers import AdapterSet, LoraLayers
+from .lora_layers import STUDENT, LoraLayers
+from .lora_tensors import Rename, lora_state_dict, set_from_tensors, transformer_state_dict
 
-PREFIX = "lora_unet_"
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-Pair = tuple[torch.Tensor, torch.Tensor]  # down [rank, inner, ..], up [outer, rank, ..] with the scale folded in
-
-
-def kohya_name(module: str) -> str:
-    """Returns "lora_unet_mid_block_attentions_0_proj_in" for the module "mid_block.attentions.0.proj_in"."""
-    return PREFIX + module.replace(".", "_")
-
-
-def lora_state_dict(
-    layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16, rename: Callable[[str], str] | None = None
-) -> dict[str, torch.Tensor]:
-    """Returns lora_down.weight, lora_up.weight and alpha of every adapted layer.
-
-    Args:
-        name: of the adapter set.
-        rename: network's module name -> the file's; default unet_names.lora_names, for diffusers' networks. A host's network
-            needs the host's own mapping to diffusers' names.
-    """
-    adapters, tensors = layers.sets[name], {}
-    rename = rename or lora_names(layers.network)
-    for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
-        key = kohya_name(rename(module))
-        tensors[f"{key}.lora_down.weight"] = down.detach().to("cpu", dtype)
-        tensors[f"{key}.lora_up.weight"] = up.detach().to("cpu", dtype)
-        tensors[f"{key}.alpha"] = torch.tensor(adapters.lora_alpha, dtype=dtype)
-    return tensors
-
-
-def transformer_state_dict(layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
-    """Returns lora_A.weight and lora_B.weight of every adapted layer of a diffusers transformer, the scale folded into B.
-
-    ComfyUI and diffusers read these names for SD3; the released SD3 LoRAs have them too, and no alpha.
-    """
-    adapters, tensors = layers.sets[name], {}
-    for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
-        tensors[f"transformer.{module}.lora_A.weight"] = down.detach().to("cpu", dtype)
-        tensors[f"transformer.{module}.lora_B.weight"] = (up.detach() * adapters.scale).to("cpu", dtype)
-    return tensors
+SUFFIX = ".safetensors"
+MAX_BYTES = 180  # of one part of a name; file systems take 255, the number and the suffix come on top
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f\ud800-\udfff]')  # by Windows, where a LoRA may end up, or by any encoding
+_DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")  # names that Windows keeps for itself
 
 
 def save_lora(
     path: Path,
     layers: LoraLayers,
-    name: str = "student",
+    name: str = STUDENT,
     *,
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
-    rename: Callable[[str], str] | None = None,
+    rename: Rename | None = None,
     transformer: bool = False,
 ) -> None:
     """Writes a LoRA file whole or not at all.
 
-    Args: transformer: in the names of diffusers' transformers in place of kohya's.
+    Args:
+        path: of the file; one that is there is replaced.
+        layers: with the adapter set.
+        name: of the adapter set.
+        metadata: further entries of the file's head.
+        dtype: of the weights in the file.
+        rename: as lora_state_dict.
+        transformer: whether the names are those of diffusers' transformers in place of kohya's.
     Raises: TrainingError when it cannot be written.
     """
-    described = {
+    head = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(layers.rank),
         "ss_network_alpha": f"{layers.lora_alpha:g}",
@@ -80,13 +59,13 @@ def save_lora(
         tensors = transformer_state_dict(layers, name, dtype)
         # The scale is folded in; diffusers builds the adapter from this, and others can tell that nothing is left to scale.
         config = {"r": layers.rank, "lora_alpha": layers.rank, "target_modules": list(layers.layers)}
-        described = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+        head = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
     else:
         tensors = lora_state_dict(layers, name, dtype, rename)
-    save_atomically(path, tensors, described | (metadata or {}))
+    save_atomically(path, tensors, head | (metadata or {}))
 
 
-def load_lora(path: Path, layers: LoraLayers, name: str = "student", *, rename: Callable[[str], str] | None = None) -> None:
+def load_lora(path: Path, layers: LoraLayers, name: str = STUDENT, *, rename: Rename | None = None) -> None:
     """Adds an adapter set with the weights of a LoRA file in kohya's names; see set_from_tensors.
 
     Raises: TrainingError when the file cannot be read, or as set_from_tensors.
@@ -98,128 +77,158 @@ def load_lora(path: Path, layers: LoraLayers, name: str = "student", *, rename: 
     set_from_tensors(tensors, layers, name, rename=rename, source=str(path))
 
 
-@torch.no_grad()
-def set_from_tensors(
-    tensors: Mapping[str, torch.Tensor],
-    layers: LoraLayers,
-    name: str = "student",
-    *,
-    rename: Callable[[str], str] | None = None,
-    source: str = "the LoRA",
-    partial: bool = False,
-) -> AdapterSet:
-    """Adds an adapter set with the weights of a LoRA in kohya's names, to train on, to teach or to sample with.
-
-    Another lora_alpha / rank ratio in the LoRA is folded into `up`; what a smaller rank leaves free
-    starts as in a new set, where it changes nothing yet.
+class TrainedLora(dict):
+    """A LoRA as tensors by name, which is ComfyUI's LORA_MODEL, with what is known of their training.
 
     Args:
-        rename: as lora_state_dict; default both namings of diffusers' networks.
-        source: what messages call the LoRA.
-        partial: modules that the LoRA lacks start as in a new set; one of them at least must be there.
-    Raises: TrainingError when its modules are not the network's, or its rank is higher than the set's; no set is added then.
+        tensors: a LoRA file's tensors, in names the host reads.
+        metadata: base, objective, steps, settings and whatever else belongs into the file; strings only.
     """
-    keys = _matching_keys(tensors, layers, rename, source, partial)
-    _check_shapes(tensors, layers, keys, source)
-    made = layers.add(name)
-    for key, down, up in zip(keys, made.down, made.up, strict=True):
-        if f"{key}.lora_down.weight" not in tensors:
-            continue
-        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
-        rank = len(low)
-        scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
-        up.zero_()
-        down[:rank], up[:, :rank] = low.to(down).view_as(down[:rank]), high.to(up).view_as(up[:, :rank]) * scale
-    return made
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None):
+        super().__init__(tensors)
+        self.metadata: dict[str, str] = dict(metadata or {})
 
 
-def _matching_keys(
-    tensors: Mapping[str, torch.Tensor],
-    layers: LoraLayers,
-    rename: Callable[[str], str] | None,
-    source: str,
-    partial: bool,
-) -> list[str]:
-    """Returns the LoRA's name of every adapted layer, in the naming that all its tensors follow."""
-    given = {key for key in tensors if not key.endswith(".alpha")}
-    for names in [rename] if rename else [lora_names(layers.network), str]:
-        keys = [kohya_name(names(module)) for module in layers.layers]
-        pairs = [{f"{key}.{part}.weight" for part in ("lora_down", "lora_up")} for key in keys]
-        wanted = set().union(*(pair for pair in pairs if pair & given or not partial))
-        strangers = given ^ wanted
-        if wanted and not strangers:
-            return keys
-    example = f", for example {min(strangers)}" if strangers else ""
-    raise TrainingError(
-        f"{source} does not fit this model: {len(strangers)} of {max(len(wanted), len(given))} tensors differ{example}; "
-        "choose a LoRA made for this family of models."
-    )
+def clean_name(name: str) -> tuple[str, ...]:
+    """Returns a name's sub-folders and its stem: what Windows forbids becomes "_", the ending .safetensors goes.
+
+    Raises: TrainingError for a name that is empty, absolute, or leads to a parent folder.
+    """
+    parts = [part.strip() for part in name.strip().replace("\\", "/").split("/")]
+    if "" in parts or "." in parts or ".." in parts or re.match(r"[A-Za-z]:", parts[0]):
+        raise TrainingError(
+            f"name must be a file's name, or folder/name below the loras folder, got {name!r}; use one such as my_style or "
+            "people/my_style."
+        )
+    parts[-1] = parts[-1].removesuffix(SUFFIX)
+    return tuple(map(_clean_part, parts))
 
 
-def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str) -> None:
-    """Holds the LoRA against the layers; kernels may lie flat in their rows, as ComfyUI's own training writes them."""
-    for key, layer in zip(keys, layers.layers.values(), strict=True):
-        if f"{key}.lora_down.weight" not in tensors:
-            continue
-        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
-        rank, (out_width, *inner) = len(low), layer.weight.shape
-        flat = [math.prod(inner)]
-        fits = list(low.shape[1:]) in (inner, flat) and list(high.flatten(1).shape) == [out_width, rank]
-        if rank > layers.rank or not fits:
+def _clean_part(part: str) -> str:
+    part = _FORBIDDEN.sub("_", part).encode()[:MAX_BYTES].decode(errors="ignore")
+    part = part.strip(" ").rstrip(" .") or "_"
+    return f"_{part}" if _DEVICES.fullmatch(part) or part.startswith(".") else part  # hosts do not list hidden folders
+
+
+def ready_tensors(lora: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a LoRA's tensors as a file takes them: on the CPU, contiguous, none sharing memory with another.
+
+    Raises: TrainingError when there are none, or one holds NaN or infinity.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in lora.items()}
+    if not tensors:
+        raise TrainingError("The LoRA holds no tensors; give one that a training has made.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
             raise TrainingError(
-                f"{source} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
-                f"{tuple(inner)}; train with rank {rank} or more, or choose another LoRA."
+                f"The LoRA was not saved: {name} has values that are not finite, so every picture would turn black. The "
+                "training broke down; train again with a lower learning_rate."
             )
-
-
-def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the LoRA that changes a network by exactly as much as both together, each at strength 1.
-
-    up1 down1 + up2 down2 = [up1 up2] [down1; down2]: the ranks add up, the `down`s stand above one another, the `up`s side by
-    side. Every module gets the same rank, that of the largest sum, filled up with zeros, and an alpha equal to it, scale 1.
-
-    Args: first, second: tensors in kohya's names; in each, alpha left out means scale 1. Kernels that lie flat in one of them
-        get the shape they have in the other.
-    Raises: TrainingError for tensors other than pairs of `down` and `up`, and for modules whose shapes differ.
-    """
-    parts = _pairs(first), _pairs(second)
-    modules = {module: [part[module] for part in parts if module in part] for part in parts for module in part}
-    rank = max((sum(len(down) for down, _ in pairs) for pairs in modules.values()), default=0)
-    tensors = {}
-    for module, pairs in modules.items():
-        down, up = _side_by_side(module, pairs)
-        free = rank - len(down)
-        tensors[f"{module}.{DOWN}"] = torch.cat([down, down.new_zeros(free, *down.shape[1:])])
-        tensors[f"{module}.{UP}"] = torch.cat([up, up.new_zeros(len(up), free, *up.shape[2:])], 1)
-        tensors[f"{module}.{ALPHA}"] = torch.tensor(float(rank))
     return tensors
 
 
-def _pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, Pair]:
-    """Returns the pair of every module."""
-    modules = {}
-    for key in tensors:
-        module, _, part = key.partition(".")
-        if part not in (DOWN, UP, ALPHA):
-            raise TrainingError(f"{key} is no part of a plain LoRA; choose one with {DOWN}, {UP} and alpha alone.")
-        modules.setdefault(module, set()).add(part)
-    for module, found in modules.items():
-        if not found >= {DOWN, UP}:
-            raise TrainingError(f"The LoRA has only {', '.join(sorted(found))} of {module}; choose a file that is whole.")
-    return {module: _pair(tensors, module) for module in modules}
+def described(lora: Mapping[str, torch.Tensor], title: str, licence_note: str) -> dict[str, str]:
+    """Returns the file's metadata: what the training node knows, else what the tensors tell, and title, date and licence."""
+    keys = [(key, tensor) for name, tensor in lora.items() if (key := split_key(name))]
+    ranks = sorted({len(tensor) for key, tensor in keys if key.part == "down"})
+    told = {
+        "hyper_sd_origin": "trained by another node",
+        "hyper_sd_modules": str(len({key.module for key, _ in keys if key.part != "alpha"})),
+        "hyper_sd_rank": "-".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else "none",
+    }
+    known = getattr(lora, "metadata", None)
+    metadata = told if known is None else {key: told[key] for key in ("hyper_sd_modules", "hyper_sd_rank")} | known
+    metadata |= {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.title": title,
+        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if licence_note.strip():
+        metadata["modelspec.license"] = licence_note.strip()
+    return {str(key): str(value).encode("utf-8", "replace").decode() for key, value in metadata.items()}
 
 
-def _pair(tensors: Mapping[str, torch.Tensor], module: str) -> Pair:
-    down, up = tensors[f"{module}.{DOWN}"], tensors[f"{module}.{UP}"]
-    return down, up * (float(tensors.get(f"{module}.{ALPHA}", len(down))) / len(down))
+def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
+    """Returns a safetensors file's head and data; the metadata gains modelspec.hash_sha256, over the data."""
+    plain = safetensors.torch.save(tensors)
+    end = 8 + int.from_bytes(plain[:8], "little")
+    data = memoryview(plain)[end:]
+    metadata = metadata | {"modelspec.hash_sha256": f"0x{hashlib.sha256(data).hexdigest()}"}
+    header = json.dumps({"__metadata__": metadata, **json.loads(plain[8:end])}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, data
 
 
-def _side_by_side(module: str, pairs: list[Pair]) -> Pair:
-    like_down, like_up = max(pairs, key=lambda pair: pair[0].ndim)
-    if len({(down[0].numel(), len(up)) for down, up in pairs}) > 1:
-        found = " and ".join(f"{tuple(down.shape)} to {tuple(up.shape)}" for down, up in pairs)
-        raise TrainingError(f"The two LoRAs differ in {module}: {found}; choose two of the same family of models.")
-    dtype, device = torch.promote_types(pairs[0][0].dtype, pairs[-1][0].dtype), pairs[0][0].device
-    downs = [down.to(device, dtype).reshape(-1, *like_down.shape[1:]) for down, _ in pairs]
-    ups = [up.to(device, dtype).reshape(len(up), -1, *like_up.shape[2:]) for _, up in pairs]
-    return torch.cat(downs), torch.cat(ups, 1)
+def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, kept: str = "") -> Path:
+    """Writes folder/<stem>_00001_.safetensors, or the next number that is free, and returns its path.
+
+    Args:
+        folder: made if need be.
+        stem: the file's name without number and ending.
+        blocks: the file's content, in order.
+        kept: a sentence for the error, on where the LoRA still is.
+    Raises: TrainingError when the disk is full or the folder cannot be written; then nothing new is there.
+    """
+    needed = sum(map(len, blocks))
+    partial = disk.part_beside(folder / stem)  # in the same folder, so that its name is all that changes
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.require_room(folder, needed)
+        with partial.open("xb") as file:
+            file.writelines(blocks)
+        disk.flush(partial)
+        return _claim(partial, folder, stem)
+    except OSError as error:
+        raise TrainingError(f"The LoRA {stem} was not saved: {disk.explain(error, folder, needed)}. {kept}".strip()) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licence_note: str = "", kept: str = "") -> Path:
+    """Writes a trained LoRA below a folder of LoRAs, under the next free number of its name, and returns its path.
+
+    Args:
+        root: the folder of LoRAs.
+        name: the file's name, or folder/name.
+        lora: tensors by name; what a TrainedLora knows of its training goes into the file's head.
+        licence_note: free text for the head, may be empty.
+        kept: a sentence for the error, on where the LoRA still is.
+    Raises: TrainingError for a name or values that cannot be, a full disk, or a folder that cannot be written.
+    """
+    *parents, stem = clean_name(name)
+    tensors = ready_tensors(lora)
+    return write_new(root.joinpath(*parents), stem, *file_bytes(tensors, described(lora, stem, licence_note)), kept=kept)
+
+
+def numbered(folder: Path, stem: str) -> dict[int, Path]:
+    """Returns the files that write_new has named in a folder, by their numbers; none where there is no folder."""
+    pattern = re.compile(rf"{re.escape(stem)}_(\d+)_{re.escape(SUFFIX)}", re.IGNORECASE)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {int(match[1]): path for path in paths if (match := pattern.fullmatch(path.name))}
+
+
+def _claim(partial: Path, folder: Path, stem: str) -> Path:
+    """Gives the file the first number that is free; of two that want the same, one gets the next."""
+    for number in itertools.count(max(numbered(folder, stem), default=0) + 1):
+        path = folder / f"{stem}_{number:05}_{SUFFIX}"
+        try:
+            _name_exclusively(partial, path)
+        except FileExistsError:
+            continue
+        return path
+
+
+def _name_exclusively(partial: Path, path: Path) -> None:
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network disks know no links: an empty file holds the name for the moment
+        path.open("xb").close()
+        try:
+            partial.replace(path)
+        except OSError:
+            path.unlink()
+            raise

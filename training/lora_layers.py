@@ -1,9 +1,10 @@
 """Low-rank adapter sets on one frozen network: hooks add them to each layer's output, no weight is copied or changed."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,12 @@ class AdapterSet(nn.Module):
 
     Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1; for convolutions the pair of LoCon: `down` has the layer's kernel,
     `up` is 1x1.
-    Args: layers: by name; rank: 1 or more; lora_alpha: scale = lora_alpha / rank.
+    Args:
+        layers: by name.
+        rank: 1 or more.
+        lora_alpha: scale = lora_alpha / rank.
+        dtype: of the weights.
+        seed: of the first values of `down`, with the layer's position.
     """
 
     def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int = 0):
@@ -73,9 +79,12 @@ class LoraLayers:
 
     Args:
         network: its own parameters are to be frozen by the caller.
-        rank, lora_alpha: of every set; lora_alpha defaults to rank, scale 1.
+        rank: of every set.
+        lora_alpha: of every set; defaults to rank, scale 1.
         excluded: name patterns of layers to leave alone.
         dtype: of the adapter weights; the arithmetic runs in the dtype of each layer's input.
+        order: a layer's name -> what the layers are sorted by, on which the weights of new sets depend; None keeps the
+            network's own order.
     Raises: TrainingError when there is no layer to adapt, or rank is not positive.
     """
 
@@ -86,8 +95,13 @@ class LoraLayers:
         lora_alpha: float | None = None,
         excluded: Sequence[str] = EXCLUDED,
         dtype: torch.dtype = torch.float32,
+        order: Callable[[str], Any] | None = None,
     ):
-        self.network, self.layers = network, adaptable_layers(network, excluded)
+        layers = adaptable_layers(network, excluded)
+        self.network, self.layers = (
+            network,
+            layers if order is None else {name: layers[name] for name in sorted(layers, key=order)},
+        )
         if not self.layers:
             raise TrainingError(f"{type(network).__name__} has no Linear or Conv2d layer to adapt; check the excluded names.")
         if rank < 1:
@@ -102,11 +116,11 @@ class LoraLayers:
 
     def add(self, name: str, copy_of: str | None = None, seed: int = 0) -> AdapterSet:
         """Adds a set, new or with the weights of another, and returns it."""
-        made = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, seed)
+        adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, seed)
         if copy_of is not None:
-            made.copy_from(self.sets[copy_of])
-        self.sets[name] = made
-        return made
+            adapters.copy_from(self.sets[copy_of])
+        self.sets[name] = adapters
+        return adapters
 
     @contextmanager
     def using(self, name: str | None, frozen: bool = False) -> Iterator[None]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..errors import TrainingError
+from ..models.lora_plan import EMBEDDED
 from .config import Stage, TrainingConfig
 
 STYLE_THEN_DISTIL, STYLE, DISTIL = "style, then distil", "style finetune", "TSCD distillation"
@@ -35,24 +36,24 @@ class Preset:
     stages: tuple[int, ...]
 
 
-# 1e-4 is usual for LoRAs of these models (training/launch/example.toml); the embedded model is a fiftieth of SD1.5's size and learns
+# 1e-4 is usual for LoRAs of these models; the embedded model is a fiftieth of SD1.5's size and learns
 # at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
 # What follows a style has little left to learn there, and loses of the style at a higher rate (benchmarks/README.md).
 PRESETS: dict[str, dict[str, Preset]] = {
     "Small": {
         "sd15": Preset(300, 16, 2, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
         "sdxl": Preset(300, 16, 1, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
-        "embedded": Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1)),
+        EMBEDDED: Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1)),
     },
     "Medium": {
         "sd15": Preset(1000, 32, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
         "sdxl": Preset(1000, 32, 2, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "embedded": Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
+        EMBEDDED: Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
     },
     "Thorough": {
         "sd15": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
         "sdxl": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "embedded": Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
+        EMBEDDED: Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
     },
 }
 FAMILIES = tuple(PRESETS["Small"])
@@ -130,7 +131,7 @@ def phases(
         automatic = (1,) if starts_distilled else size.stages
         plan = _equal_stages(automatic if stages.strip().lower() == AUTO else parse_stages(stages), total - style_steps)
         distil = {"guidance_scale": (guidance_scale, guidance_scale), "learning_rate": rates[1], **shared}
-        if objective == STYLE_THEN_DISTIL and (family == "embedded" if adversarial is None else adversarial):
+        if objective == STYLE_THEN_DISTIL and (family == EMBEDDED if adversarial is None else adversarial):
             plan = tuple(replace(stage, adversarial_weight=_adversarial_weight(stage.num_segments)) for stage in plan)
             distil |= {"adversarial_real": "data", "discriminator_learning_rate": HEADS_RATE}
         made.append(Phase("distillation", _config(plan, **distil)))

@@ -1,15 +1,31 @@
 """Images drawn in between, to watch a training: the sampler of both hosts on the network that is being trained."""
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from PIL import Image
 
+from ..evaluation.contact_sheet import contact_sheet
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
+from .config import Stage
 from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .diffusion import Diffusion
+from .lora_layers import STUDENT, LoraLayers
+from .phases import Job, stage_in_words
+from .presets import Phase
+
+logger = logging.getLogger("hyper_sd")
+STEPS = (1, 4, 8)
+CAPTIONS = 3
+TIMES, SHARE = 8, 0.05  # sheets of a training, and the most of its time that they may take
+TILE = 512  # pixels of an image on the sheet
 
 
 def schedule_of_diffusion(diffusion: Diffusion) -> NoiseSchedule:
@@ -19,7 +35,7 @@ def schedule_of_diffusion(diffusion: Diffusion) -> NoiseSchedule:
 
 
 @torch.no_grad()
-def draw(
+def sample_latents(
     denoiser: Denoiser,
     conditioning: Conditioning,
     unconditional: Conditioning,
@@ -36,9 +52,13 @@ def draw(
     The same seed gives the noise that ComfyUI gives, so that a preview and an image of its sampler node agree.
 
     Args:
-        conditioning, unconditional: tensors [batch, ...] on the network's device; the latter is not used without guidance.
+        denoiser: with whatever adapter set is active.
+        conditioning: tensors [batch, ...] on the network's device.
+        unconditional: the same of the empty prompt; not used without guidance.
         shape: [batch, channels, height, width] of the latents.
-        steps, num_segments: as samplers.timesteps.hyper_sd_timesteps; eta: as samplers.tcd.sample_tcd.
+        steps: as samplers.timesteps.hyper_sd_timesteps.
+        num_segments: as samplers.timesteps.hyper_sd_timesteps.
+        eta: as samplers.tcd.sample_tcd.
         guidance_scale: 1 = off.
         seed: of the starting noise and of what eta adds.
     Raises: ScheduleError where no such grid exists.
@@ -58,3 +78,102 @@ def draw(
 
     start = noise * (sigmas[0] if schedule.is_flow else (1 + sigmas[0] ** 2).sqrt())
     return sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, eta=eta, num_segments=num_segments, schedule=schedule)
+
+
+@dataclass
+class Previews:
+    """Draws and keeps the sheets of samples of a training: the same captions and noise every time, at 1, 4 and 8 steps.
+
+    Args:
+        job: the training.
+        name: of the training, for the sheet's title.
+        every: steps between two sheets; 0 is about TIMES a training, within SHARE of its time.
+        cfg: of a phase that is not distilled.
+        decode: latents [count, ...] as the network sees them -> images.
+        restore: called after each sheet, since decoding may have moved the network off its device.
+    """
+
+    job: Job
+    name: str
+    every: int
+    cfg: float
+    decode: Callable[[torch.Tensor], list[Image.Image]]
+    restore: Callable[[], None] = lambda: None
+    sheet: Image.Image | None = None
+    _spent: float = 0.0
+    _latest: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
+
+    def due(self, steps_done: int) -> bool:
+        """Returns whether a sheet is to be drawn after so many steps; the one at the end is drawn anyway."""
+        if steps_done >= self.job.total_steps:
+            return False
+        if self.every:
+            return steps_done % self.every == 0
+        if steps_done % max(self.job.total_steps // TIMES, 1):
+            return False
+        return not self._spent or self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
+
+    def draw_sheet(self, phase: Phase, layers: LoraLayers, stage: Stage, steps_done: int) -> Image.Image | None:
+        """Draws, keeps and returns a sheet; what goes wrong is logged, for a training must not end with it."""
+        before = time.monotonic()
+        try:
+            with torch.no_grad():
+                self.sheet = self._sheet(phase, layers, stage, steps_done)
+            self.path(steps_done).parent.mkdir(parents=True, exist_ok=True)
+            self.sheet.save(self.path(steps_done))
+            return self.sheet
+        except Exception as error:  # whatever a VAE, a previewer or a disk comes up with; a person's stop is none of these
+            logger.warning("No preview after step %d: %s", steps_done, error)
+            return None
+        finally:
+            self.restore()
+            self._latest = time.monotonic() - before
+            self._spent += self._latest
+
+    def last_sheet(self, phase: Phase, layers: LoraLayers) -> None:
+        """Takes the sheet of a training that ended before, or draws it."""
+        self.sheet = self.finished() or self.draw_sheet(phase, layers, phase.config.stages[-1], self.job.total_steps)
+
+    def path(self, steps_done: int) -> Path:
+        """Returns where the sheet after so many steps is kept."""
+        return self.job.folder / f"samples_{steps_done:06}.png"
+
+    def finished(self) -> Image.Image | None:
+        """Returns the sheet of a training that ended before, None where there is none."""
+        try:
+            with Image.open(self.path(self.job.total_steps)) as image:
+                return image.convert("RGB")
+        except OSError:
+            return None
+
+    def _sheet(self, phase: Phase, layers: LoraLayers, stage: Stage, steps_done: int) -> Image.Image:
+        numbers, size = self.job.examples.buckets[0][:CAPTIONS], phase.config.part_size()
+        distilled = phase.config.objective == "tscd"
+        cfg, segments = (1, stage.num_segments) if distilled else (self.cfg, 1)
+        parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]  # as many at once as are trained on
+        images = [image for part in parts for image in self._images(layers, part, cfg, segments)]
+        labels = [f"caption {row}, {n} step{'s' if n > 1 else ''}" for row in range(1, len(numbers) + 1) for n in STEPS]
+        title = f"{self.name}: {stage_in_words(phase, stage)}, step {steps_done} of {self.job.total_steps}"
+        return contact_sheet(images, labels, len(STEPS), title)
+
+    def _images(self, layers: LoraLayers, numbers: Sequence[int], cfg: float, segments: int) -> list[Image.Image]:
+        """Returns the images of some captions: of each one, an image for each number of steps."""
+        trainee, drawn = self.job.trainee, []
+        batch = self.job.examples.batch(numbers, 0).to(trainee.engine.device)
+        with trainee.engine.autocast(), layers.using(STUDENT):
+            for steps in STEPS:
+                latents = sample_latents(
+                    trainee.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,
+                    steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=numbers[0],
+                )  # fmt: skip
+                drawn.append(latents.float())
+        images = self.decode(torch.stack(drawn, 1).flatten(0, 1))
+        for image in images:
+            image.thumbnail((TILE, TILE))
+        return images
+
+
+def as_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """Returns pictures [count, height, width, 3] in 0..1 as images; values outside are clipped."""
+    return [Image.fromarray(picture) for picture in (pixels.float().cpu().clamp(0, 1) * 255).round().byte().numpy()]

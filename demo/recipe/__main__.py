@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ...training.launch.embedded_model import MODEL_FOLDER, load_config
 from . import distill, emoji, train_control, train_denoiser, train_text, train_vae
 from .export import load_checkpoint, save_checkpoint
-from .networks import MODEL_FOLDER, load_config
 from .sample import encode_images
 from .tokenizer import load_tokenizer, train_tokenizer
 

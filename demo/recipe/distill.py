@@ -14,9 +14,9 @@ from ...training.data.examples import Batch
 from ...training.denoiser import Denoiser as TrainedNetwork
 from ...training.diffusion import Diffusion
 from ...training.export import load_lora, save_lora
+from ...training.launch.embedded_model import MODEL_FOLDER
 from ...training.loop import TrainingState, train
 from ...training.lora_layers import LoraLayers
-from .networks import MODEL_FOLDER
 from .sample import encode
 from .train_denoiser import Denoiser
 

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from ...samplers.schedule import NoiseSchedule
 from ...samplers.tcd import sample_tcd
 from ...samplers.timesteps import hyper_sd_sigmas
-from .networks import MODEL_FOLDER
+from ...training.launch.embedded_model import MODEL_FOLDER
 from .tokenizer import load_tokenizer
 from .train_denoiser import Denoiser
 from .train_text import tokenize

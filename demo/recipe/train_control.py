@@ -11,8 +11,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from ...models.unet_names import original_names
+from ...training.launch.embedded_model import noise_schedule
 from ...training.lora_layers import EXCLUDED, LoraLayers
-from .networks import noise_schedule
 from .sample import encode
 from .train_denoiser import Denoiser, Epochs, load_state, min_snr_loss, save_state
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from .networks import Ema, build_text_encoder, build_unet, load_config, noise_schedule
+from ...training.launch.embedded_model import build_text_encoder, build_unet, load_config, noise_schedule
+from .ema import Ema
 from .train_text import tokenize
 
 BATCH = 64

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
-from .networks import build_text_encoder, load_config
+from ...training.launch.embedded_model import build_text_encoder, load_config
 
 STEPS, BATCH, LEARNING_RATE = 700, 128, 2e-3
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from .networks import Ema, build_vae, load_config
+from ...training.launch.embedded_model import build_vae, load_config
+from .ema import Ema
 
 STEPS, LEARNING_RATE, KL_WEIGHT = 3600, 1e-3, 1e-3
 # Crops are the cheaper lesson; group norm's statistics differ on whole images, so the last part sees those.

@@ -1,7 +1,6 @@
 """The network inside a MODEL as the training core sees it: loaded whole, trainable in place, and afterwards as it was."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +21,14 @@ from ...training.data.examples import Conditioning, GroupedExamples, grouped_exa
 from ...training.denoiser import Denoiser
 from ...training.diffusion import Diffusion
 from ...training.engine import PRECISION_DTYPES, LocalEngine
+from ...training.phases import Trainee
+from ...training.request import fingerprint
+from .. import demo_model
 from ..lora_files import family_of
 
 TRAINABLE = ("sd15", "sdxl")
 CHANNELS = 4  # of the latents; 9 is inpainting, 8 an edit model
 CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the network's
-SAMPLED = 16  # values of each tensor that enter a fingerprint
 
 
 class Stopped(KeyboardInterrupt):
@@ -88,6 +89,20 @@ class HostNetwork:
     def engine(self) -> HostEngine:
         """Returns what runs a step."""
         return HostEngine(self.device, self.precision)
+
+    def trainee(self) -> Trainee:
+        """Returns the network as the training core takes it."""
+        return Trainee(self.denoiser, self.engine(), self.family, self.is_embedded, self.precision, self.lora_name())
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the model that ships with the pack."""
+        return self.patcher.get_attachment(demo_model.ATTACHMENT) is not None
+
+    def free_bytes(self, needed: float) -> float:
+        """Returns the bytes that are free once other models have made room for `needed`."""
+        self.load(needed)
+        return comfy.model_management.get_free_memory(self.device)
 
     def load(self, memory: float = 0) -> None:
         """Brings the whole network to its device, with the MODEL's patches, as ordinary tensors.
@@ -199,17 +214,6 @@ def host_network(model: Any) -> HostNetwork:
     computed = getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
     dtype = PRECISION_DTYPES[precision] or computed
     return HostNetwork(patcher, family, Diffusion.from_schedule(schedule, _prediction_type(sampling)), precision, dtype)
-
-
-def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Returns a hash over the names, shapes and some values of tensors."""
-    digest, values = hashlib.sha256(), []
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        values.append(tensor.detach().reshape(-1)[:: max(tensor.numel() // SAMPLED, 1)].float())
-    for part in values:
-        digest.update(part.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _precision(device: torch.device) -> str:

@@ -5,21 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ...disk import format_bytes
 from ...errors import TrainingError
+from ...training.data.examples import GroupedExamples
+from ...training.export import TrainedLora, clean_name
 from ...training.phases import run_job, write_settings
-from ...training.presets import AUTO, OBJECTIVES, PRESETS
+from ...training.presets import AUTO, OBJECTIVES, PRESETS, Phase
+from ...training.preview import Previews
+from ...training.request import NONE, OFF, ON, UNIFIED, TrainRequest, fingerprint, fitted, job_of, metadata_of, phases_of
 from ..lora_files import add_lora, lora_options, lora_path
-from ..schema import TRAINING, found_as
-from .job import NONE, OFF, ON, UNIFIED, Wishes, fitted, job_of, metadata_of, phases_of, start_of
+from ..schema import TRAINING, found_as, node_id_of
 from .network import Stopped, host_network
-from .previews import Previews, as_image
-from .progress import Said, Watch, last_sheet, summary
-from .save_lora import TrainedLora, clean_name
+from .previews import as_image, decoder
+from .progress import NodeText, Watch, show_last_sheet, summary
+from .start import starting_lora
 
+FOLDER = "hyper_sd_training"  # below the host's output folder
 DATA = [
     io.Model.Input(
         "model",
@@ -198,21 +203,13 @@ class HyperSDTrainLora(io.ComfyNode):
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
 
     @classmethod
-    def execute(
-        cls, model, latents, positive, objective, preset, steps, rank, learning_rate, name, negative=None, vae=None,
-        start_from=NONE, stages=AUTO, batch_size=0, teacher_cfg=5.0, preview_every=0, seed=0, gradient_checkpointing=AUTO,
-        adversarial=AUTO,
-    ) -> io.NodeOutput:  # fmt: skip
-        settings = (
-            objective, preset, steps, rank, learning_rate, name, start_from, stages, batch_size, teacher_cfg, seed,
-            gradient_checkpointing, adversarial,
-        )  # fmt: skip
-        wishes = Wishes(*map(_one, settings))
-        said = Said(getattr(cls.hidden, "unique_id", None))
+    def execute(cls, model, latents, positive, negative=None, vae=None, **settings) -> io.NodeOutput:
+        request = TrainRequest(**{name: _one(value) for name, value in settings.items()})
+        node_text = NodeText(node_id_of(cls))
         try:
             # Nodes run under inference mode, in which nothing can be trained.
             with torch.inference_mode(False), torch.enable_grad():
-                return train_lora(_one(model), latents, positive, negative or [], _one(vae), wishes, _one(preview_every), said)
+                return train_lora(_one(model), latents, positive, negative or [], _one(vae), request, node_text)
         except Stopped as stop:
             raise stop.__cause__ from None
         finally:
@@ -220,28 +217,42 @@ class HyperSDTrainLora(io.ComfyNode):
 
 
 def train_lora(
-    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, wishes: Wishes, every: int, said: Said
+    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, request: TrainRequest, node_text: NodeText
 ) -> io.NodeOutput:
     """Returns the node's outputs; see its inputs."""
     host = host_network(model)
     examples = host.examples(latents, positive, negative)
-    start = start_of(host, model, wishes.start_from)
-    made = phases_of(wishes, host, model, examples, start)
+    start = starting_lora(host, model, request.start_from)
+    trainee = host.trainee()
+    planned = phases_of(request, trainee, examples, start)
+    _require_empty_prompt(request, examples, planned)
     host.load()
-    job, decides = job_of(wishes.name, host, examples, made, start)
-    write_settings(job.folder, {"name": wishes.name, **decides})
-    previews = Previews(job, wishes.name, every, wishes.teacher_cfg, vae)
+    fingerprints = {"model": host.fingerprint(), "data": examples.fingerprint(), "start": fingerprint(start.tensors)}
+    root = Path(folder_paths.get_output_directory(), FOLDER)
+    job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints)
+    write_settings(job, request.name)
+    previews = Previews(job, request.name, request.preview_every, request.teacher_cfg, decoder(host, vae), restore=host.load)
     if job.begun < len(job.phases) or previews.finished() is None:
-        job, needed, free = fitted(job)
+        job, needed, free = fitted(job, host.free_bytes)
         previews.job = job
-        said.text(f"The training takes about {format_bytes(needed)} of {format_bytes(free)} free memory.", now=True)
-    outcome = run_job(job, Watch(job, previews, said), lambda phase, layers: last_sheet(job, previews, phase, layers))
+        text = f"The training takes about {format_bytes(needed)} of {format_bytes(free)} free memory."
+        node_text.show(text, now=True)
+    outcome = run_job(job, Watch(job, previews, node_text), previews.last_sheet)
+    show_last_sheet(job, previews)
     tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
-    metadata = metadata_of(wishes, job, decides, outcome.rank)
-    patched, _ = add_lora(model, Path(f"{wishes.name}.safetensors"), tensors, 1.0)
-    said.text(outcome.warning or summary(job, outcome), now=True)
+    patched, _ = add_lora(model, Path(f"{request.name}.safetensors"), tensors, 1.0)
+    node_text.show(outcome.warning or summary(job, outcome), now=True)
+    trained = TrainedLora(tensors, metadata_of(request, job, outcome.rank))
     loss_map = {"loss": outcome.losses, "stages": outcome.stages}
-    return io.NodeOutput(patched, TrainedLora(tensors, metadata), loss_map, job.total_steps, as_image(previews.sheet))
+    return io.NodeOutput(patched, trained, loss_map, job.total_steps, as_image(previews.sheet))
+
+
+def _require_empty_prompt(request: TrainRequest, examples: GroupedExamples, planned: Sequence[Phase]) -> None:
+    if not examples.groups[0].empty and any(phase.config.is_guided for phase in planned):
+        raise TrainingError(
+            f"{request.objective} guides its teacher with CFG {request.teacher_cfg:g} and needs the empty prompt: wire the "
+            "negative output of Hyper-SD Training Data into negative, or set teacher_cfg to 1."
+        )
 
 
 def _one(value: Any) -> Any:

@@ -9,7 +9,7 @@ pytest.importorskip("diffusers", reason="the recipe's classes need diffusers: pi
 
 from hyper_sd.demo.recipe import train_control
 from hyper_sd.demo.recipe.export import load_checkpoint
-from hyper_sd.demo.recipe.networks import MODEL_FOLDER
+from hyper_sd.training.launch.embedded_model import MODEL_FOLDER
 from safetensors.torch import load_file
 
 COUNT, STEPS = 4, 4

@@ -8,6 +8,21 @@ from hyper_sd.training.diffusion import Diffusion
 from torch import nn
 
 WIDTH, TOKENS = 6, 3
+# Settings of diffusers' UNet2DConditionModel: a small one, and the released SDXL's.
+SMALL = {
+    "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2,
+    "cross_attention_dim": 6,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "sample_size": 8,
+}  # fmt: skip
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    "use_linear_projection": True,
+}  # fmt: skip
 
 
 class ResBlock(nn.Module):

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.training.test_loop import CONFIG, Interrupted, equal, run, start, weights
+from hyper_sd.tests.training.runs import CONFIG, Interrupted, equal, run, start, weights
 from hyper_sd.training.checkpoint import CheckpointError, load_checkpoint
 from hyper_sd.training.loop import CHECKPOINT
 from hyper_sd.training.lora_layers import TEACHER
@@ -40,7 +40,7 @@ def test_full_disk_loses_nothing_older(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("hyper_sd.training.checkpoint.save_file", full)
     with caplog.at_level(logging.WARNING):
         states.close()
-    assert [r.message for r in caplog.records if "Step 3 is not saved" in r.message and "free some space" in r.message]
+    assert [r.message for r in caplog.records if "Step 3 is not saved" in r.message and "make room" in r.message]
     assert (tmp_path / CHECKPOINT).read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
 
@@ -66,7 +66,7 @@ def test_checkpoint_that_fails_on_the_way_is_logged_and_tried_again(tmp_path, mo
     assert [s.step for s in states] == [*range(1, 9)]
     messages = [r.message for r in caplog.records if "is not saved" in r.message]
     assert [m.split(" is not")[0] for m in messages] == ["Step 2", "Step 3"]
-    assert "No space left" in messages[0]
+    assert "too full" in messages[0]
     assert len(made) == 5  # after the steps 2, 3, 4, 6, 8
     assert load_checkpoint(tmp_path / CHECKPOINT)[1]["step"] == 8
 
@@ -76,7 +76,7 @@ def test_checkpoint_that_fails_at_the_end_leaves_the_trained_weights_in_memory(t
     fail_to_save(monkeypatch, range(99))
     states, layers, _ = start(folder=tmp_path)
     seen = []
-    with pytest.raises(CheckpointError, match=r"No space left.*free some space"):
+    with pytest.raises(CheckpointError, match=r"too full.*make room"):
         seen.extend(state.step for state in states)
     assert seen == [*range(1, 9)]
     assert equal(weights(layers), weights(whole))
@@ -84,7 +84,7 @@ def test_checkpoint_that_fails_at_the_end_leaves_the_trained_weights_in_memory(t
 
 def test_stop_whose_checkpoint_fails_says_so(tmp_path, monkeypatch):
     fail_to_save(monkeypatch, range(99))
-    with pytest.raises(CheckpointError, match="free some space"):
+    with pytest.raises(CheckpointError, match="make room"):
         run(folder=tmp_path, stop=lambda: True)
 
 

@@ -4,19 +4,12 @@ from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.models.lora import read_lora
 from hyper_sd.models.unet_names import lora_names
-from hyper_sd.tests.training.fakes import TinyUNet
-from hyper_sd.tests.training.test_lora_layers import SDXL
-from hyper_sd.training.export import concatenated, kohya_name, load_lora, lora_state_dict, save_lora, set_from_tensors
+from hyper_sd.tests.training.fakes import SDXL, SMALL, TinyUNet
+from hyper_sd.training.export import load_lora, save_lora
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
+from hyper_sd.training.lora_tensors import concatenated, kohya_name, lora_state_dict, set_from_tensors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-
-SMALL = {
-    "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2,
-    "cross_attention_dim": 6,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "sample_size": 8,
-}  # fmt: skip
 
 
 def filled(network, rank=3, lora_alpha=None, seed=1):

@@ -6,40 +6,13 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
+from hyper_sd.tests.training.runs import CONFIG, STAGES, Interrupted, equal, run, start, weights
 from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
-from hyper_sd.training.config import Stage, TrainingConfig
+from hyper_sd.training.config import Stage
 from hyper_sd.training.data.examples import Batch, LatentExamples
 from hyper_sd.training.engine import LocalEngine
 from hyper_sd.training.loop import CHECKPOINT, Run, train
 from hyper_sd.training.lora_layers import LoraLayers
-
-STAGES = (Stage(8, 3), Stage(2, 3, 1.0, 0.1), Stage(1, 2, 0.5, 0.2))
-CONFIG = TrainingConfig(stages=STAGES, batch_size=4, learning_rate=1e-2, warmup_steps=2, rank=2, seed=3, checkpoint_every=2)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def start(config=CONFIG, folder=None, stop=lambda: False, examples=None):
-    """Returns (the generator, its layers, the network)."""
-    denoiser = make_denoiser(dtype=torch.float32)
-    layers = LoraLayers(denoiser.network, config.rank)
-    examples = examples or make_examples(10, torch.float32)
-    return train(config, denoiser, layers, examples, folder=folder, stop=stop), layers, denoiser.network
-
-
-def run(config=CONFIG, folder=None, **options):
-    states, layers, _ = start(config, folder, **options)
-    return list(states), layers
-
-
-def weights(layers):
-    return {f"{name}.{key}": v for name, made in layers.sets.items() for key, v in made.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 def test_states_tell_step_stage_losses_rate_and_eta():

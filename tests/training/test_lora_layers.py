@@ -2,19 +2,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.training.fakes import TOKENS, WIDTH, TinyUNet
+from hyper_sd.tests.training.fakes import SDXL, TOKENS, WIDTH, TinyUNet
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
 from hyper_sd.training.recompute import recomputing
 from torch import nn
-
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}  # fmt: skip
 
 
 def inputs(batch=3, dtype=torch.float64):

@@ -5,8 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.samplers.schedule import NoiseSchedule
-from hyper_sd.tests.training.fakes import make_denoiser, make_examples
-from hyper_sd.tests.training.test_export import SMALL
+from hyper_sd.tests.training.fakes import SMALL, make_denoiser, make_examples
 from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion

@@ -7,7 +7,7 @@ from hyper_sd.tests.training.fakes import PointMass, call, make_denoiser, make_e
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
 from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.preview import draw, schedule_of_diffusion
+from hyper_sd.training.preview import sample_latents, schedule_of_diffusion
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 SHAPE = (3, 2, 8, 8)
@@ -44,7 +44,7 @@ def by_hand(denoiser, conditioning, unconditional, *, steps, num_segments, eta, 
 )
 def test_preview_is_the_samplers_own_trajectory(prediction, steps, segments, eta, scale):
     options = {"steps": steps, "num_segments": segments, "eta": eta, "guidance_scale": scale, "seed": 5}
-    found = draw(*world(prediction), SHAPE, **options)
+    found = sample_latents(*world(prediction), SHAPE, **options)
     torch.testing.assert_close(found, by_hand(*world(prediction), **options), rtol=1e-4, atol=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_exact_network_draws_its_own_data_in_any_number_of_steps(prediction):
     c = torch.randn(2, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = Denoiser(PointMass(diffusion, c).double(), diffusion, call)
     for steps in (1, 4, 8):
-        drawn = draw(exact, world()[1], {}, SHAPE, steps=steps, seed=steps)
+        drawn = sample_latents(exact, world()[1], {}, SHAPE, steps=steps, seed=steps)
         assert torch.allclose(drawn, c.expand(SHAPE), atol=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_seed_decides_and_the_active_set_counts():
 
     def drawn(name, seed):
         with layers.using(name):
-            return draw(denoiser, conditioning, unconditional, SHAPE, steps=2, seed=seed)
+            return sample_latents(denoiser, conditioning, unconditional, SHAPE, steps=2, seed=seed)
 
     base = drawn(None, 1)
     assert torch.equal(base, drawn(None, 1))
@@ -85,4 +85,4 @@ def test_schedule_is_the_one_the_process_was_made_from():
 def test_grid_that_cannot_be_is_refused_before_the_network_runs():
     denoiser, conditioning, unconditional = world()
     with pytest.raises(ScheduleError, match="1 steps cannot visit 4 segments"):
-        draw(denoiser, conditioning, unconditional, SHAPE, steps=1, num_segments=4)
+        sample_latents(denoiser, conditioning, unconditional, SHAPE, steps=1, num_segments=4)

@@ -167,6 +167,11 @@ class CachedExamples:
     def buckets(self) -> list[list[int]]:
         return self._buckets
 
+    def fingerprint(self) -> str:
+        """Returns a hash over everything that is trained on: the files' names stand for their content."""
+        names = (path.stem for path in (*self._latents, *self._prompts))
+        return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         unconditional = {name: t.expand(len(numbers), *t.shape[1:]) for name, t in self._unconditional.items()}
         latents = _load([self._latents[number] for number in numbers])["latents"]

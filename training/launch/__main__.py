@@ -10,25 +10,17 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from datetime import timedelta
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from ...errors import HyperSDError, TrainingError
-from ..export import save_lora
-from ..loop import CHECKPOINT, TrainingState, train
-from ..lora_layers import STUDENT, LoraLayers
-from ..objectives.discriminator import encoder_stages
+from ..config import TrainingConfig
 from .run_file import RunFile, read_run_file
-
-if TYPE_CHECKING:
-    from .accelerate_engine import AccelerateEngine
-    from .diffusers_models import DiffusersModel
 
 logger = logging.getLogger("hyper_sd")
 
-LOG_SECONDS = 10.0
 SAME_REQUEST_SECONDS = 2.0  # launchers and batch systems forward a signal that the process got already
 FAILED, STOPPED = 1, 130
 
@@ -83,70 +75,34 @@ def run(file: RunFile) -> int:
     """Loads, encodes and trains; returns the exit code. Raises: HyperSDError for whatever stands in the way."""
     try:
         from .accelerate_engine import AccelerateEngine
+        from .by_preset import train_by_preset
+        from .by_stages import check_stages, train_stages
         from .diffusers_models import load_model
+        from .embedded_model import load_embedded_model
         from .examples import make_examples
     except ImportError as error:
         raise TrainingError(f"Training needs more packages ({error}); install them: pip install hyper-sd[train]") from error
     request = StopRequest()
-    engine = AccelerateEngine(file.training.precision, request)
-    file.training.part_size(engine.world)  # what cannot work is said before hours of encoding
+    file = file.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    engine = AccelerateEngine(file.precision, request)
+    by_stages = isinstance(file.training, TrainingConfig)
+    if by_stages:
+        file.training.part_size(engine.world)  # what cannot work is said before hours of encoding
     one_downloads = engine.accelerator.local_main_process_first() if file.model.hub_id else nullcontext()
     with one_downloads:
-        model = load_model(file.model.folder or file.model.hub_id, file.dtype, local=bool(file.model.folder))
-    logger.info("%s, %s, %d process(es) on %s", model.family.name, file.dtype, engine.world, engine.device)
-    if file.training.is_adversarial:
-        encoder_stages(model.network)
+        if file.model.embedded:
+            model = load_embedded_model(file.dtype)
+        else:
+            model = load_model(file.model.folder or file.model.hub_id, file.dtype, local=bool(file.model.folder))
+    logger.info("%s, %s, %d process(es) on %s", model.name, file.dtype, engine.world, engine.device)
+    if by_stages:
+        check_stages(file.training, model)
     examples = make_examples(file, model, engine)
-    checkpoint = file.output.checkpoint_folder / CHECKPOINT
-    if not engine.agree(checkpoint.stat().st_size if checkpoint.exists() else 0):
-        raise TrainingError(f"Not every machine sees the same {checkpoint}; choose an output.folder that all of them share.")
-    layers = LoraLayers(model.network, file.training.rank, file.training.lora_alpha, model.family.excluded)
-    try:
-        with request.listening():
-            steps = train(
-                file.training, model.denoiser, layers, examples,
-                folder=file.output.checkpoint_folder, engine=engine, stop=lambda: engine.stopping,
-            )  # fmt: skip
-            with closing(steps):
-                last = _follow(steps, file, layers, model, engine)
-            engine.wait()  # the main process may still be writing
-    finally:
-        layers.detach()
+    with request.listening():
+        finished = (train_stages if by_stages else train_by_preset)(file, model, examples, engine)
+        engine.wait()  # the main process may still be writing
     engine.finish()
-    if engine.stopping and last is not None and last.step < last.total_steps:
-        logger.info("Stopped after step %d of %d; the same command goes on from there.", last.step, last.total_steps)
-        return STOPPED
-    logger.info(
-        "Finished: the LoRAs are in %s", file.output.folder if last else f"{file.output.folder}, nothing was left to do"
-    )
-    return 0
-
-
-def _follow(
-    steps: Iterator[TrainingState], file: RunFile, layers: LoraLayers, model: "DiffusersModel", engine: "AccelerateEngine"
-) -> TrainingState | None:
-    """Runs through the training; the main process logs, and writes each stage's LoRA as the stage ends."""
-    logged, state = -LOG_SECONDS, None
-    for state in steps:
-        if engine.rank:
-            continue
-        if state.stage_finished:
-            _export(state, file, layers, model)
-        if state.stage_finished or time.monotonic() - logged > LOG_SECONDS:
-            logged = time.monotonic()
-            losses = ", ".join(f"{name} {value:.4g}" for name, value in state.losses.items())
-            left = timedelta(seconds=round(state.eta_seconds))
-            logger.info("step %d/%d: %s; %.3g steps/s, %s left", state.step, state.total_steps, losses, state.rate, left)
-    return state
-
-
-def _export(state: TrainingState, file: RunFile, layers: LoraLayers, model: "DiffusersModel") -> None:
-    segments = None if file.training.objective == "finetune" else state.stage.num_segments
-    path = file.output.lora_path(segments)
-    described = {"title": path.stem, "base_model": model.family.name, "trained_steps": str(state.step)}
-    described |= {} if segments is None else {"num_segments": str(segments)}
-    save_lora(path, layers, STUDENT, metadata=described, transformer=model.family.network == "transformer")
-    logger.info("wrote %s", path)
+    return 0 if finished else STOPPED
 
 
 if __name__ == "__main__":

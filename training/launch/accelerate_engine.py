@@ -53,9 +53,12 @@ class AccelerateEngine:
             getattr(self.accelerator, k) for k in ("device", "process_index", "num_processes")
         )
         self.asked, self.stopping = asked, False
+        self._first_scaler_state = self.scaler_state()
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Returns both as the loop is to use them."""
+        """Returns both as the loop is to use them; a new run starts with the loss scale of the first."""
+        self.accelerator.free_memory()  # of the run before
+        self.load_scaler_state(self._first_scaler_state)
         return self.accelerator.prepare(module, optimizer)
 
     def autocast(self) -> AbstractContextManager:

@@ -12,15 +12,20 @@ import diffusers
 import torch
 import transformers
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from PIL import Image
 from torch import nn
 
 from ...errors import TrainingError, UnsupportedModelError
+from ...models.unet_names import lora_names, original_order
 from ...samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule, sigma_of
 from ..data.cache import Encoders
 from ..data.examples import Conditioning
 from ..denoiser import Denoiser, call_diffusers_transformer, call_diffusers_unet
 from ..diffusion import Diffusion
+from ..engine import LocalEngine
 from ..lora_layers import EXCLUDED
+from ..phases import Trainee
+from ..preview import as_images
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -77,17 +82,32 @@ FAMILIES = {
 class DiffusersModel:
     """A pipeline taken apart. Everything lies on the CPU until it is moved.
 
-    Args: pipeline: of one of FAMILIES.
+    Args:
+        pipeline: of one of FAMILIES.
+        is_embedded: whether it is the model that ships with the pack.
+        diffusion: its noise schedule and kind of prediction; None takes those of the pipeline's scheduler.
     Raises: UnsupportedModelError for a noise schedule that is not one of these families'.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline):
+    def __init__(self, pipeline: DiffusionPipeline, is_embedded: bool = False, diffusion: Diffusion | None = None):
         self.pipeline, self.family = pipeline, FAMILIES[type(pipeline).__name__]
         self.network: nn.Module = getattr(pipeline, self.family.network).eval().requires_grad_(False)
+        self.is_embedded, self.is_unet = is_embedded, self.family.network == "unet"
         self.scale_factor = pipeline.vae_scale_factor
         self.latent_channels = pipeline.vae.config.latent_channels
-        self.denoiser = Denoiser(self.network, diffusion_of(pipeline.scheduler), self._call())
+        self.denoiser = Denoiser(self.network, diffusion or diffusion_of(pipeline.scheduler), self._call())
         self.fingerprint = fingerprint(self._encoder_parts())
+
+    @property
+    def name(self) -> str:
+        """The family it belongs to, for people and for a LoRA's file."""
+        return self.family.name
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels of the squares that the model is drawn at."""
+        size = self.network.config.sample_size
+        return (size if isinstance(size, int) else max(size)) * self.scale_factor
 
     def _call(self) -> Callable[..., torch.Tensor]:
         call = partial(_call_sdxl, scale_factor=self.scale_factor) if self.family.name == "sdxl" else self.family.call
@@ -111,12 +131,38 @@ class DiffusersModel:
             self.fingerprint,
         )
 
-    def release_encoders(self) -> None:
-        """Gives the memory of autoencoder and text encoders back."""
+    def release_encoders(self, keep_autoencoder: bool = False) -> None:
+        """Gives the memory of text encoders and autoencoder back; the latter may wait on the CPU for pictures to decode."""
         for name in ENCODER_PARTS:
-            setattr(self.pipeline, name, None)
+            if name != "vae" or not keep_autoencoder:
+                setattr(self.pipeline, name, None)
+            else:
+                self.pipeline.vae.to("cpu")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def trainee(self, engine: LocalEngine, precision: str) -> Trainee:
+        """Returns the network as a training of phases takes it.
+
+        The layers come in the order of the original layout, so that ComfyUI's training of the same model starts alike.
+        """
+        return Trainee(
+            denoiser=self.denoiser,
+            engine=engine,
+            family=self.family.name,
+            is_embedded=self.is_embedded,
+            precision=precision,
+            lora_name=lora_names(self.network),
+            layer_order=original_order(self.network) if self.is_unet else None,
+        )
+
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Returns the pictures of latents [count, ...] as the network sees them, decoded on their device one by one."""
+        vae = self.pipeline.vae.to(latents.device)
+        unscaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+        pixels = torch.cat([vae.decode(one).sample for one in unscaled.to(vae.dtype).split(1)])
+        self.pipeline.vae.to("cpu")
+        return as_images(pixels.permute(0, 2, 3, 1).add(1).div(2))
 
 
 def encode_images(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -26,26 +26,27 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine
     Raises: TrainingError for data that cannot be used, and processes that do not see the same.
     """
     size = model.scale_factor * 8  # UNets halve the latents three times
-    if file.data.resolution < size:
+    resolution = file.resolution(model.resolution)
+    if resolution < size:
         raise TrainingError(
-            f"data.resolution must be {size} or more for this model, got {file.data.resolution}; use 512 or 1024."
+            f"data.resolution must be {size} or more for this model, got {resolution}; use {model.resolution}, or leave it out."
         )
     share, folder = (engine.rank, engine.world), Path(file.data.cache)
     if file.data.prompts:
-        items = _from_prompts(file, model, engine, share, size)
+        items = _from_prompts(file, model, engine, share, resolution // size * size)
     else:
-        items = _scan(file.data, size).items
+        rules = ImageRules(resolution, size, file.data.max_aspect, default_caption=file.data.default_caption or None)
+        items = _scan(file.data, rules).items
         _same_everywhere(items, engine)
         encoders = model.encoders_on(engine.device)
         _follow("encoded", encode(items, encoders, folder, file.data.encode_batch_size, share))
-        model.release_encoders()
+        model.release_encoders(keep_autoencoder=file.shows_samples)
         model.network.to(engine.device)
     engine.wait()
     return CachedExamples(items, folder, model.fingerprint)
 
 
-def _scan(data: DataTable, size: int) -> ImageSet:
-    rules = ImageRules(data.resolution, size, data.max_aspect, default_caption=data.default_caption or None)
+def _scan(data: DataTable, rules: ImageRules) -> ImageSet:
     found = scan_folder(data.folder, rules) if data.folder else scan_shards(data.shards, rules)
     logger.info("%d images, %d skipped", len(found.items), len(found.skipped))
     for skipped in found.skipped[:SHOWN]:
@@ -54,10 +55,9 @@ def _scan(data: DataTable, size: int) -> ImageSet:
 
 
 def _from_prompts(
-    file: RunFile, model: DiffusersModel, engine: AccelerateEngine, share: tuple[int, int], size: int
+    file: RunFile, model: DiffusersModel, engine: AccelerateEngine, share: tuple[int, int], side: int
 ) -> Sequence[PromptItem]:
     data, folder = file.data, Path(file.data.cache)
-    side = data.resolution // size * size
     shape = (model.latent_channels, side // model.scale_factor, side // model.scale_factor)
     name = fingerprint([model.network])
     teacher = Teacher(name, (side, side), shape, data.teacher_steps, data.teacher_guidance_scale, file.training.seed)
@@ -65,7 +65,7 @@ def _from_prompts(
     _same_everywhere(items, engine)
     encoders = model.encoders_on(engine.device)
     _follow("prompts encoded", encode_prompts(items, encoders, folder, data.encode_batch_size, share))
-    model.release_encoders()
+    model.release_encoders(keep_autoencoder=file.shows_samples)
     model.network.to(engine.device)
     engine.wait()  # a process draws for prompts that another has encoded
     drawing = draw_items(

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from ...errors import TrainingError
 from ..config import TrainingConfig, from_plain
+from ..engine import usual_precision
+from ..presets import AUTO, OBJECTIVES
+from ..request import NONE, OFF, ON, UNIFIED, TrainRequest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+USUAL_RESOLUTION = 512  # of runs of stages
 DTYPES = ("fp32", "bf16", "fp16")
 PATHS = {"folder", "shards", "prompts", "cache"}
 Table = TypeVar("Table")
@@ -26,16 +32,19 @@ class ModelTable:
     """Which model is trained.
 
     Args:
-        folder: in diffusers' layout; or hub_id: "owner/name" on the Hugging Face hub. One of the two.
+        folder: in diffusers' layout. It, hub_id or embedded, one of the three.
+        hub_id: "owner/name" on the Hugging Face hub.
+        embedded: True for the small model that ships with the pack.
         dtype: of the frozen weights; "" takes the arithmetic's, see training.precision.
     """
 
     folder: str = ""
     hub_id: str = ""
+    embedded: bool = False
     dtype: str = ""
 
     def __post_init__(self) -> None:
-        _one_of(self, "model", "folder", "hub_id")
+        _one_of(self, "model", "folder", "hub_id", "embedded")
         if self.dtype not in ("", *DTYPES):
             raise TrainingError(
                 f"model.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}; leave it out to follow precision."
@@ -47,19 +56,24 @@ class DataTable:
     """What it is trained on.
 
     Args:
-        folder: of images and captions; shards: a pattern of tar files; prompts: a text file. One of the three.
+        folder: of images and captions. It, shards or prompts, one of the three.
+        shards: a pattern of tar files.
+        prompts: a text file.
         cache: folder of encoded images and prompts.
-        resolution: in pixels, the side of the square whose area no image exceeds.
-        max_aspect: of the longest images; default_caption: of images without one, "" skips them.
+        resolution: in pixels, the side of the square whose area no image exceeds; 0: see RunFile.resolution.
+        max_aspect: of the longest images.
+        default_caption: of images without one; "" skips them.
         encode_batch_size: images, prompts or teacher's latents at a time.
-        teacher_steps, teacher_guidance_scale, latents_per_prompt: for prompts alone.
+        teacher_steps: solver steps an image, for prompts alone.
+        teacher_guidance_scale: 1 = off, for prompts alone.
+        latents_per_prompt: images a line, for prompts alone.
     """
 
     folder: str = ""
     shards: str = ""
     prompts: str = ""
     cache: str = "cache"
-    resolution: int = 512
+    resolution: int = 0
     max_aspect: float = 2.0
     default_caption: str = ""
     encode_batch_size: int = 8
@@ -69,10 +83,10 @@ class DataTable:
 
     def __post_init__(self) -> None:
         _one_of(self, "data", "folder", "shards", "prompts")
-        for name in ("resolution", "encode_batch_size", "latents_per_prompt"):
-            if getattr(self, name) < 1:
+        for name, least in {"resolution": 0, "encode_batch_size": 1, "latents_per_prompt": 1}.items():
+            if getattr(self, name) < least:
                 raise TrainingError(
-                    f"data.{name} must be 1 or more, got {getattr(self, name)}; leave it out for the usual value."
+                    f"data.{name} must be {least} or more, got {getattr(self, name)}; leave it out for the usual value."
                 )
 
 
@@ -89,6 +103,7 @@ class OutputTable:
 
     @property
     def checkpoint_folder(self) -> Path:
+        """Where a run of stages keeps its checkpoint."""
         return Path(self.folder, self.name)
 
     def lora_path(self, num_segments: int | None) -> Path:
@@ -99,16 +114,25 @@ class OutputTable:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A whole run."""
+    """A whole run.
+
+    Args:
+        model: which model is trained.
+        data: what it is trained on.
+        training: stages in every detail, or a request with a preset, as the node in ComfyUI has it.
+        output: where the LoRAs go.
+        precision: of the arithmetic; "" is what suits the device, for a request only.
+    """
 
     model: ModelTable
     data: DataTable
-    training: TrainingConfig
+    training: TrainingConfig | TrainRequest
     output: OutputTable
+    precision: str
 
     def __post_init__(self) -> None:
-        dtype, precision = self.model.dtype, self.training.precision
-        if dtype not in ("", "fp32", precision):
+        dtype, precision = self.model.dtype, self.precision
+        if precision and dtype not in ("", "fp32", precision):
             raise TrainingError(
                 f"model.dtype {dtype!r} needs training.precision {dtype!r}, got {precision!r}; or leave dtype out."
             )
@@ -116,7 +140,26 @@ class RunFile:
     @property
     def dtype(self) -> str:
         """The frozen weights' dtype."""
-        return self.model.dtype or self.training.precision
+        return self.model.dtype or self.precision
+
+    @property
+    def shows_samples(self) -> bool:
+        """Whether pictures are drawn on the way."""
+        return isinstance(self.training, TrainRequest)
+
+    def resolution(self, drawn_at: int) -> int:
+        """Returns the side in pixels of the square whose area no image exceeds.
+
+        Left out it is 512 for a run of stages, so that runs begun with it go on, and elsewhere what the model is drawn at.
+
+        Args: drawn_at: by the model, in pixels.
+        """
+        of_stages = isinstance(self.training, TrainingConfig) and not self.model.embedded
+        return self.data.resolution or (USUAL_RESOLUTION if of_stages else drawn_at)
+
+    def on(self, device: torch.device) -> "RunFile":
+        """Returns the run with the precision that suits a device where the file says none."""
+        return self if self.precision else dataclasses.replace(self, precision=usual_precision(device))
 
 
 def read_run_file(path: Path) -> RunFile:
@@ -139,18 +182,40 @@ def read_run_file(path: Path) -> RunFile:
     if strange or not all(isinstance(table, dict) for table in tables.values()):
         raise TrainingError(f"{path} must have the tables [model], [data], [training] and [output], and has {sorted(tables)}.")
     tables["data"].setdefault("cache", "cache")  # also this one starts at the file's folder
-    made = {name: _checked(kind, name, _rooted(tables[name], path.resolve().parent)) for name, kind in kinds.items()}
-    return RunFile(training=from_plain(tables["training"]), **made)
+    root = path.resolve().parent
+    checked = {name: _checked(kind, name, _rooted(tables[name], root)) for name, kind in kinds.items()}
+    training, precision = _training(tables["training"], checked["output"].name, root)
+    return RunFile(training=training, precision=precision, **checked)
+
+
+def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[TrainingConfig | TrainRequest, str]:
+    """Returns the [training] table, stages in every detail or a request by preset, and its precision."""
+    if "preset" not in table and table.get("objective") not in OBJECTIVES:
+        config = from_plain(table)
+        return config, config.precision
+    values = {"objective": OBJECTIVES[0], **table}
+    precision = values.pop("precision", "")
+    if precision not in ("", *DTYPES):
+        raise TrainingError(f"training.precision must be one of {', '.join(DTYPES)}, got {precision!r}; leave it out.")
+    for switch, words in {"gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON)}.items():
+        if isinstance(values.get(switch), bool):
+            values[switch] = words[values[switch]]
+    if values.get("start_from") not in (None, NONE, UNIFIED):
+        values["start_from"] = _place(values["start_from"], root)
+    if "name" in values:
+        raise TrainingError("training.name is not a setting; the run is called as output.name says.")
+    return _checked(TrainRequest, "training", {**values, "name": name}), precision
 
 
 def _rooted(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Lets relative paths start at `root`."""
 
-    def place(name: str, value: Any) -> Any:
-        is_path = name in PATHS and isinstance(value, str) and value and "://" not in value
-        return os.path.join(root, os.path.expanduser(value)) if is_path else value
+    return {name: _place(value, root) if name in PATHS else value for name, value in table.items()}
 
-    return {name: place(name, value) for name, value in table.items()}
+
+def _place(value: Any, root: Path) -> Any:
+    is_path = isinstance(value, str) and value and "://" not in value
+    return os.path.join(root, os.path.expanduser(value)) if is_path else value
 
 
 def _checked(kind: type[Table], title: str, values: Mapping[str, Any]) -> Table:
@@ -160,16 +225,17 @@ def _checked(kind: type[Table], title: str, values: Mapping[str, Any]) -> Table:
     unknown = sorted(values.keys() - fields.keys())
     if missing or unknown:
         raise TrainingError(f"[{title}] lacks {missing} and has unknown {unknown}; there are {', '.join(fields)}.")
-    made = {}
+    converted = {}
     for name, value in values.items():
         wanted = fields[name].type
-        if isinstance(value, bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+        accepted = (int, float) if wanted is float else wanted
+        if not isinstance(value, accepted) or isinstance(value, bool) != (wanted is bool):
             raise TrainingError(f"{title}.{name} must be {_WORDS[wanted]}, got {value!r}.")
-        made[name] = wanted(value)
-    return kind(**made)
+        converted[name] = wanted(value)
+    return kind(**converted)
 
 
-_WORDS = {str: "text in quotes", int: "a whole number", float: "a number"}
+_WORDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _one_of(table: Any, title: str, *names: str) -> None:

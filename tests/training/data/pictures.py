@@ -1,6 +1,7 @@
-"""Small image files for tests: red above or left of blue, so that turning and cropping can be seen."""
+"""Small image files for tests, red left of blue so that turning and cropping can be seen, and tar files of them."""
 
 import io
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -29,4 +30,20 @@ def write(folder: Path, name: str, content: bytes | str | Image.Image, **options
     if isinstance(content, Image.Image):
         content = encoded(content, path.suffix.lower(), **options)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def shard(path, members, form=tarfile.PAX_FORMAT):
+    """Writes a tar of (name, bytes, text or a special member's type)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if content in {tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE}:
+                member.type, member.linkname = content, "/etc/hostname"
+                archive.addfile(member)
+                continue
+            data = content.encode() if isinstance(content, str) else content
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return path

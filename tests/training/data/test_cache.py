@@ -199,7 +199,7 @@ def test_full_disk_is_an_error_that_leaves_whole_files_only(images, tmp_path, mo
         save(tensors, path, metadata)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(TrainingError, match=r"cache.*free some space"):
+    with pytest.raises(TrainingError, match=r"cache.*make room"):
         run(items, FakeEncoders(), tmp_path / "cache")
     monkeypatch.undo()
     assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 7

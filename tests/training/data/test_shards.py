@@ -1,32 +1,15 @@
 import gzip
-import io
 import tarfile
 
 import numpy as np
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.training.data.pictures import encoded, picture, write
+from hyper_sd.tests.training.data.pictures import encoded, picture, shard, write
 from hyper_sd.training.data.images import ImageRules, load_pixels, scan_folder
 from hyper_sd.training.data.shards import expand_braces, scan_shards, shard_paths
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)
-
-
-def shard(path, members, form=tarfile.PAX_FORMAT):
-    """Writes a tar of (name, bytes, text or a special member's type)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=form) as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            if content in {tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE}:
-                member.type, member.linkname = content, "/etc/hostname"
-                archive.addfile(member)
-                continue
-            data = content.encode() if isinstance(content, str) else content
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
 
 
 def samples(count, prefix=""):

@@ -4,8 +4,7 @@ import signal
 
 import pytest
 import torch
-from hyper_sd.tests.training.data.pictures import encoded, picture
-from hyper_sd.tests.training.data.test_shards import shard
+from hyper_sd.tests.training.data.pictures import encoded, picture, shard
 from hyper_sd.tests.training.launch.tiny_pipelines import (
     ADVERSARIAL,
     PLAIN,
@@ -17,6 +16,7 @@ from hyper_sd.tests.training.launch.tiny_pipelines import (
     write_run,
 )
 from hyper_sd.training.launch import __main__ as launch
+from hyper_sd.training.launch import step_log
 from safetensors.torch import load_file
 
 accelerate = pytest.importorskip("accelerate")
@@ -26,7 +26,7 @@ accelerate = pytest.importorskip("accelerate")
 def one_process(monkeypatch):
     """accelerate keeps its state for the process; every run starts anew, on the CPU, and logs every step."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(launch, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(step_log, "LOG_SECONDS", 0.0)
     logger = logging.getLogger("hyper_sd")
     before = logger.level
     yield

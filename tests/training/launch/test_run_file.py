@@ -60,7 +60,7 @@ def test_example_is_a_valid_file_and_names_every_setting():
     ("before", "after", "said"),
     [
         ("[model]", "[modle]", "must have the tables"),
-        ('folder = "model"', "", "exactly one of folder, hub_id, got none"),
+        ('folder = "model"', "", "exactly one of folder, hub_id, embedded, got none"),
         ('folder = "model"', 'folder = "a"\nhub_id = "b/c"', "got folder, hub_id"),
         ('folder = "model"', 'folder = "a"\ndtype = "int8"', "must be one of fp32, bf16, fp16"),
         ('folder = "model"', 'folder = "a"\ndtype = "bf16"', "needs training.precision 'bf16'"),
@@ -68,7 +68,7 @@ def test_example_is_a_valid_file_and_names_every_setting():
         ('folder = "images"', 'folder = "a"\nprompts = "b"', "exactly one of folder, shards, prompts"),
         ('folder = "images"', 'folder = "a"\nresolution = "512"', "resolution must be a whole number"),
         ('folder = "images"', 'folder = "a"\nresolution = true', "resolution must be a whole number"),
-        ('folder = "images"', 'folder = "a"\nresolution = 0', "must be 1 or more"),
+        ('folder = "images"', 'folder = "a"\nresolution = -1', "must be 0 or more"),
         ('folder = "images"', 'folder = "a"\nmax_aspect = "2"', "max_aspect must be a number"),
         ('folder = "images"', 'folder = "a"\nresolutoin = 512', "unknown ['resolutoin']"),
         ('name = "fox"', "", "lacks ['name']"),

@@ -1,0 +1,49 @@
+"""The LoRA that a training starts from, by the name that the node offers it under."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ...errors import UnsupportedModelError
+from ...models.catalog import load_catalog
+from ...models.lora import plan
+from ...models.lora_keys import split_key
+from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
+from ...training.request import NONE, UNIFIED, StartingLora
+from ..lora import planned_file
+from ..lora_files import DEMO, lora_path, read_file, require_fit
+from .network import HostNetwork
+
+logger = logging.getLogger("hyper_sd")
+PARTS = {"down": DOWN, "up": UP, "alpha": ALPHA}
+
+
+def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
+    """Returns the LoRA of a name that the node offers.
+
+    Raises: UnsupportedModelError for a file that is missing, of another family, or no plain LoRA.
+    """
+    if name == NONE:
+        return StartingLora({})
+    path = planned_file(model, plan(host.family, 1, "unified")) if name == UNIFIED else lora_path(name)
+    info, tensors = read_file(path, model)
+    if info.kind != "LoRA":
+        raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
+    offered, match = require_fit(model, path, tensors)
+    if match.dropped:
+        logger.warning("%s: %s; training starts from the rest.", path.name, match)
+    own, rename, renamed, changed = host.host_names(), host.lora_name(), {}, set()
+    for key, tensor in tensors.items():
+        split = split_key(key)
+        if split is None or split.module not in offered:
+            continue
+        if split.part not in PARTS:
+            raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
+        changed.add(own[split.module])
+        renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
+    return StartingLora(renamed, name == UNIFIED or _is_unified(name), frozenset(changed))
+
+
+def _is_unified(name: str) -> bool:
+    released = any(entry.name == Path(name).name and entry.kind == "unified" for entry in load_catalog())
+    return released or (name.startswith(DEMO) and "unified" in name)

@@ -1,0 +1,79 @@
+"""A run whose file names every stage: the loop over them, and a LoRA written as each one ends."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+
+from ...errors import TrainingError
+from ..config import TrainingConfig
+from ..data.examples import Examples
+from ..export import save_lora
+from ..loop import CHECKPOINT, TrainingState, train
+from ..lora_layers import STUDENT, LoraLayers
+from ..objectives.discriminator import encoder_stages
+from .accelerate_engine import AccelerateEngine
+from .diffusers_models import DiffusersModel
+from .run_file import RunFile
+from .step_log import StepLog
+
+logger = logging.getLogger("hyper_sd")
+
+
+def check_stages(config: TrainingConfig, model: DiffusersModel) -> None:
+    """Refuses what cannot work before hours of encoding.
+
+    Raises: UnsupportedModelError for an adversarial stage on a network without an encoder.
+    """
+    if config.is_adversarial:
+        encoder_stages(model.network)
+
+
+def train_stages(file: RunFile, model: DiffusersModel, examples: Examples, engine: AccelerateEngine) -> bool:
+    """Trains, and returns whether the run came to its end.
+
+    Raises: TrainingError as train(), and where machines do not see the same checkpoint.
+    """
+    checkpoint = file.output.checkpoint_folder / CHECKPOINT
+    if not engine.agree(checkpoint.stat().st_size if checkpoint.exists() else 0):
+        raise TrainingError(f"Not every machine sees the same {checkpoint}; choose an output.folder that all of them share.")
+    layers = LoraLayers(model.network, file.training.rank, file.training.lora_alpha, model.family.excluded)
+    try:
+        steps = train(
+            file.training, model.denoiser, layers, examples,
+            folder=file.output.checkpoint_folder, engine=engine, stop=lambda: engine.stopping,
+        )  # fmt: skip
+        with closing(steps):
+            last = _follow(steps, file, layers, model, engine)
+        engine.wait()  # the main process may still be writing
+    finally:
+        layers.detach()
+    if engine.stopping and last is not None and last.step < last.total_steps:
+        logger.info("Stopped after step %d of %d; the same command goes on from there.", last.step, last.total_steps)
+        return False
+    logger.info(
+        "Finished: the LoRAs are in %s", file.output.folder if last else f"{file.output.folder}, nothing was left to do"
+    )
+    return True
+
+
+def _follow(
+    steps: Iterator[TrainingState], file: RunFile, layers: LoraLayers, model: DiffusersModel, engine: AccelerateEngine
+) -> TrainingState | None:
+    """Runs through the training; the main process logs, and writes each stage's LoRA as the stage ends."""
+    log, state = StepLog(), None
+    for state in steps:
+        if engine.rank:
+            continue
+        if state.stage_finished:
+            _export(state, file, layers, model)
+        log.write(state, now=state.stage_finished)
+    return state
+
+
+def _export(state: TrainingState, file: RunFile, layers: LoraLayers, model: DiffusersModel) -> None:
+    segments = None if file.training.objective == "finetune" else state.stage.num_segments
+    path = file.output.lora_path(segments)
+    described = {"title": path.stem, "base_model": model.name, "trained_steps": str(state.step)}
+    described |= {} if segments is None else {"num_segments": str(segments)}
+    save_lora(path, layers, STUDENT, metadata=described, transformer=model.family.network == "transformer")
+    logger.info("wrote %s", path)

@@ -1,0 +1,224 @@
+"""What a person asks of a training, and the job that follows from it: phases, folder, memory, and what the file says."""
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TrainingError
+from ..models.families import FAMILIES
+from ..models.lora_plan import EMBEDDED
+from .config import FREE_TO_CHANGE, to_plain
+from .data.examples import Examples
+from .export import clean_name
+from .lora_layers import EXCLUDED
+from .lora_tensors import DOWN
+from .memory import estimate, fit
+from .phases import Job, Trainee
+from .presets import AUTO, OBJECTIVES, PRESETS, STYLE_THEN_DISTIL, Phase, phases
+
+NONE, ON, OFF, UNIFIED = "none", "on", "off", "Hyper-SD unified"
+SAMPLED = 16  # values of each tensor that enter a fingerprint
+PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a person chose, by the names of the node's inputs, which are those of a run file, too.
+
+    Args:
+        objective: one of presets.OBJECTIVES.
+        preset: one of presets.PRESETS.
+        steps: optimizer steps of all phases; with rank, learning_rate and batch_size 0 takes the preset's.
+        rank: of the LoRA.
+        learning_rate: of both phases.
+        name: of the training; its folder begins with it.
+        start_from: "none", "Hyper-SD unified", or a LoRA that the door knows by this name.
+        stages: segments of the distillation such as "8-4-2-1", or "auto".
+        batch_size: examples a step.
+        teacher_cfg: guidance that is distilled, 1 is off.
+        seed: of everything that is drawn.
+        gradient_checkpointing: "auto" or "on".
+        adversarial: "auto", "on" or "off".
+        preview_every: steps between two sheets of samples; 0 is about eight times a training.
+    Raises: TrainingError for a value that its list does not have.
+    """
+
+    objective: str = STYLE_THEN_DISTIL
+    preset: str = next(iter(PRESETS))
+    steps: int = 0
+    rank: int = 0
+    learning_rate: float = 0.0
+    name: str = "my_style"
+    start_from: str = NONE
+    stages: str = AUTO
+    batch_size: int = 0
+    teacher_cfg: float = 5.0
+    seed: int = 0
+    gradient_checkpointing: str = AUTO
+    adversarial: str = AUTO
+    preview_every: int = 0
+
+    def __post_init__(self) -> None:
+        switches = {"gradient_checkpointing": (AUTO, ON), "adversarial": (AUTO, ON, OFF)}
+        for name, allowed in {"objective": OBJECTIVES, "preset": PRESETS, **switches}.items():
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(map(repr, allowed))
+                raise TrainingError(f"{name} must be one of {listed}, got {getattr(self, name)!r}.")
+
+
+@dataclass(frozen=True)
+class StartingLora:
+    """The LoRA that training starts from.
+
+    Args:
+        tensors: in kohya's names, under the trained one's modules; empty for no LoRA.
+        is_distilled: whether it works at 1 to 8 steps already.
+        changed: names of the network's modules that it changes.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    is_distilled: bool = False
+    changed: frozenset[str] = frozenset()
+
+    @property
+    def rank(self) -> int:
+        """The highest rank of its modules, 0 for no LoRA."""
+        return max((len(tensor) for key, tensor in self.tensors.items() if key.endswith(DOWN)), default=0)
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Patterns of layers that are left alone: those of every training, but those that the LoRA changes."""
+        return tuple(pattern for pattern in EXCLUDED if not fnmatch.filter(self.changed, pattern))
+
+
+def phases_of(request: TrainRequest, trainee: Trainee, examples: Examples, start: StartingLora) -> tuple[Phase, ...]:
+    """Returns the phases of a request, with ranks that hold what they start from.
+
+    Raises: TrainingError as presets.phases().
+    """
+    planned = phases(
+        request.objective,
+        EMBEDDED if trainee.is_embedded else trainee.family,
+        preset=request.preset,
+        examples=sum(map(len, examples.buckets)),
+        steps=request.steps,
+        rank=request.rank,
+        learning_rate=request.learning_rate,
+        stages=request.stages,
+        batch_size=request.batch_size,
+        guidance_scale=request.teacher_cfg,
+        seed=request.seed,
+        precision=trainee.precision,
+        starts_distilled=start.is_distilled,
+        adversarial=None if request.adversarial == AUTO else request.adversarial == ON,
+    )
+    ranks = [phase.config.rank for phase in planned]
+    # A distillation after a style holds that style and the LoRA it starts from side by side.
+    ranks[-1] = ranks[0] + start.rank if len(planned) > 1 else max(ranks[0], start.rank)
+    recompute = {"gradient_checkpointing": request.gradient_checkpointing == ON}
+    return tuple(_changed(phase, rank=rank, **recompute) for phase, rank in zip(planned, ranks, strict=True))
+
+
+def _changed(phase: Phase, **settings: Any) -> Phase:
+    return replace(phase, config=replace(phase.config, **settings))
+
+
+def job_of(
+    request: TrainRequest,
+    trainee: Trainee,
+    examples: Examples,
+    planned: tuple[Phase, ...],
+    start: StartingLora,
+    *,
+    root: Path,
+    fingerprints: Mapping[str, str],
+) -> Job:
+    """Returns the job, in a folder that any other model, data, starting LoRA or setting would change.
+
+    Args:
+        request: gives the name.
+        trainee: the network.
+        examples: what it learns from.
+        planned: the phases.
+        start: the LoRA it starts from.
+        root: the folder below which the job's own lies.
+        fingerprints: hashes of "model", "data" and "start".
+    """
+    configs = [{k: v for k, v in to_plain(phase.config).items() if k not in FREE_TO_CHANGE} for phase in planned]
+    titled = [{"title": phase.title, **config} for phase, config in zip(planned, configs, strict=True)]
+    settings = {**{name: fingerprints[name] for name in ("model", "data", "start")}, "phases": titled}
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    folder = root / f"{'-'.join(clean_name(request.name))}-{mark}"
+    return Job(trainee, examples, planned, start.tensors, folder, start.excluded, settings)
+
+
+def fitted(job: Job, free_bytes: Callable[[float], float]) -> tuple[Job, int, int]:
+    """Returns the job with what its memory asks for, and the bytes it takes and that are free; measured on the network.
+
+    Args:
+        job: what will be trained.
+        free_bytes: bytes that the training takes -> bytes that are free for it, other models having made room.
+    Raises: TrainingError where not even one image at a time fits.
+    """
+    trainee, largest = job.trainee, job.phases[-1].config  # a distillation after a style has its rank and more
+    batches = [job.examples.batch(bucket[:1], 0) for bucket in job.examples.buckets]
+    batch = max(batches, key=lambda batch: batch.latents.numel()).to(trainee.engine.device)
+    taught = len(job.phases) > 1  # by the network with the style
+    measured = estimate(trainee.denoiser, largest.rank, largest, batch.latents.shape, batch.conditioning, teacher=taught)
+    free = free_bytes(measured.needed(largest))
+    fitting = tuple(replace(phase, config=fit(measured, free, phase.config)) for phase in job.phases)
+    needed = max(measured.needed(phase.config) for phase in fitting)
+    return replace(job, phases=fitting, heads=measured.heads), needed, free
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns a hash over the names, shapes and some values of tensors."""
+    digest, values = hashlib.sha256(), []
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        values.append(tensor.detach().reshape(-1)[:: max(tensor.numel() // SAMPLED, 1)].float())
+    for part in values:
+        digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
+    """Returns what the LoRA's file is to say of its training, kohya's names included."""
+    last, diffusion, family = job.phases[-1].config, job.trainee.denoiser.diffusion, job.trainee.family
+    zero_terminal_snr = bool(diffusion.alpha[-1] < 1e-3)
+    return {
+        "hyper_sd_base": family,
+        "hyper_sd_prediction": diffusion.prediction_type + (", zero terminal SNR" if zero_terminal_snr else ""),
+        "hyper_sd_model_hash": job.settings["model"],
+        "hyper_sd_data_hash": job.settings["data"],
+        "hyper_sd_images": str(sum(map(len, job.examples.buckets))),
+        "hyper_sd_objective": request.objective,
+        "hyper_sd_steps": str(job.total_steps),
+        "hyper_sd_rank": str(rank),
+        "hyper_sd_stages": "-".join(str(stage.num_segments) for stage in last.stages) if last.objective == "tscd" else "none",
+        "hyper_sd_learning_rate": ", ".join(f"{phase.config.learning_rate:g}" for phase in job.phases),
+        "hyper_sd_teacher_cfg": f"{request.teacher_cfg:g}" if last.objective == "tscd" else "none",
+        "hyper_sd_start_from": request.start_from,
+        "hyper_sd_seed": str(request.seed),
+        "hyper_sd_date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hyper_sd_version": _version(),
+        "hyper_sd_settings": json.dumps(job.settings["phases"]),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "ss_base_model_version": FAMILIES[family].kohya_base,
+    }
+
+
+def _version() -> str:
+    text = PROJECT.read_text(encoding="utf-8") if PROJECT.is_file() else ""
+    match = re.search(r'^version = "(.+?)"', text, re.MULTILINE)
+    return match[1] if match else "unknown"
