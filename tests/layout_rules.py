@@ -108,8 +108,8 @@ def network(path: PurePosixPath, tree: ast.Module) -> list[str]:
 
 
 def no_print(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """Only install.py and demo/ speak to a terminal; everything else logs."""
-    if str(path) == "install.py" or top(path) == "demo":
+    """Only install.py, demo/ and examples/ speak to a terminal; everything else logs."""
+    if str(path) == "install.py" or top(path) in {"demo", "examples"}:
         return []
     return [f"line {call.lineno}: print()" for call, name in _calls(tree) if name == "print"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.tests.test_layout import FILES, ROOT
+from hyper_sd.tests.repository import FILES, ROOT
 
 ID = re.compile(r"(?<![\w-])hyper-(?:sd15|sdxl|sd3|flux1)[a-z0-9-]*-(?:lora|unet[a-z0-9-]*)(?![\w-])")
 FILE = re.compile(r"Hyper-(?:SD15|SDXL|SD3|FLUX)[\w.-]*\.safetensors")

@@ -1,46 +1,13 @@
 """Holds the design's arrows, borders and house rules over the whole repository, and shows that each rule can fail."""
 
 import ast
-import re
-import subprocess
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
 from hyper_sd.tests.layout_rules import RULES
+from hyper_sd.tests.repository import FILES, MODULES, ROOT, private_text
 
-ROOT = Path(__file__).resolve().parents[1]
-SKIPPED = {"__pycache__", "node_modules", "build", "dist", "demo-images"}
 TEXT = {"", ".cfg", ".css", ".html", ".ini", ".js", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
-
-# Folders of a person's or a server's own machine, private addresses, package registries' hosts.
-PRIVATE = {
-    "machine path": re.compile(r"(?<![\w.:/~*-])/(?:home|root|work|workspace|Users|mnt)/\w|\b[A-Za-z]:[\\/]+Users\b"),
-    "private address": re.compile(r"\b(?:10\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}\b"),
-    "registry host": re.compile(r"\b(?:pypi|pythonhosted|npmjs|anaconda|crates)\.(?:org|com|io)\b", re.IGNORECASE),
-}
-
-
-def _repository_files() -> list[PurePosixPath]:
-    """Returns what git tracks or would track; in a copy without git, every file outside hidden and built folders."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
-    except (OSError, subprocess.CalledProcessError):
-        paths = (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file())
-        listed = [p.as_posix() for p in paths if not any(part in SKIPPED or part.startswith(".") for part in p.parts[:-1])]
-    return [PurePosixPath(name) for name in sorted(listed) if name and (ROOT / name).is_file()]
-
-
-FILES = _repository_files()
-MODULES = [path for path in FILES if path.suffix == ".py"]
-
-
-def private_text(text: str) -> list[str]:
-    """Returns what a text tells about the machine it was written on."""
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        found += [f"line {number}: {kind}" for kind, pattern in PRIVATE.items() if pattern.search(line)]
-    return found
 
 
 def packages_in_generic_folders(files: list[PurePosixPath]) -> list[str]:
@@ -148,6 +115,7 @@ GOOD = [
     ("network", "models/download.py", "from huggingface_hub import hf_hub_url"),
     ("network", "demo/a.py", "import urllib.request"),
     ("no_print", "demo/a.py", "print('hello')"),
+    ("no_print", "examples/a.py", "print('hello')"),
     ("no_path_edits", "nodes/a.py", "import sys\nfirst = sys.path[0]\nsys.modules['x'] = None"),
     ("no_unsafe_code", "demo/recipe/a.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()"),
     ("sizes", "samplers/a.py", 'def f():\n    """' + "text\n" * 60 + '    """\n    return 1'),

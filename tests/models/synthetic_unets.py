@@ -144,3 +144,25 @@ def _values(name: str, shape: tuple[int, ...], at: int, count: int) -> np.ndarra
     if len(shape) > 1:
         return values * np.float32(math.prod(shape[1:]) ** -0.5)
     return values * np.float32(0.1) + np.float32(name.endswith("weight"))
+
+
+def diffusers_unet(shape: UnetShape):
+    """Returns diffusers' own class with these sizes, on the meta device; without diffusers the test is skipped."""
+    import pytest  # here, because a benchmark uses this module without it
+
+    models = pytest.importorskip("diffusers")
+    down = [f"{'CrossAttn' if depth else ''}DownBlock2D" for depth in shape.depths]
+    up = [f"{'CrossAttn' if depth else ''}UpBlock2D" for depth in reversed(shape.depths)]
+    with torch.device("meta"):
+        return models.UNet2DConditionModel(
+            block_out_channels=[shape.channels * multiplier for multiplier in shape.multipliers],
+            down_block_types=down,
+            up_block_types=up,
+            transformer_layers_per_block=[max(depth, 1) for depth in shape.depths],
+            cross_attention_dim=shape.context,
+            attention_head_dim=[max(shape.channels * multiplier // 64, 1) for multiplier in shape.multipliers],
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=shape.vector,
+        )

@@ -14,7 +14,7 @@ from hyper_sd.models.catalog import load_catalog
 from hyper_sd.tests.nodes import example_graphs as examples
 from hyper_sd.tests.nodes.model_world import until
 from hyper_sd.tests.nodes.server_routes import ask, fetch
-from hyper_sd.tests.test_layout import private_text
+from hyper_sd.tests.repository import private_text
 from PIL import Image
 
 ALL, DEMO, REAL = examples.names(), examples.names(demo=True), examples.names(demo=False)

@@ -1,10 +1,9 @@
 """The released recipes with a LoRA: the host's picture equals diffusers' on the same small SDXL weights and the same noise."""
 
-import importlib
-
 import pytest
 import torch
-from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
+from hyper_sd.tests.models.synthetic_unets import SMALL, diffusers_unet, unet, write
+from hyper_sd.tests.nodes.small_sdxl import conditioning, load_small
 from safetensors.torch import load_file, save_file
 
 RANK, STRENGTH = 2, 0.8
@@ -13,14 +12,11 @@ RANK, STRENGTH = 2, 0.8
 @pytest.fixture
 def parts(host, tmp_path, monkeypatch):
     """(diffusers' UNet with the LoRA at STRENGTH, MODEL without it, the LoRA's name), of one set of weights."""
-    diffusers_unet = importlib.import_module("hyper_sd.tests.models.test_unet_file").diffusers_unet
     pytest.importorskip("peft", reason="diffusers loads LoRA files through peft")
     import folder_paths
-    from hyper_sd.tests.nodes.test_one_step import load_small
 
-    one_step = importlib.import_module("hyper_sd.nodes.one_step")
     path = write(tmp_path / "small.safetensors", unet("diffusers", SMALL))
-    model = load_small(one_step, path)
+    model = load_small(path)
     network = diffusers_unet(SMALL)
     network.load_state_dict(load_file(path), assign=True)
     peft, kohya = lora(network)
@@ -49,12 +45,6 @@ def lora(network) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
                 f"{flat}.alpha": torch.tensor(float(RANK)),
             }
     return peft, kohya
-
-
-def conditioning():
-    generator = torch.Generator().manual_seed(2)
-    states = torch.randn(1, 77, SMALL.context, generator=generator)
-    return [[states, {"pooled_output": torch.randn(1, 16, generator=generator)}]]
 
 
 def by_diffusers(network, scheduler, noise, condition, **step):

@@ -9,7 +9,8 @@ import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models.sdxl_unet import SDXL
 from hyper_sd.models.unet_file import PREFIX, inspect_unet
-from hyper_sd.tests.models.synthetic_unets import SMALL, checkpoint, unet, write
+from hyper_sd.tests.models.synthetic_unets import SMALL, checkpoint, diffusers_unet, unet, write
+from hyper_sd.tests.nodes.small_sdxl import conditioning, load_small, small_config
 from safetensors.torch import load_file, save_file
 
 SIGMA_800 = 5.1110  # sqrt((1 - alpha_bar) / alpha_bar) of SDXL's schedule
@@ -39,31 +40,11 @@ def folders(host, tmp_path):
         folder_paths.filename_list_cache.pop(name, None)
 
 
-def small_config(info, one_step):
-    """The host's SDXL configuration with the sizes it finds in the file; by itself it knows SDXL's own sizes only."""
-    import comfy.model_detection
-    import comfy.supported_models
-
-    found = comfy.model_detection.detect_unet_config(one_step.host_state(info), PREFIX)
-    return comfy.supported_models.SDXL(found)
-
-
-def load_small(one_step, path, dtype=torch.float32):
-    info = inspect_unet(path, SMALL)
-    return one_step.load_unet(info, dtype, small_config(info, one_step), one_step.host_state(info))
-
-
 @pytest.fixture
 def small(one_step, tmp_path):
     """(path, MODEL) of a small SDXL UNet under diffusers' names."""
     path = write(tmp_path / "small.safetensors", unet("diffusers", SMALL))
-    return path, load_small(one_step, path)
-
-
-def conditioning(width=SMALL.context, pooled=16):
-    generator = torch.Generator().manual_seed(2)
-    states = torch.randn(1, 77, width, generator=generator)
-    return [[states, {"pooled_output": torch.randn(1, pooled, generator=generator)}]]
+    return path, load_small(path)
 
 
 def start_of(host, model, sampler, sigmas, image, seed=5):
@@ -102,9 +83,9 @@ def test_weights_equal_the_hosts_own_loading_bit_by_bit(one_step, tmp_path, layo
     import comfy.model_management
 
     path = write(tmp_path / "unet.safetensors", unet(layout, SMALL), torch.float32)
-    ours = load_small(one_step, path, dtype)
+    ours = load_small(path, dtype)
     info = inspect_unet(path, SMALL)
-    config = small_config(info, one_step)
+    config = small_config(info)
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, torch.device("cpu")))
     names = {getattr(tensor, layout): tensor.original for tensor in SMALL.tensors()}
     theirs = config.get_model({}, "", device=torch.device("cpu"))
@@ -120,7 +101,7 @@ def test_weights_equal_the_hosts_own_loading_bit_by_bit(one_step, tmp_path, layo
 
 def test_a_v_prediction_checkpoint_stays_one(one_step, tmp_path):
     path = write(tmp_path / "v.safetensors", [*unet("original", SMALL, PREFIX), ("v_pred", ())])
-    assert load_small(one_step, path).model.model_type.name == "V_PREDICTION"
+    assert load_small(path).model.model_type.name == "V_PREDICTION"
 
 
 @pytest.mark.parametrize("start", [800, 999, 500])
@@ -183,8 +164,6 @@ def test_sigmas_follow_a_patch_of_the_models_sampling(host, one_step, small):
 def diffusers_step(path, noise, states, vector):
     """diffusers' UNet with the file's weights, TCDScheduler at timestep 800, noise of deviation 1: its result, and its eps."""
     models = pytest.importorskip("diffusers")
-    from hyper_sd.tests.models.test_unet_file import diffusers_unet
-
     network = diffusers_unet(SMALL)
     network.load_state_dict(load_file(path), assign=True)
     scheduler = models.TCDScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
@@ -219,7 +198,7 @@ def test_smaller_dtypes_give_nearly_the_same_image(host, one_step, small, dtype,
     path, model = small
     sampler, sigmas = parts(one_step, model)
     exact = host.custom(model, conditioning(), conditioning(), sampler, sigmas)
-    made = host.custom(load_small(one_step, path, DTYPES[dtype]), conditioning(), conditioning(), sampler, sigmas)
+    made = host.custom(load_small(path, DTYPES[dtype]), conditioning(), conditioning(), sampler, sigmas)
     assert 0 < (made - exact).std() / exact.std() < tolerance
 
 
@@ -265,7 +244,7 @@ def test_a_nan_stops_the_loading(one_step, small):
     tensors["mid_block.resnets.0.conv1.weight"][0, 0, 0, 0] = math.nan
     save_file(tensors, path)
     with pytest.raises(UnsupportedModelError, match=r"not finite in middle_block\.0\.in_layers\.2\.weight"):
-        load_small(one_step, path)
+        load_small(path)
 
 
 @pytest.mark.parametrize("form", ["unet", "checkpoint"])

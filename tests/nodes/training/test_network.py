@@ -3,6 +3,8 @@
 import pytest
 import torch
 from hyper_sd.errors import TrainingError, UnsupportedModelError
+from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
+from hyper_sd.tests.nodes.small_sdxl import conditioning, load_small
 
 T = [999, 500, 20]
 
@@ -49,16 +51,10 @@ def test_prediction_equals_the_hosts(outside, host, kind, zsnr):
 
 
 def small_sdxl(tmp_path):
-    from hyper_sd.nodes import one_step
-    from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
-    from hyper_sd.tests.nodes.test_one_step import load_small
-
-    return load_small(one_step, write(tmp_path / "small.safetensors", unet("diffusers", SMALL)))
+    return load_small(write(tmp_path / "small.safetensors", unet("diffusers", SMALL)))
 
 
 def test_sdxl_is_told_the_pooled_text_and_the_size_of_its_images(outside, host, tmp_path):
-    from hyper_sd.tests.nodes.test_one_step import conditioning
-
     model, entry = small_sdxl(tmp_path), conditioning()[0]
     wide = torch.zeros(1, 4, 8, 24)
     given = host_of(model).conditioning(entry, wide, "positive")
