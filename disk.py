@@ -57,17 +57,19 @@ def explain(error: BaseException, folder: Path, needed: int = 0) -> str:
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def whole_file(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """Gives a name beside the target to write to; what stands there takes the target's name when all went well.
 
     Its content is on the disk before the name is. After an error, or a stop, the target is as it was and nothing else is left.
 
-    Args: target: a path whose folder is made if need be.
+    Args:
+        target: a path whose folder is made if need be.
+        partial: the name to write to, where a lock keeps others from it; None for one that nobody else takes.
     Raises: OSError of the system.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = part_beside(target)
+    partial = partial or part_beside(target)
     try:
         yield partial
         flush(partial)

@@ -4,12 +4,20 @@ import sys
 import time
 from typing import TextIO
 
+from ..models.progress import format_duration
+
 BAR_WIDTH = 24
 REPEAT_SECONDS = 10.0  # into a file or a CI log, a lasting state is repeated this often instead of rewritten
 
 
 def say(text: str = "", end: str = "\n", stream: TextIO | None = None) -> None:
-    """Writes a line now; characters the terminal cannot show become question marks instead of an error."""
+    """Writes a line now. Characters that the terminal cannot show become question marks instead of an error.
+
+    Args:
+        text: the line.
+        end: what follows it.
+        stream: where to write it, None for the standard output.
+    """
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + end)
@@ -17,7 +25,11 @@ def say(text: str = "", end: str = "\n", stream: TextIO | None = None) -> None:
 
 
 class StatusLine:
-    """One line that shows what is going on, rewritten in place on a terminal."""
+    """One line that shows what is going on, rewritten in place on a terminal.
+
+    Args:
+        stream: where to write it, None for the standard output.
+    """
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stdout
@@ -48,13 +60,7 @@ def share_bar(done: int, total: int) -> str:
 
 
 def progress_text(label: str, done: int, total: int, seconds: float) -> str:
-    """Returns "label [####....] 3/8  0:05 left" from the steps done and the seconds they took."""
+    """Returns "label [####....] 3/8  5 s left" from the steps done and the seconds they took."""
     bar = share_bar(done, total)
-    left = "" if done == 0 else f"  {clock(seconds / done * (total - done))} left"
+    left = "" if done == 0 else f"  {format_duration(seconds / done * (total - done))} left"
     return f"{label} [{bar}] {done}/{total}{left}"
-
-
-def clock(seconds: float) -> str:
-    """Returns minutes and seconds as m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

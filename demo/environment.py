@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..disk import write_whole
 from .console import say
 from .errors import InstallError
 from .pip import installed_version, pip_install, remove_half_installed
@@ -53,11 +54,9 @@ def is_complete(command: str, requirements: tuple[str, ...], venv: Path = VENV) 
 
 
 def write_stamp(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> None:
-    """Records a finished installation, atomically."""
+    """Records a finished installation."""
     stamp = {**read_stamp(venv), command: expected_stamp(requirements, venv)}
-    partial = venv / f"{STAMP}.part"
-    partial.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-    partial.replace(venv / STAMP)
+    write_whole(venv / STAMP, json.dumps(stamp, indent=1).encode())
 
 
 def _works(python: Path) -> bool:

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..disk import format_bytes
-from ..models.catalog import FAMILIES, Entry, load_catalog, require_acknowledged
-from ..models.files import Progress, State, index_folders, look
-from .console import StatusLine, clock, say, share_bar
+from ..models.catalog import FOLDERS, Entry, load_catalog, require_acknowledged
+from ..models.families import FAMILIES
+from ..models.files import index_folders, look
+from ..models.host_folders import HOST_FOLDERS
+from ..models.progress import Progress, State, format_duration
+from .console import StatusLine, say, share_bar
 from .errors import DemoError
 from .host import find_comfyui
 from .requirements import ROOT
-
-WEBUI_FOLDERS = {"loras": "Lora", "diffusion_models": "Stable-diffusion", "checkpoints": "Stable-diffusion"}
 
 
 def add_download_options(parser: argparse.ArgumentParser) -> None:
@@ -26,52 +27,77 @@ def add_download_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set-aside", action="store_true", help="rename a corrupt file and download it again")
 
 
-def models_folder(kind: str, *, root: Path = ROOT, home: Path | None = None) -> Path:
-    """Returns the folder for a kind of file of the host around this pack, or of the ComfyUI it would find.
+def find_host(*, root: Path = ROOT, home: Path | None = None) -> tuple[str, Path] | None:
+    """Returns the host around this pack, or the ComfyUI it would find: its key in HOST_FOLDERS, and its folder of models.
 
-    Args: kind: "loras", "diffusion_models" or "checkpoints".
-    Raises: DemoError when there is no host.
+    A WebUI that was started with other folders for its models is not asked for them: --into names one of those.
+
+    Args:
+        root: this pack's folder.
+        home: the user's folder.
+    Returns: None when there is no host.
     """
-    host = root.parent.parent
-    if root.parent.name == "extensions" and (host / "modules").is_dir():
-        return host / "models" / WEBUI_FOLDERS[kind]
+    around = root.parent.parent
+    # Started with --data-dir, a WebUI keeps models and extensions away from its program.
+    if root.parent.name == "extensions" and any((around / part).is_dir() for part in ("modules", "models/Stable-diffusion")):
+        return "forge" if (around / "modules_forge").is_dir() else "a1111", around / "models"
     comfyui = find_comfyui(root=root, home=home)
-    if comfyui is None:
-        raise DemoError("Found no ComfyUI or A1111 around this folder; say where the file shall go: --into FOLDER.")
-    return comfyui / "models" / kind
+    return ("comfyui", comfyui / "models") if comfyui else None
+
+
+def model_folders(kind: str, into: Path | None = None, **where: Path) -> list[Path]:
+    """Returns the folders for a kind of file, the one to download into first; none without a host.
+
+    Args:
+        kind: "loras", "diffusion_models" or "checkpoints".
+        into: the folder that takes their place.
+        where: as find_host's.
+    """
+    if into:
+        return [into]
+    host, models = find_host(**where) or (None, None)
+    return [models / folder for folder in HOST_FOLDERS[host][kind]] if host else []
 
 
 def progress_line(entry: Entry, progress: Progress) -> str:
-    """Returns "name [###...] 34 % of 787 MB  12 MB/s  0:43 left", or what it waits for."""
+    """Returns "name [###...] 34 % of 787 MB  12 MB/s  43 s left", or what it waits for."""
     bar = share_bar(progress.bytes_done, progress.bytes_total)
-    share = f"{100 * progress.bytes_done // max(progress.bytes_total, 1)} % of {format_bytes(progress.bytes_total)}"
-    parts = [f"{entry.name} [{bar}] {share}"]
+    parts = [f"{entry.name} [{bar}] {progress.percent} % of {format_bytes(progress.bytes_total)}"]
     if progress.state is State.VERIFYING:
         parts.append("verifying")
     elif progress.rate and progress.eta_seconds is not None:
-        parts += [f"{format_bytes(progress.rate)}/s", f"{clock(progress.eta_seconds)} left"]
+        parts += [f"{format_bytes(progress.rate)}/s", f"{format_duration(progress.eta_seconds)} left"]
     return "  ".join([*parts, progress.note]).rstrip()
 
 
 def list_models(entries: Iterable[Entry], into: Path | None) -> None:
-    """Writes every entry's id, size, title and state, by family."""
+    """Writes every entry's id, size, state and title, by family; the state is "-" where there is no folder to look in."""
     entries = list(entries)
-    for family, title in FAMILIES.items():
-        say(f"\n{title}")
-        for entry in (entry for entry in entries if entry.family == family):
-            found = look(entry, index_folders([into or models_folder(entry.folder)]))
-            say(f"  {entry.id:36} {format_bytes(entry.approximate_size):>8}  {found.state.value:8} {entry.title}")
+    folders = {kind: model_folders(kind, into) for kind in FOLDERS.values()}
+    indexes = {kind: index_folders(listed) for kind, listed in folders.items() if listed}
+    for key, family in FAMILIES.items():
+        say(f"\n{family.title}")
+        for entry in (entry for entry in entries if entry.family == key):
+            state = look(entry, indexes[entry.folder]).state.value if entry.folder in indexes else "-"
+            say(f"  {entry.id:36} {format_bytes(entry.approximate_size):>8}  {state:8} {entry.title}")
 
 
 def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
-    """Downloads one entry with a progress line and returns the file."""
+    """Downloads one entry with a progress line and returns the file.
+
+    Raises: DemoError without a host and a folder; DownloadError.
+    """
     from ..models.download import download  # needs what the host has installed
 
+    folders = model_folders(entry.folder, into)
+    if not folders:
+        raise DemoError("Found no ComfyUI or A1111 around this folder; say where the file shall go: --into FOLDER.")
     line = StatusLine()
     try:
         path = download(
             entry,
-            into or models_folder(entry.folder),
+            folders[0],
+            also=folders[1:],
             progress=lambda progress: line.update(progress_line(entry, progress)),
             set_aside=set_aside,
         )

@@ -11,22 +11,31 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..disk import write_whole
 from ..evaluation.contact_sheet import contact_sheet
+from ..models.embedded import SIZE, UNIFIED_STEPS
 from .base_directory import BASE, offer_checkpoint, prepare
 from .checkpoint import read_checkpoint
 from .console import StatusLine, progress_text, say
 from .errors import ServerError
 from .options import CFG_CHECKPOINT, CFG_DEMO_MODEL, DemoOptions
 from .server import ComfyServer, device_arguments
-from .workflow import DEMO_SIZE, NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
+from .workflow import NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
 
 MIB = 2**20
-HYPER_SD_STEPS = 8  # the unified LoRA's most
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One image to make: with which LoRA, guidance and steps, and what it is called on the sheet and on disk."""
+    """One image to draw.
+
+    Args:
+        label: what it is called on the sheet.
+        file_part: what it is called in its file's name.
+        lora: one of the demo model node's LoRAs.
+        cfg: guidance, 1 is off.
+        steps: model evaluations.
+    """
 
     label: str
     file_part: str
@@ -37,7 +46,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image that was made."""
+    """One image that was drawn.
+
+    Args:
+        label: what it is called on the sheet.
+        image: its pixels, RGB.
+    """
 
     label: str
     image: Image.Image
@@ -47,24 +61,32 @@ def plan_drawings(steps: tuple[int, ...], cfg: float, with_lora: bool) -> list[D
     """Returns a row without LoRA, then, for the demo model, a row with its unified LoRA at CFG 1 for every count up to 8.
 
     Fewer steps come first, so that the two rows stand under each other.
+
+    Args:
+        steps: the counts of model evaluations to show.
+        cfg: guidance of the row without LoRA.
+        with_lora: whether the model is the demo's.
     """
     counts = sorted(steps)
     base = "base, " if with_lora else ""
     rows = [Drawing(f"{base}{step_label(n)}", f"{n:02d}", NO_LORA, cfg, n) for n in counts]
     if with_lora:
-        few = [n for n in counts if n <= HYPER_SD_STEPS]
+        few = [n for n in counts if n <= UNIFIED_STEPS]
         rows += [Drawing(f"Hyper-SD, {step_label(n)}", f"hyper-sd-{n:02d}", UNIFIED_LORA, 1.0, n) for n in few]
     return rows
 
 
 def run_demo(options: DemoOptions, comfyui: Path) -> int:
-    """Runs the demo on a ComfyUI and returns the exit code.
+    """Runs the demo on a ComfyUI and returns the exit code. The server is stopped in any case.
 
-    Raises: DemoError; the server is stopped in any case.
+    Args:
+        options: of the command line.
+        comfyui: the folder of the ComfyUI.
+    Raises: DemoError when something stops the demo.
     """
     _stop_on_signals()
     base = prepare(BASE)
-    name, arguments, size, default_cfg = None, (), DEMO_SIZE, CFG_DEMO_MODEL
+    name, arguments, size, default_cfg = None, (), SIZE, CFG_DEMO_MODEL
     if options.checkpoint:
         checkpoint = read_checkpoint(options.checkpoint)
         name, arguments = offer_checkpoint(base, checkpoint.path)
@@ -85,8 +107,7 @@ def run_demo(options: DemoOptions, comfyui: Path) -> int:
     with server:
         require_nodes(server, {node["class_type"] for node in load_workflow().values()})
         line.close(f"ComfyUI runs at {server.address} (started in {time.monotonic() - started:.0f} s)")
-        made = list(draw(server, settings, drawings, options))
-        save_sheet(made, options)
+        save_sheet(list(draw(server, settings, drawings, options)), options)
         _say_memory(server)
         if options.ui:
             _keep_open(server)
@@ -94,7 +115,10 @@ def run_demo(options: DemoOptions, comfyui: Path) -> int:
 
 
 def require_nodes(server: ComfyServer, wanted: set[str]) -> None:
-    """Raises ServerError when the server lacks nodes, which is how a pack that failed to import shows."""
+    """Makes sure that the server has some nodes: it lacks the pack's when the pack failed to import.
+
+    Raises: ServerError naming those that are missing.
+    """
     missing = wanted - server.object_info().keys()
     if missing:
         raise ServerError(
@@ -104,7 +128,14 @@ def require_nodes(server: ComfyServer, wanted: set[str]) -> None:
 
 
 def draw(server: ComfyServer, settings: dict, drawings: list[Drawing], options: DemoOptions) -> Iterator[Drawn]:
-    """Draws and saves every image."""
+    """Draws and saves every image, and yields them one by one.
+
+    Args:
+        server: a running ComfyUI.
+        settings: what all images share, by the names that fill_workflow takes.
+        drawings: what to draw.
+        options: of the command line.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
     workflow = load_workflow()
     sampling, save = node_id(workflow, "Sampling"), node_id(workflow, "Save")
@@ -120,19 +151,19 @@ def draw(server: ComfyServer, settings: dict, drawings: list[Drawing], options: 
         outputs = server.run(fill_workflow(workflow, **settings, **own), on_progress=show)
         content = server.image(outputs[save]["images"][0])
         path = options.out / f"{slug(options.prompt)}-seed{options.seed}-{drawing.file_part}.png"
-        write_file(path, content)
+        write_whole(path, content)
         line.close(f"{label}: {time.monotonic() - started:.1f} s  {path}")
         yield Drawn(label, Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def save_sheet(made: list[Drawn], options: DemoOptions) -> Path:
+def save_sheet(drawn: list[Drawn], options: DemoOptions) -> Path:
     """Writes the labelled sheet of all images, a row for each LoRA, and returns its path."""
-    images, labels = [drawn.image for drawn in made], [drawn.label for drawn in made]
+    images, labels = [each.image for each in drawn], [each.label for each in drawn]
     sheet = contact_sheet(images, labels, columns=len(options.steps), title=options.prompt)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     path = options.out / f"{slug(options.prompt)}-seed{options.seed}-sheet.png"
-    write_file(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     say(f"All together: {path}")
     return path
 
@@ -145,13 +176,6 @@ def step_label(steps: int) -> str:
 def slug(prompt: str) -> str:
     """Returns a short file name for a prompt, safe on every system."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "image"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _say_memory(server: ComfyServer) -> None:

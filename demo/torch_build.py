@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ..disk import free_bytes
 from .console import say
 from .errors import InstallError
 from .pip import installed_version, pip_install, pip_try
@@ -48,7 +49,7 @@ def torch_candidates(gpu: bool) -> tuple[str, ...]:
 
 def check_space(folder: Path, needed: int) -> None:
     """Raises InstallError unless the folder's disk has the given bytes free."""
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed:
         raise InstallError(
             f"{folder} has {free / GIB:.1f} GB free, the first installation needs {needed / GIB:.0f} GB; "

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DownloadError
 from .catalog import Entry
-from .files import Progress, State
+from .progress import Progress, State
 from .remote import Busy, Remote, Sink, StartAnew
 from .transfer import Transfer
 
@@ -34,16 +34,18 @@ def download(
     also: Iterable[Path] = (),
     set_aside: bool = False,
 ) -> Path:
-    """Returns an entry's file, whole and of the right content; it is fetched only where no folder has it.
+    """Returns an entry's file, whole and of the right content. It is fetched only where no folder has it.
 
     The transfer runs in a thread of its own, so the caller is called back even while the network is silent.
 
     Args:
-        root: the folder it goes to, made if need be; also: further folders of the host for this kind of file.
-        progress: called about five times a second in the caller's thread; what it raises stops the download and is passed on,
+        entry: of a catalogue.
+        root: the folder it goes to, made if need be.
+        progress: called about five times a second in the caller's thread. What it raises stops the download and is passed on,
             and what came so far is kept for the next time.
-        opener: finds the file elsewhere; None for the hub.
-        set_aside: rename a corrupt file that stands in the way, once the good one is there.
+        opener: finds the file elsewhere, None for the hub.
+        also: further folders of the host for this kind of file.
+        set_aside: whether a corrupt file in its place may be renamed, once the good one is there.
     Raises: DownloadError saying what to do, ChecksumMismatch; OSError where the disk fails.
     """
     transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside)
@@ -77,8 +79,10 @@ def _run(transfer: Transfer, outcome: list) -> None:
 def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
     """Returns a file of the hub, by huggingface_hub: its tokens, mirrors (HF_ENDPOINT), proxies and offline switch apply.
 
-    Args: endpoint: of a hub; None for the client's own.
-    Raises: Busy, DownloadError.
+    Args:
+        entry: of a catalogue.
+        endpoint: address of a hub, None for the client's own.
+    Raises: Busy when trying again may help; DownloadError when the hub refuses.
     """
     import huggingface_hub
 
@@ -116,7 +120,7 @@ def _send_by_http(url: str, sink: Sink, offset: int) -> None:
 
 @contextmanager
 def _get(session: Any, url: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[Any, Callable]]:
-    """Opens a streamed answer; the client's session is of httpx since its release 1, of requests before."""
+    """Opens a streamed answer. The client's session is of httpx since its release 1, of requests before."""
     if callable(getattr(session, "stream", None)):
         with session.stream("GET", url, headers=headers, timeout=timeout) as response:
             yield response, response.iter_bytes

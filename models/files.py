@@ -5,52 +5,29 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from ..errors import UnsupportedModelError
 from .catalog import Entry
 from .header import read_header
+from .progress import State
 
-PART = ".part"
+PART = ".part"  # ends the name of a file that is incomplete, and with which the next download goes on
 BLOCK = 4 * 2**20  # bytes read at a time; larger ones do not hash faster
 FLUSH = 64 * 2**20  # bytes after which a growing file goes to the disk, so that no long wait is left for the end
 
 _known: dict[Path, tuple[int, int, str]] = {}  # path -> size, mtime_ns, sha256: what was hashed in this process
 
 
-class State(str, Enum):
-    """What an entry's file is on this machine."""
-
-    MISSING = "missing"
-    PARTIAL = "partial"
-    DOWNLOADING = "downloading"
-    VERIFYING = "verifying"
-    READY = "ready"
-    CORRUPT = "corrupt"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a download is.
-
-    Args: bytes_done, bytes_total: of the file, or of the check while verifying; rate: bytes a second, None until known;
-        eta_seconds: None until known; note: a sentence for the person, often empty.
-    """
-
-    state: State
-    bytes_done: int = 0
-    bytes_total: int = 0
-    rate: float | None = None
-    eta_seconds: float | None = None
-    note: str = ""
-
-
 @dataclass(frozen=True)
 class Found:
     """What a look at the folders found.
 
-    Args: path: the file, or the partial one; bytes_done: its size; problem: why it is corrupt.
+    Args:
+        state: READY, CORRUPT, PARTIAL or MISSING.
+        path: the file, or the partial one, None where there is none.
+        bytes_done: the size of a ready or a partial file.
+        problem: why a file is corrupt, else empty.
     """
 
     state: State
@@ -63,7 +40,7 @@ Index = dict[str, list[Path]]
 
 
 def index_folders(folders: Iterable[Path]) -> Index:
-    """Returns every file below the folders by its lower-case name, first folder first; links are followed, circles are not."""
+    """Returns every file below the folders by its lower-case name, first folder first. Links are followed, circles are not."""
     index: Index = {}
     seen: set[str] = set()
     for folder in folders:
@@ -79,14 +56,14 @@ def index_folders(folders: Iterable[Path]) -> Index:
 
 
 def part_path(folder: Path, entry: Entry, sha256: str) -> Path:
-    """Returns where a file lies while it is incomplete; the content's hash in the name keeps different releases apart."""
+    """Returns where a file lies while it is incomplete. The content's hash in the name keeps different releases apart."""
     return folder / f"{entry.name}.{sha256[:12]}{PART}"
 
 
 def problem_of(path: Path, entry: Entry) -> str:
-    """Returns what a quick look at size and header finds wrong with a file, "" when nothing.
+    """Returns what a quick look at size and header finds wrong with a file, empty when that is nothing.
 
-    The content is compared where it has been hashed before and has not been touched since.
+    The content is compared where it has been hashed before and has not been changed since.
     """
     try:
         size = path.stat().st_size
@@ -158,7 +135,10 @@ def remember_sha256(path: Path, digest: str) -> None:
 def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:
     """Returns a file's SHA-256 in hex, remembered until the file changes.
 
-    Args: report: called with the bytes read so far; what it raises ends the reading.
+    Args:
+        path: the file.
+        report: called with the bytes read so far. What it raises ends the reading.
+    Raises: OSError of the system.
     """
     known = known_sha256(path)
     if known:
@@ -177,7 +157,8 @@ def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:
 class TailHash(threading.Thread):
     """Hashes a file while it is being written, so that checking it costs next to no time of its own.
 
-    Args: path: the file, which exists already; what stands in it at the start is hashed as well.
+    Args:
+        path: the file, which exists already. What stands in it at the start is hashed as well.
     """
 
     def __init__(self, path: Path):
@@ -187,7 +168,7 @@ class TailHash(threading.Thread):
         self._news = threading.Condition()
 
     def advance(self, limit: int) -> None:
-        """Tells that the file now holds `limit` bytes; fewer than before means it was begun anew, and ends the hashing."""
+        """Tells that the file now holds `limit` bytes. Fewer than before mean that it was begun anew, which ends the hashing."""
         with self._news:
             self._valid = self._valid and limit >= self._limit
             self._limit = limit
@@ -195,13 +176,13 @@ class TailHash(threading.Thread):
                 self._news.notify()
 
     def stop(self) -> None:
-        """Ends the hashing at what is read so far; close() need not be called after it."""
+        """Ends the hashing at what is read so far. close() need not be called after it."""
         with self._news:
             self._valid, self._ended = False, True
             self._news.notify()
 
     def close(self) -> None:
-        """Tells that nothing more is coming; the thread ends once it has read everything."""
+        """Tells that nothing more is coming. The thread ends once it has read everything."""
         with self._news:
             self._ended = True
             self._news.notify()
@@ -211,7 +192,7 @@ class TailHash(threading.Thread):
         return self._digest.hexdigest() if self._valid and not self.is_alive() else None
 
     def run(self) -> None:
-        """Follows the file; a file that cannot be read leaves no digest."""
+        """Follows the file. A file that cannot be read leaves no digest."""
         self._digest, buffer = hashlib.sha256(), memoryview(bytearray(BLOCK))
         try:
             with self.path.open("r+b", buffering=0) as file:  # Windows flushes only what could be written

@@ -14,8 +14,8 @@ def read_header(path: Path) -> dict:
     """Returns the JSON header of a safetensors file, checked against the file's size.
 
     Source: the safetensors format: u64 little-endian length, JSON, then the data.
-    Returns: tensor names to {"dtype", "shape", "data_offsets"}; "__metadata__" where there is one.
-    Raises: UnsupportedModelError for a pickle, another kind of file, a damaged or a truncated one; OSError.
+    Returns: tensor names to {"dtype", "shape", "data_offsets"}, and "__metadata__" where there is one.
+    Raises: UnsupportedModelError for a pickle, another kind of file, a damaged or a truncated one; OSError of the system.
     """
     total = path.stat().st_size
     with path.open("rb") as file:

@@ -3,18 +3,19 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import CatalogError, HyperSDError
 from .catalog import CATALOG, Catalog, Entry, load_catalog, require_acknowledged
 from .download import download
-from .files import Found, Index, Progress, State, index_folders, known_sha256, look
+from .files import Found, Index, index_folders, known_sha256, look
+from .progress import Progress, Row, State
 from .remote import Cancelled, Remote
 
 AT_ONCE = 2  # files fetched side by side; the others wait for their turn
+POLL = 0.2  # seconds between two rows of a download that is followed
 _log = logging.getLogger("hyper_sd")
 
 
@@ -27,12 +28,21 @@ def listed_name(path: Path, folders: Sequence[Path]) -> str:
 
 
 class Job:
-    """One entry's download and its newest progress; ends in state READY, or with a problem."""
+    """One entry's download and its newest progress.
+
+    Args:
+        entry: what is downloaded.
+    """
 
     def __init__(self, entry: Entry):
         self.entry = entry
         self.progress = Progress(State.DOWNLOADING, 0, entry.approximate_size, note="waiting for its turn")
         self.cancelled = threading.Event()
+
+    @property
+    def row(self) -> Row:
+        """How the download stands now."""
+        return Row(self.entry, self.progress)
 
     def report(self, progress: Progress) -> None:
         """Takes the newest progress.
@@ -45,17 +55,20 @@ class Job:
 
 
 class Downloads:
-    """Starts, watches and stops downloads; every method may be called from any thread.
+    """Starts, watches and stops downloads. Every method may be called from any thread.
 
-    Args: folders: a host's folders by ComfyUI's name ("loras", ...), the first being the one to download into;
-        user_file: a person's own catalogue entries; notify: called with a row whenever one changes, from a download's thread.
+    Args:
+        folders: returns a host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first.
+        user_file: a person's own catalogue entries, None where there are none.
+        notify: called with a row whenever one changes, from a download's thread.
+        opener: finds a file elsewhere, None for the hub.
     """
 
     def __init__(
         self,
         folders: Callable[[str], Sequence[Path]],
         user_file: Path | None = None,
-        notify: Callable[[dict[str, Any]], None] = lambda row: None,
+        notify: Callable[[Row], None] = lambda row: None,
         opener: Callable[[Entry], Remote] | None = None,
     ):
         self._folders, self._user_file, self._notify, self._opener = folders, user_file, notify, opener
@@ -71,29 +84,47 @@ class Downloads:
         except CatalogError as error:
             return load_catalog(), str(error)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns every entry with its state, ready for JSON. Looks into the folders, so keep it off an event loop."""
-        entries = self.catalog()[0]
+    def rows(self) -> list[Row]:
+        """Returns every entry's row. Looks into the folders, so keep it off an event loop."""
+        jobs, entries = dict(self._jobs), self.catalog()[0]
         indexes = {kind: index_folders(self._folders(kind)) for kind in {entry.folder for entry in entries}}
-        return [self._row(entry, self._look(entry, indexes[entry.folder])) for entry in entries]
+        return [self._row(entry, jobs.get(entry.id), indexes[entry.folder]) for entry in entries]
 
-    def row(self, entry_id: str) -> dict[str, Any]:
-        """Returns one entry with its state. Looks into its folders, so keep it off an event loop.
+    def row(self, entry_id: str) -> Row:
+        """Returns one entry's row. Looks into its folders, so keep it off an event loop.
 
         Raises: CatalogError for an unknown id.
         """
-        entry = self.catalog()[0].get(entry_id)
-        return self._row(entry, self._look(entry))
+        return self._row(self.catalog()[0].get(entry_id), self._jobs.get(entry_id))
 
-    def active(self) -> list[dict[str, Any]]:
-        """Returns the rows of the downloads under way; touches no disk."""
+    def active(self) -> list[Row]:
+        """Returns the rows of the downloads under way. Touches no disk."""
         with self._lock:
-            jobs = list(self._jobs.values())
-        return [self._row(job.entry, Found(job.progress.state)) for job in jobs]
+            return [job.row for job in self._jobs.values()]
 
-    def start(self, entry_id: str, *, acknowledged: bool = False, set_aside: bool = False) -> dict[str, Any]:
+    def follow(self, entry_id: str, pause: float = POLL) -> Iterator[Row]:
+        """Yields an entry's row until no download of it is under way, and at last how it lies on the disk.
+
+        Leaving the iteration stops no download. Only the last row looks into the folders.
+
+        Args:
+            entry_id: of the catalogue.
+            pause: seconds between two rows, 0 for a caller that waits in its own way.
+        Raises: CatalogError for an unknown id, when the first row is asked for.
+        """
+        entry = self.catalog()[0].get(entry_id)
+        while job := self._jobs.get(entry.id):
+            yield job.row
+            time.sleep(pause)
+        yield self._row(entry)
+
+    def start(self, entry_id: str, *, acknowledged: bool = False, set_aside: bool = False) -> Row:
         """Starts an entry's download, or finds it under way, and returns its row.
 
+        Args:
+            entry_id: of the catalogue.
+            acknowledged: whether the person accepts the licence.
+            set_aside: whether a corrupt file in its place may be renamed.
         Raises: CatalogError for an unknown id; DownloadError for a licence that was not accepted.
         """
         entry = self.catalog()[0].get(entry_id)
@@ -104,20 +135,19 @@ class Downloads:
                 job = self._jobs[entry.id] = Job(entry)
                 self._problems.pop(entry.id, None)
                 threading.Thread(target=self._run, args=(job, set_aside), name=f"hyper_sd job {entry.id}", daemon=True).start()
-        return self._row(entry, Found(job.progress.state))
+        return job.row
 
-    def cancel(self, entry_id: str) -> dict[str, Any]:
+    def cancel(self, entry_id: str) -> Row:
         """Stops an entry's download if one is under way, keeping what came, and returns its row.
 
         Raises: CatalogError for an unknown id.
         """
         entry = self.catalog()[0].get(entry_id)
-        with self._lock:
-            job = self._jobs.get(entry.id)
+        job = self._jobs.get(entry.id)
         if job is None:
-            return self._row(entry, self._look(entry))
+            return self._row(entry)
         job.cancelled.set()
-        return self._row(entry, Found(job.progress.state))
+        return job.row
 
     def _look(self, entry: Entry, index: Index | None = None) -> Found:
         found = look(entry, index_folders(self._folders(entry.folder)) if index is None else index)
@@ -144,38 +174,27 @@ class Downloads:
             self._problems[entry.id] = f"{entry.name} could not be downloaded: {error}. The host's log has the details."
         with self._lock:
             del self._jobs[entry.id]
-        self._notify(self._row(entry, self._look(entry)))
+        self._notify(self._row(entry, self._jobs.get(entry.id)))
 
     def _download(self, job: Job, set_aside: bool) -> None:
         def report(progress: Progress) -> None:
             job.report(progress)
-            self._notify(self._row(job.entry, Found(progress.state)))
+            self._notify(job.row)
 
         first, *rest = self._folders(job.entry.folder)
         path = download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)
         if path.name.lower() != job.entry.name.lower():
             self._copies[job.entry.id] = path
 
-    def _row(self, entry: Entry, found: Found) -> dict[str, Any]:
-        job = self._jobs.get(entry.id)
+    def _row(self, entry: Entry, job: Job | None = None, index: Index | None = None) -> Row:
+        """Returns how an entry's file lies on the disk, with the progress of its download where one is under way."""
+        found = self._look(entry, index)
         progress = job.progress if job else Progress(found.state, found.bytes_done, entry.approximate_size)
         name = listed_name(found.path, self._folders(entry.folder)) if found.path and found.state is State.READY else ""
-        return {
-            "id": entry.id,
-            "title": entry.title,
-            "family": entry.family,
-            "kind": entry.kind,
-            "size": entry.approximate_size,
-            "licence": {"title": entry.licence.title, "url": entry.licence.url, "acknowledge": entry.licence.acknowledge},
-            "page": entry.page,
-            "models": entry.workflow_metadata(),
-            **asdict(progress),
-            "state": progress.state.value,
-            "file": name,
-            "problem": self._problems.get(entry.id, "") or found.problem,
-        }
+        problem = "" if job else self._problems.get(entry.id, "")  # a download's own comes with how it has ended
+        return Row(entry, progress, name, problem or found.problem)
 
 
 def user_catalog(user_folder: str | os.PathLike) -> Path:
-    """Returns where a person's own entries lie in a host's user folder; the file need not exist."""
+    """Returns where a person's own entries lie in a host's user folder. The file need not exist."""
     return Path(user_folder) / "hyper_sd" / CATALOG.name

@@ -1,10 +1,8 @@
 """A full SDXL checkpoint out of a lone UNet and a base model: written tensor by tensor, whole or not at all."""
 
-import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,17 +11,15 @@ from pathlib import Path
 import filelock
 import torch
 
-from ..disk import format_bytes
+from .. import disk
 from ..errors import HyperSDError, UnsupportedModelError
-from .files import BLOCK, FLUSH, PART
+from .files import BLOCK, FLUSH
 from .header import read_header
 from .sdxl_unet import SDXL, UnetShape
 from .unet_file import CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
 
-SPARE = 64 * 2**20  # bytes left free on the disk beside the file
 PARTS = {f"{CLIP}0.": "CLIP-L text encoder", f"{CLIP}1.": "OpenCLIP-bigG text encoder", VAE: "VAE"}  # of a full SDXL checkpoint
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class MergeError(HyperSDError):
@@ -34,7 +30,12 @@ class MergeError(HyperSDError):
 class Raw:
     """A tensor that is not of floating point, such as position ids: its bytes are taken over as they are.
 
-    Args: start, size: bytes, within its file.
+    Args:
+        key: its name.
+        shape: its sizes, empty for a single value.
+        dtype: as the file's head names it, such as "I64".
+        start: its first byte within its file.
+        size: how many bytes it has.
     """
 
     key: str
@@ -48,8 +49,11 @@ class Raw:
 class Merge:
     """What goes into a new checkpoint, in the order it is written.
 
-    Args: raw: of the base; unet: its tensors have their names in a full checkpoint; rest: the base, of whose tensors only the
-        text encoders' and the VAE's are listed.
+    Args:
+        raw: tensors of the base that are copied byte by byte.
+        unet: the lone UNet, its tensors under their names in a full checkpoint.
+        rest: the base, with the tensors of its text encoders and its VAE alone.
+        dtype: of every floating point tensor in the new file.
     """
 
     raw: tuple[Raw, ...]
@@ -58,7 +62,11 @@ class Merge:
     dtype: torch.dtype
 
     def header(self, metadata: Mapping[str, str]) -> tuple[bytes, int]:
-        """Returns the new file's head and the bytes that follow it."""
+        """Returns the new file's head, and the number of bytes that follow it.
+
+        Args:
+            metadata: texts by name, kept in the head.
+        """
         entries, end = {"__metadata__": dict(metadata)}, 0
         listed = [(tensor.key, tensor.dtype, tensor.shape, tensor.size) for tensor in self.raw]
         for tensor in (*self.unet.tensors, *self.rest.tensors):
@@ -98,34 +106,37 @@ def merge(
     Never more than one tensor is in memory. The file gets its name once it is whole, and never takes another's place.
 
     Args:
-        base: a full SDXL checkpoint; unet: a file with only an SDXL UNet, of diffusers' or the original names.
-        target: ends in .safetensors; dtype: of every floating point tensor in it; notes: goes into its metadata.
-        progress: called with the bytes written and all of them; what it raises ends the merge, leaves nothing behind and is
+        base: a full SDXL checkpoint.
+        unet: a file with only an SDXL UNet, under diffusers' names or the original ones.
+        target: the new file, which ends in .safetensors.
+        dtype: of every floating point tensor in it.
+        notes: texts for its metadata, by name.
+        progress: called with the bytes written and all of them. What it raises ends the merge, leaves nothing behind and is
             passed on.
         expected: the sizes both UNets must have.
     Raises: UnsupportedModelError for wrong or damaged files; MergeError for a name that is taken, too full a disk or a folder
-        that cannot be written; OSError.
+        that cannot be written; OSError of the system otherwise.
     """
     base, unet, target = Path(base), Path(unet), Path(target)
     plan = plan_merge(base, unet, dtype, expected)
     head, size = plan.header({"format": "pt", "hyper_sd.unet": unet.name, "hyper_sd.base": base.name, **(notes or {})})
     _require_free_name(target)
-    with _explained(target, len(head) + size), _locked(target):
+    part = target.with_name(target.name + disk.PART)  # always the same, so that what an ended program left is written over
+    with _explained(target, len(head) + size), _locked(target), disk.whole_file(target, part):
+        _write(part, head, plan.content(), size, progress)
         _require_free_name(target)
-        part = target.with_name(target.name + PART)
-        try:
-            _write(part, head, plan.content(), size, progress)
-            _require_free_name(target)
-            os.rename(part, target)
-        finally:
-            part.unlink(missing_ok=True)
     return target
 
 
 def plan_merge(base: Path, unet: Path, dtype: torch.dtype = torch.float16, expected: UnetShape = SDXL) -> Merge:
     """Returns what the merge would write, from the files' heads alone.
 
-    Raises: UnsupportedModelError; OSError.
+    Args:
+        base: a full SDXL checkpoint.
+        unet: a file with only an SDXL UNet.
+        dtype: of every floating point tensor in the new file.
+        expected: the sizes both UNets must have.
+    Raises: UnsupportedModelError for wrong or damaged files; OSError of the system.
     """
     lone = inspect_unet(unet, expected)
     if lone.has_clip:
@@ -143,7 +154,7 @@ def plan_merge(base: Path, unet: Path, dtype: torch.dtype = torch.float16, expec
 
 
 def _rest(base: UnetInfo) -> tuple[tuple[Raw, ...], tuple[Stored, ...]]:
-    """Returns the tensors of text encoders and VAE; others, such as "v_pred", speak of the base's UNet and stay behind."""
+    """Returns the tensors of text encoders and VAE. Others, such as "v_pred", belong to the base's UNet and are left out."""
     header = read_header(base.path)
     header.pop("__metadata__", None)
     first = base.path.stat().st_size - max(entry["data_offsets"][1] for entry in header.values())
@@ -193,8 +204,7 @@ def _require_free_name(target: Path) -> None:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Keeps others from building the same file; a host that died leaves no lock."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Keeps others from building the same file. A host that died leaves no lock."""
     lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -210,20 +220,12 @@ def _locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained(target: Path, needed: int) -> Iterator[None]:
-    """Checks the room on the disk first, and turns its errors into ours, which say what to do."""
+    """Checks the room on the disk first, and turns the disk's errors into ours, which say what to do."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed + SPARE:
-            raise OSError(errno.ENOSPC, "too little room")
+        disk.require_room(target.parent, needed)
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            free = shutil.disk_usage(target.parent).free
-            raise MergeError(
-                f"The disk of {target.parent} is too full for {target.name}: {format_bytes(free)} are free, "
-                f"{format_bytes(needed + SPARE)} are needed. Make room and try again."
-            ) from error
-        if isinstance(error, PermissionError):
-            raise MergeError(f"{target.parent} cannot be written. Check the folder's permissions.") from error
-        raise
+        if not disk.is_full(error) and not isinstance(error, PermissionError):
+            raise
+        raise MergeError(f"{target.name} was not built: {disk.explain(error, target.parent, needed)}.") from error

@@ -10,13 +10,15 @@ from ..errors import ChecksumMismatch, DownloadError
 
 
 class Cancelled(DownloadError):
-    """The person stopped the download; what came so far is kept."""
+    """The person stopped the download. What came so far is kept."""
 
 
 class Busy(DownloadError):
     """The server or the line failed in a way that passes.
 
-    Args: seconds: how long to wait before the next try, 0 when the server did not say.
+    Args:
+        message: what happened, as a sentence.
+        seconds: how long to wait before the next try, 0 when the server did not say.
     """
 
     def __init__(self, message: str, seconds: float = 0.0):
@@ -32,8 +34,10 @@ class StartAnew(Exception):
 class Remote:
     """A file somewhere else.
 
-    Args: size: bytes; sha256: 64 hex digits, None where it does not say; send: writes the file from an offset on into a sink,
-        and raises Busy, StartAnew or DownloadError.
+    Args:
+        size: bytes, None where the server does not say.
+        sha256: 64 hex digits, None where the server does not say.
+        send: writes the file from an offset on into a sink, and raises Busy, StartAnew or DownloadError.
     """
 
     size: int | None
@@ -44,8 +48,13 @@ class Remote:
 class Sink:
     """The file that is being written, as the sender sees it: counts, refuses too much, and stops when cancelled.
 
-    Args: file: opened unbuffered; size: bytes it shall have in the end; wrote: told the file's length at every piece.
     A sender that can be stopped while it is silent sets stop_sender to the function that does it.
+
+    Args:
+        file: opened unbuffered.
+        size: bytes it shall have in the end.
+        cancelled: set once the person has stopped the download.
+        wrote: called with the file's length at every piece.
     """
 
     def __init__(self, file: BinaryIO, size: int, cancelled: threading.Event, wrote: Callable[[int], None]):
@@ -54,9 +63,10 @@ class Sink:
         self.stop_sender: Callable[[], object] = lambda: None
 
     def write(self, data: bytes) -> int:
-        """Writes a piece; what is counted survives an end of this program.
+        """Writes a piece. What is counted survives an end of this program.
 
-        Raises: Cancelled; ChecksumMismatch when the file would become longer than it should be.
+        Raises: Cancelled when the person has stopped the download; ChecksumMismatch when the file would become longer than it
+            should be.
         """
         self.raise_if_cancelled()
         if self._position + len(data) > self._size:
@@ -69,7 +79,10 @@ class Sink:
         return len(data)
 
     def raise_if_cancelled(self) -> None:
-        """Raises: Cancelled when the person has stopped the download."""
+        """Ends the sender's work when the person has stopped the download.
+
+        Raises: Cancelled then.
+        """
         if self._cancelled.is_set():
             raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
 

@@ -1,8 +1,6 @@
 """One file's way from a remote to its final name: lock, resume, follow the hash, verify, move. Knows no network."""
 
-import errno
 import os
-import shutil
 import threading
 import time
 from collections import deque
@@ -12,24 +10,27 @@ from pathlib import Path
 
 import filelock
 
-from ..disk import format_bytes
+from .. import disk
 from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
 from .catalog import Entry
-from .files import Progress, State, TailHash, index_folders, look, part_path, problem_of, remember_sha256, sha256_of
+from .files import TailHash, index_folders, look, part_path, problem_of, remember_sha256, sha256_of
 from .header import read_header
+from .progress import Progress, State
 from .remote import Busy, Cancelled, Remote, Sink, StartAnew
 
-SPARE = 64 * 2**20  # bytes left free on the disk beside the file
 RATE_WINDOW = 5.0  # seconds over which the rate is taken
 ATTEMPTS = 6  # in a row without a byte
 LONGEST_WAIT = 60.0  # seconds
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Transfer:
     """One entry's download, run by one thread and watched by another.
 
-    Args: root: the folder it goes to; also: further folders in which it may lie already; open_remote: finds the file elsewhere;
+    Args:
+        entry: what is downloaded.
+        root: the folder it goes to.
+        open_remote: finds the file elsewhere.
+        also: further folders in which it may lie already.
         set_aside: whether a corrupt file under its name may be renamed, once the good one is there.
     """
 
@@ -44,7 +45,7 @@ class Transfer:
         self._sink: Sink | None = None
 
     def progress(self) -> Progress:
-        """Returns how far it is; may be called from any thread, about four times a second."""
+        """Returns how far it is. May be called from any thread, about five times a second."""
         now, done, trail = time.monotonic(), self._done, self._trail
         trail.append((now, done))
         while now - trail[0][0] > RATE_WINDOW:
@@ -55,7 +56,7 @@ class Transfer:
         return Progress(self._state, done, self._total, rate, eta, self._note)
 
     def stop(self) -> None:
-        """Has the transfer end soon; what came so far is kept."""
+        """Has the transfer end soon. What came so far is kept."""
         self.cancelled.set()
         if self._sink:
             self._sink.stop_sender()
@@ -65,9 +66,9 @@ class Transfer:
         self._note = note
 
     def pause(self, seconds: float) -> None:
-        """Waits.
+        """Waits for some seconds.
 
-        Raises: Cancelled.
+        Raises: Cancelled when the transfer is stopped before or meanwhile.
         """
         if self.cancelled.wait(seconds):
             raise Cancelled("The download was stopped; start it again and it goes on where it stopped.")
@@ -75,7 +76,7 @@ class Transfer:
     def run(self) -> Path:
         """Returns the whole, verified file: one that was there already, or a new one.
 
-        Raises: DownloadError, ChecksumMismatch; OSError of the disk other than a full one.
+        Raises: DownloadError, also when the disk is full or may not be written; ChecksumMismatch; other errors of the system.
         """
         try:
             present = self._present()
@@ -84,13 +85,10 @@ class Transfer:
             with self._locked():
                 return self._present() or self._fetch()
         except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise self._no_space() from error
-            if isinstance(error, PermissionError):
-                raise DownloadError(
-                    f"{error.filename or self.root} cannot be written. Check the folder's permissions."
-                ) from error
-            raise
+            if not disk.is_full(error) and not isinstance(error, PermissionError):
+                raise
+            why = disk.explain(error, self.root, max(self._total - self._done, 0))
+            raise DownloadError(f"{self.entry.name} was not downloaded: {why}. It goes on where it stopped.") from error
 
     def _phase(self, state: State, done: int, total: int, note: str = "") -> None:
         self._state, self._done, self._total, self._note = state, done, total, note
@@ -102,7 +100,7 @@ class Transfer:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keeps every other process out; the one that waits finds the file ready afterwards."""
+        """Keeps every other process out. The one that waits finds the file ready afterwards."""
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / f"{self.entry.name}.lock")
         while not lock.is_locked:
@@ -149,7 +147,8 @@ class Transfer:
         part = part_path(self.root, self.entry, sha256)
         part.touch()
         resumed = part.stat().st_size
-        self._require_space(size - resumed)
+        self._phase(State.DOWNLOADING, resumed, size)
+        disk.require_room(self.root, size - resumed)
         digest = self._receive(remote, part, size)
         if digest != sha256 and resumed:
             self.say("what an earlier download left was damaged; starting anew")
@@ -175,7 +174,7 @@ class Transfer:
         return size, sha256
 
     def _renamed_copy(self, size: int, sha256: str) -> Path | None:
-        """Returns a file of the same content under another name: hashing is quicker than downloading."""
+        """Returns a file of the same content under another name, since hashing is quicker than downloading."""
         for paths in index_folders(self.folders).values():
             for path in paths:
                 if path.suffix == ".safetensors" and path.stat().st_size == size:
@@ -183,19 +182,6 @@ class Transfer:
                     if sha256_of(path, self._reached) == sha256:
                         return path
         return None
-
-    def _no_space(self) -> DownloadError:
-        free = shutil.disk_usage(self.root).free
-        return DownloadError(
-            f"The disk of {self.root} is too full for {self.entry.name}: {format_bytes(free)} are free, "
-            f"{format_bytes(max(self._total - self._done, 0) + SPARE)} are needed. Make room and start it again: "
-            "it goes on where it stopped."
-        )
-
-    def _require_space(self, needed: int) -> None:
-        self._phase(State.DOWNLOADING, 0, needed)
-        if shutil.disk_usage(self.root).free < needed + SPARE:
-            raise self._no_space()
 
     def _receive(self, remote: Remote, part: Path, size: int) -> str:
         """Fills the partial file and returns its content's hash."""
@@ -243,7 +229,7 @@ class Transfer:
         )
 
     def _patiently(self, call: Callable[[], Remote | None]) -> Remote | None:
-        """Calls until it works, waiting as long as the server asks for; every byte that came renews the patience."""
+        """Calls until it works, and waits as long as the server asks for. Every byte that came renews the patience."""
         left, done = ATTEMPTS, self._done
         while True:
             try:
@@ -258,7 +244,10 @@ class Transfer:
                 self.say("")
 
     def _verify(self, part: Path, digest: str, sha256: str) -> None:
-        """Raises: ChecksumMismatch; the partial file is removed then, since no download can mend it."""
+        """Removes a partial file of wrong content, since no download can mend it.
+
+        Raises: ChecksumMismatch when it is one.
+        """
         try:
             if digest != sha256:
                 raise ChecksumMismatch(

@@ -1,9 +1,7 @@
 """The downloads of this host, and the node that has a catalogue file there before a loader needs it."""
 
-import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -11,14 +9,12 @@ import folder_paths
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..disk import format_bytes
 from ..errors import DownloadError
-from ..models.files import State
 from ..models.jobs import Downloads, user_catalog
+from ..models.progress import Progress, Row, State
 from .schema import CATEGORY, found_as
 
 EVENT = "hyper_sd.download"  # what the page listens to
-POLL = 0.2  # seconds between two looks at a download under way
 
 
 def model_folders(kind: str) -> list[Path]:
@@ -27,71 +23,66 @@ def model_folders(kind: str) -> list[Path]:
     return sorted(map(Path, folder_paths.get_folder_paths(kind)), key=lambda folder: folder == old)
 
 
-def notify(row: dict[str, Any]) -> None:
-    """Sends an entry's row to every open page; may be called from any thread."""
-    PromptServer.instance.send_sync(EVENT, row)
+def notify(row: Row) -> None:
+    """Sends an entry's row to every open page. May be called from any thread."""
+    PromptServer.instance.send_sync(EVENT, row.to_json())
 
 
 DOWNLOADS = Downloads(model_folders, user_catalog(folder_paths.get_user_directory()), notify)
 _fetches: Counter[str] = Counter()  # by id, how often a run has found its file missing
 
 
-def progress_text(row: dict[str, Any]) -> str:
-    """Returns a row's progress in words: "downloading, 120 MB of 269 MB, 11 MB/s, 14 s left"."""
-    parts = [row["state"], f"{format_bytes(row['bytes_done'])} of {format_bytes(row['bytes_total'])}"]
-    if row["rate"]:
-        parts.append(f"{format_bytes(row['rate'])}/s")
-    if row["eta_seconds"] is not None:
-        minutes, seconds = divmod(round(row["eta_seconds"]), 60)
-        parts.append(f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left")
-    return "; ".join(filter(None, [", ".join(parts), row["note"]]))
+def progress_text(progress: Progress) -> str:
+    """Returns how far a download is: "downloading, 120 MB of 269 MB, 11 MB/s, 14 s left"."""
+    text = ", ".join([progress.state.value, *progress.amounts()])
+    return f"{text}; {progress.note}" if progress.note else text
 
 
-def _under_way(entry_id: str) -> dict[str, Any] | None:
-    return next((row for row in DOWNLOADS.active() if row["id"] == entry_id), None)
-
-
-def _watch(entry_id: str, node_id: str) -> None:
-    """Shows a download in the node until it ends.
+def _watch(entry_id: str, node_id: str) -> Row:
+    """Shows a download in the node until it has ended, and returns the entry's last row.
 
     Raises: the host's own exception when the run is interrupted.
     """
     bar = comfy.utils.ProgressBar(1, node_id)
-    while row := _under_way(entry_id):
+    for row in DOWNLOADS.follow(entry_id):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(row["bytes_done"], max(row["bytes_total"], 1))
-        PromptServer.instance.send_progress_text(progress_text(row), node_id)
-        time.sleep(POLL)
+        if row.is_busy:
+            bar.update_absolute(row.progress.bytes_done, max(row.progress.bytes_total, 1))
+            PromptServer.instance.send_progress_text(progress_text(row.progress), node_id)
+    return row
 
 
 def fetch(entry_id: str, acknowledged: bool, node_id: str) -> str:
     """Returns the name by which loaders list an entry's file, once it is there and verified.
 
-    Joins a download that the page has started; an interrupt stops only one that was started here.
-    Args: acknowledged: whether the licence is accepted; it is asked for only where something has to be downloaded.
+    Joins a download that the page has started. An interrupt stops only one that was started here.
+
+    Args:
+        entry_id: of the catalogue.
+        acknowledged: whether the licence is accepted, which is asked for only where something has to be downloaded.
+        node_id: the node that shows how far it is.
     Raises: CatalogError, DownloadError; the host's own exception when the run is interrupted.
     """
-    here = DOWNLOADS.row(entry_id)["state"] == State.READY
-    joined = _under_way(entry_id)
+    is_here = DOWNLOADS.row(entry_id).state is State.READY
+    joined = any(row.id == entry_id for row in DOWNLOADS.active())
     if not joined:
-        DOWNLOADS.start(entry_id, acknowledged=acknowledged or here)
+        DOWNLOADS.start(entry_id, acknowledged=acknowledged or is_here)
     try:
-        _watch(entry_id, node_id)
+        row = _watch(entry_id, node_id)
     except BaseException:
         if not joined:
             DOWNLOADS.cancel(entry_id)
-            while _under_way(entry_id):  # a run queued behind this one must not join what is ending
-                time.sleep(POLL)
+            for _ in DOWNLOADS.follow(entry_id):  # a run queued behind this one must not join what is ending
+                pass
         raise
-    row = DOWNLOADS.row(entry_id)
-    if row["state"] != State.READY:
-        raise DownloadError(row["problem"] or f"{row['title']} was stopped; run again, and it goes on where it stopped.")
-    PromptServer.instance.send_progress_text(f"ready: {row['file']}", node_id)
-    return row["file"]
+    if row.state is not State.READY:
+        raise DownloadError(row.problem or f"{row.entry.title} was stopped; run again, and it goes on where it stopped.")
+    PromptServer.instance.send_progress_text(f"ready: {row.file}", node_id)
+    return row.file
 
 
 class HyperSDModelDownload(io.ComfyNode):
-    """The file name of a catalogue entry, for a loader; the file is downloaded if it is not there yet."""
+    """The file name of a catalogue entry, for a loader. The file is downloaded if it is not there yet."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,8 +125,8 @@ class HyperSDModelDownload(io.ComfyNode):
     def fingerprint_inputs(cls, model: str, accept_licence: bool) -> str:
         """Changes when the file has to be fetched again, or lies elsewhere, and only then."""
         row = DOWNLOADS.row(model)
-        _fetches[model] += row["state"] != State.READY
-        return f"{_fetches[model]} {row['file'] or row['models']['name']}"
+        _fetches[model] += row.state is not State.READY
+        return f"{_fetches[model]} {row.file or row.entry.name}"
 
 
 NODES = [HyperSDModelDownload]

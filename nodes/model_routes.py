@@ -10,8 +10,9 @@ from typing import Any
 from server import PromptServer, web  # aiohttp's server side, as the host has it
 
 from ..errors import CatalogError, DownloadError
-from ..models.catalog import FAMILIES
+from ..models.families import FAMILIES
 from ..models.jobs import Downloads
+from ..models.progress import Row
 
 PREFIX = "/hyper_sd/models"
 BODY_LIMIT = 4096  # bytes; an id and two flags need a hundred
@@ -22,7 +23,12 @@ Handler = Callable[["web.Request"], Awaitable[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """A request that is not served; status: HTTP."""
+    """A request that is not served.
+
+    Args:
+        status: HTTP's number for the reason.
+        message: the reason, as a sentence.
+    """
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -40,10 +46,12 @@ def refuse_foreign(request: "web.Request") -> None:
 
 
 async def read_fields(request: "web.Request", **types: type) -> dict[str, Any]:
-    """Returns a JSON object's fields.
+    """Returns the fields of the JSON object that a request carries.
 
-    Args: types: of the allowed fields by name; "id" has to be there.
-    Raises: Refused for another content type, too long a body, no JSON, unknown fields, wrong types.
+    Args:
+        request: whose body is read.
+        types: the allowed fields' types by their names. "id" has to be there.
+    Raises: Refused for another content type, too long a body, no JSON, unknown fields or wrong types.
     """
     if request.content_type != "application/json":
         raise Refused(415, "Send application/json.")
@@ -84,7 +92,11 @@ def answering(handler: Handler) -> Callable[["web.Request"], Awaitable["web.Resp
 
 
 class ModelRoutes:
-    """The routes' handlers over one host's downloads; what looks at a disk runs in a thread, a few at a time."""
+    """The routes' handlers over one host's downloads. What looks at a disk runs in a thread, a few at a time.
+
+    Args:
+        downloads: of this host.
+    """
 
     def __init__(self, downloads: Downloads):
         self._downloads = downloads
@@ -104,17 +116,18 @@ class ModelRoutes:
 
     def _listing(self) -> dict[str, Any]:
         problem = self._downloads.catalog()[1]
-        return {"families": FAMILIES, "entries": self._downloads.rows(), "problem": problem}
+        titles = {key: family.title for key, family in FAMILIES.items()}
+        return {"families": titles, "entries": [row.to_json() for row in self._downloads.rows()], "problem": problem}
 
     async def list(self, request: "web.Request") -> dict[str, Any]:
-        """Every entry with its state; requests that come while the folders are looked at share that look."""
+        """Every entry with its state. Requests that come while the folders are looked at share that look."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().run_in_executor(self._threads, self._listing)
         return await asyncio.shield(self._looking)  # one that hangs up takes nothing from the others
 
     async def status(self, request: "web.Request") -> dict[str, Any]:
         """The downloads under way."""
-        return {"active": self._downloads.active()}
+        return {"active": [row.to_json() for row in self._downloads.active()]}
 
     async def start(self, request: "web.Request") -> dict[str, Any]:
         """Starts an entry's download, and tells its row."""
@@ -126,11 +139,12 @@ class ModelRoutes:
         fields = await read_fields(request, id=str)
         return await self._call(functools.partial(self._downloads.cancel, fields["id"]))
 
-    async def _call(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    async def _call(self, work: Callable[[], Row]) -> dict[str, Any]:
         if self._calls >= CALLS_AT_ONCE:
             raise Refused(429, "Too many requests at once; try again in a moment.")
         self._calls += 1
         try:
-            return {"entry": await asyncio.get_running_loop().run_in_executor(self._threads, work)}
+            row = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._calls -= 1
+        return {"entry": row.to_json()}

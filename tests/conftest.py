@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,28 @@ def browser():
         started = driver.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture
+def transfer(monkeypatch) -> types.ModuleType:
+    """models/transfer.py and the hub's client with waits too short to notice."""
+    from huggingface_hub import constants
+    from hyper_sd.models import transfer
+
+    monkeypatch.setattr(transfer, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    return transfer
+
+
+@pytest.fixture
+def world(tmp_path, transfer):
+    """A loopback hub with one small LoRA, and a folder to download it into: tests/models/world.py."""
+    from hyper_sd.models.catalog import load_catalog
+    from hyper_sd.tests.models.loopback_hub import LoopbackHub
+    from hyper_sd.tests.models.world import World, lora_bytes
+
+    content = lora_bytes()
+    with LoopbackHub() as hub:
+        entry = load_catalog().get("hyper-sdxl-8steps-lora")
+        sha256 = hub.add(entry.repo, entry.file, content)
+        yield World(hub, replace(entry, sha256=sha256, size=len(content)), content, tmp_path / "models" / "loras")

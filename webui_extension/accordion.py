@@ -1,6 +1,5 @@
 """The panel "Hyper-SD": its controls from the settings table, a line that says what will be used, and the download button."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,8 +8,8 @@ import gradio as gr
 from ..disk import format_bytes
 from ..errors import DownloadError, HyperSDError
 from ..models.catalog import load_catalog
-from ..models.files import State
 from ..models.lora import LoraPlan
+from ..models.progress import State
 from . import host_models
 from .chosen_model import Model
 from .lora_activation import Activation
@@ -19,23 +18,22 @@ from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
 ROWS = (("enabled", "recommended", "auto_eta"), ("steps", "variant"), ("strength", "hires_strength"), ("eta", "segments"))
-POLL = 0.5  # seconds between two looks at a download
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
 HINT = "Switch on to see what will be used. Eta and segments count for the sampler Hyper-SD TCD in any case."
 
 
-def find_lora(settings: Settings, made: LoraPlan) -> Activation:
+def find_lora(settings: Settings, plan: LoraPlan) -> Activation:
     """Returns the plan's LoRA by the host's name, with the strengths to use.
 
-    Raises: DownloadError when it is not there, UnsupportedModelError for a damaged file.
+    Raises: DownloadError when it is not there; UnsupportedModelError for a damaged file.
     """
-    listed = host_models.listed_lora(made.entry_id)
+    listed = host_models.listed_lora(plan.entry_id)
     if listed is None:
         raise DownloadError(
-            f"{made.file} is missing. Press Download in the Hyper-SD panel, or in the tab Hyper-SD models; "
+            f"{plan.file} is missing. Press Download in the Hyper-SD panel, or in the tab Hyper-SD models; "
             f"or put the file into {host_models.model_folders('loras')[0]}."
         )
-    strength = settings.strength or host_models.strength_of(listed[1], made)
+    strength = settings.strength or host_models.strength_of(listed[1], plan)
     return Activation(listed[0], strength, settings.hires_strength or strength)
 
 
@@ -51,16 +49,17 @@ def _component(spec: Spec, elem_id: str) -> Any:
 def build(elem_id: Callable[[str], str]) -> list[Any]:
     """Makes the panel and returns the controls in the table's order.
 
-    Args: elem_id: makes a name unique in the page.
+    Args:
+        elem_id: makes a name unique in the page.
     """
-    specs, made = {spec.name: spec for spec in TABLE}, {}
+    specs, components = {spec.name: spec for spec in TABLE}, {}
     with gr.Accordion(TITLE, open=False, elem_id=elem_id("panel")):
         for row in ROWS:
             with gr.Row():
-                made |= {name: _component(specs[name], elem_id(name)) for name in row}
+                components |= {name: _component(specs[name], elem_id(name)) for name in row}
         line = gr.Markdown(HINT, elem_id=elem_id("line"))
         button = gr.Button("Download", visible=False, elem_id=elem_id("download"))
-    controls = [made[spec.name] for spec in TABLE]
+    controls = [components[spec.name] for spec in TABLE]
     for control in controls:
         control.change(look, inputs=controls, outputs=[line, button], show_progress=False)
     button.click(fetch, inputs=controls, outputs=[line, button], show_progress=False)
@@ -77,14 +76,14 @@ def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None]:
 def look(*values: Any) -> tuple[str, Any]:
     """Returns the line under the controls, and whether the download button is seen."""
     try:
-        settings, made = _wanted(values)
-        if made is None:
+        settings, plan = _wanted(values)
+        if plan is None:
             return HINT, gr.update(visible=False)
-        if made.file and host_models.listed_lora(made.entry_id) is None:
-            size = format_bytes(load_catalog().get(made.entry_id).approximate_size)
-            return f"**{made.file} is missing** ({size}).", gr.update(visible=True)
-        strength = find_lora(settings, made).strength if made.file else 0.0
-        text = describe(made, run_for(settings, made, made.eta), strength)
+        if plan.file and host_models.listed_lora(plan.entry_id) is None:
+            size = format_bytes(load_catalog().get(plan.entry_id).approximate_size)
+            return f"**{plan.file} is missing** ({size}).", gr.update(visible=True)
+        strength = find_lora(settings, plan).strength if plan.file else 0.0
+        text = describe(plan, run_for(settings, plan, plan.eta), strength)
         return text if settings.recommended else f"{text} {OWN}", gr.update(visible=False)
     except HyperSDError as error:
         return f"**{error}**", gr.update(visible=False)
@@ -93,20 +92,15 @@ def look(*values: Any) -> tuple[str, Any]:
 def fetch(*values: Any) -> Iterator[tuple[str, Any]]:
     """Downloads the plan's file, and yields its progress and in the end what look() says."""
     try:
-        _, made = _wanted(values)
-        if made is not None and made.file:
-            row = host_models.DOWNLOADS.start(made.entry_id)
-            while row is not None:
-                done, total = format_bytes(row["bytes_done"]), format_bytes(row["bytes_total"])
-                yield f"{made.file}: {row['state']}, {done} of {total}. {row['note']}", gr.update(visible=False)
-                time.sleep(POLL)
-                row = next((row for row in host_models.DOWNLOADS.active() if row["id"] == made.entry_id), None)
-            row = host_models.DOWNLOADS.row(made.entry_id)
-            if row["state"] != State.READY.value:
-                yield (
-                    f"**{row['problem'] or 'The download was stopped; press again, and it goes on.'}**",
-                    gr.update(visible=True),
-                )
+        _, plan = _wanted(values)
+        if plan is not None and plan.file:
+            host_models.DOWNLOADS.start(plan.entry_id)
+            for row in host_models.DOWNLOADS.follow(plan.entry_id):
+                if row.is_busy:
+                    amount, note = row.progress.amounts()[0], row.progress.note
+                    yield f"{plan.file}: {row.state.value}, {amount}. {note}", gr.update(visible=False)
+            if row.state is not State.READY:
+                yield f"**{row.problem or 'The download was stopped; press again, and it goes on.'}**", gr.update(visible=True)
                 return
         yield look(*values)
     except HyperSDError as error:

@@ -29,10 +29,11 @@ class _Stopped(Exception):
 
 
 class CheckpointBuilder:
-    """One host's builds; every method may be called from any thread.
+    """One host's builds. Every method may be called from any thread.
 
-    Args: folders: the host's folders by ComfyUI's name, the first being the one to write into; refresh: has the host list its
-        files anew.
+    Args:
+        folders: returns the host's folders for one of KINDS, the one to write into first.
+        refresh: has the host list its files anew.
     """
 
     def __init__(self, folders: Callable[[str], Sequence[Path]], refresh: Callable[[], None] = lambda: None):
@@ -57,14 +58,19 @@ class CheckpointBuilder:
 
     def bases(self) -> list[str]:
         """Returns the full SDXL checkpoints, the plain base model first. Reads heads, so keep it off an event loop."""
-        found = self._of(self._files(), lambda kind: kind.has_clip and kind.has_vae and kind.start is None)
-        return sorted(found, key=lambda name: not Path(name).name.lower().startswith("sd_xl_base"))
+        names = self._of(self._files(), lambda kind: kind.has_clip and kind.has_vae and kind.start is None)
+        return sorted(names, key=lambda name: not Path(name).name.lower().startswith("sd_xl_base"))
 
     def start(self, unet: str, base: str, name: str, dtype: str = "fp16") -> None:
         """Starts a build in the background.
 
-        Args: unet, base: of unets() and bases(); name: of the new file, without a folder.
-        Raises: UnsupportedModelError for what is not on offer; MergeError for a name that cannot be, or another build.
+        Args:
+            unet: one of unets().
+            base: one of bases().
+            name: of the new file, without a folder.
+            dtype: a key of DTYPES.
+        Raises: UnsupportedModelError for what is not on offer; MergeError for a name that cannot be, or while another build
+            is under way.
         """
         files = self._files()
         chosen = []
@@ -86,7 +92,7 @@ class CheckpointBuilder:
             self._thread.start()
 
     def cancel(self) -> None:
-        """Stops the build if one is under way; nothing of it is left."""
+        """Stops the build if one is under way. Nothing of it is left."""
         self._stop.set()
 
     async def follow(self) -> AsyncIterator[str]:
@@ -116,13 +122,13 @@ class CheckpointBuilder:
             self._text = f"{target.name} could not be built: {error}. The host's log has the details."
 
     def _files(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for folder_kind in KINDS:
             folders = self._folders(folder_kind)
             for folder in folders:
                 for path in sorted(Path(folder).rglob(f"*{_ENDING}")):
-                    found.setdefault(listed_name(path, folders), path)
-        return found
+                    files.setdefault(listed_name(path, folders), path)
+        return files
 
     @staticmethod
     def _of(files: dict[str, Path], fits: Callable[[Kind], bool]) -> list[str]:

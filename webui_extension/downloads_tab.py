@@ -1,6 +1,6 @@
 """The tab "Hyper-SD models": the catalogue with its downloads, and the building of a full one-step checkpoint.
 
-Only what gradio 3.41 and 4.40 both have. A row's buttons know their entry; the page sends nothing but ticked boxes.
+It uses only what gradio 3.41 and 4.40 both have. A row's buttons know their entry, so the page sends nothing but ticked boxes.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ import gradio as gr
 from modules import script_callbacks
 
 from ..errors import HyperSDError
-from ..models.catalog import FAMILIES, Entry
+from ..models.catalog import Entry
+from ..models.families import FAMILIES
 from ..models.jobs import Downloads
 from . import host_models
 from .checkpoint_builder import DTYPES, SUGGESTED, CheckpointBuilder
-from .model_rows import Shown, cancel, follow, press
+from .model_rows import RowAppearance, cancel, follow, press
 
 TITLE, TAB_ID = "Hyper-SD models", "hyper_sd_models"
 INTRO = (
@@ -30,7 +31,7 @@ BUILD_INTRO = (
 
 
 def _live() -> dict[str, Any]:
-    """Returns the options of a handler that streams: no overlay over the row, and as many at once as there are pages."""
+    """Returns the options of a handler that streams: nothing covers the row, and as many run at once as there are pages."""
     # Only gradio 4 knows a limit of its own for every handler, and lets each run once at a time.
     unlimited = {} if gr.__version__.startswith("3.") else {"concurrency_limit": None}
     return {"show_progress": "hidden", **unlimited}
@@ -38,7 +39,16 @@ def _live() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RowView:
-    """An entry's components; `accept` where its licence asks for a yes."""
+    """The components of an entry's row.
+
+    Args:
+        entry: of the catalogue.
+        html: what is known of it.
+        start: the button that starts its download.
+        cancel: the button that stops it.
+        aside: the box that lets a damaged file be renamed.
+        accept: the box that accepts its licence, None where nothing has to be accepted.
+    """
 
     entry: Entry
     html: gr.HTML
@@ -53,8 +63,8 @@ class RowView:
         return [self.html, self.start, self.cancel, self.aside]
 
     @staticmethod
-    def changes(look: Shown | None) -> list[Any]:
-        """Returns the updates of `outputs`; None changes nothing."""
+    def changes(look: RowAppearance | None) -> list[Any]:
+        """Returns the updates of `outputs` for how the row looks. None changes nothing."""
         if look is None:
             return [gr.update()] * 4
         return [
@@ -103,21 +113,21 @@ def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
     if problem:
         gr.Markdown(f"Your own catalogue file is left out: {problem}")
     views = []
-    for family, title in FAMILIES.items():
-        entries = [entry for entry in catalog if entry.family == family]
+    for key, family in FAMILIES.items():
+        entries = [entry for entry in catalog if entry.family == key]
         if entries:
-            with gr.Accordion(title, open=family in ("sd15", "sdxl")):
+            with gr.Accordion(family.title, open=not family.is_flow):
                 views += [_row(entry) for entry in entries]
 
-    async def look() -> AsyncIterator[list[Any]]:
+    async def show_all() -> AsyncIterator[list[Any]]:
         async for looks in follow(downloads, [view.entry.id for view in views]):
-            yield [change for view, shown in zip(views, looks, strict=True) for change in view.changes(shown)]
+            yield [change for view, look in zip(views, looks, strict=True) for change in view.changes(look)]
 
     outputs = [component for view in views for component in view.outputs]
     for view in views:
         view.wire(downloads)
-    page.load(look, outputs=outputs, **_live())
-    again.click(look, outputs=outputs, **_live())
+    page.load(show_all, outputs=outputs, **_live())
+    again.click(show_all, outputs=outputs, **_live())
 
 
 def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
@@ -137,7 +147,7 @@ def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
 
     async def options() -> AsyncIterator[list[Any]]:
         lists = await asyncio.gather(asyncio.to_thread(builder.unets), asyncio.to_thread(builder.bases))
-        updates = [gr.update(choices=found, value=found[0] if found else None) for found in lists]
+        updates = [gr.update(choices=names, value=names[0] if names else None) for names in lists]
         async for text in builder.follow():
             yield [*updates, text]
             updates = [gr.update()] * 2
@@ -158,7 +168,12 @@ def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
 
 
 def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr.Blocks, str, str]]:
-    """Returns the tab as the host takes it: its blocks, title and id."""
+    """Returns the tab as the host takes it: its blocks, title and id.
+
+    Args:
+        downloads: of this host.
+        builder: makes full checkpoints from a lone UNet.
+    """
     with gr.Blocks(analytics_enabled=False) as page:
         _catalogue(downloads, page)
         _builder(builder, page)
@@ -166,6 +181,6 @@ def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr
 
 
 def register() -> None:
-    """Adds the tab when the host builds its page; Reload UI has forgotten earlier callbacks."""
+    """Adds the tab when the host builds its page. Its button Reload UI forgets earlier callbacks."""
     builder = CheckpointBuilder(host_models.model_folders, host_models.refresh_lists)
     script_callbacks.on_ui_tabs(lambda: build_tab(host_models.DOWNLOADS, builder))

@@ -10,9 +10,9 @@ from typing import Any
 from modules import paths_internal, sd_models, shared
 
 from ..models.catalog import load_catalog
-from ..models.files import State
 from ..models.jobs import Downloads, user_catalog
 from ..models.lora import LoraInfo, LoraPlan, check_family, effective_strength, read_lora
+from ..models.progress import Row, State
 
 _log = logging.getLogger("hyper_sd")
 
@@ -30,7 +30,7 @@ def model_folders(kind: str) -> list[Path]:
 
 
 def lora_names() -> dict[str, Any]:
-    """Returns the host's LoRAs by name and alias; empty where its LoRA extension is off."""
+    """Returns the host's LoRAs by name and alias, none where its LoRA extension is off."""
     networks = sys.modules.get("networks")
     return dict(getattr(networks, "available_networks", {})) | dict(getattr(networks, "available_network_aliases", {}))
 
@@ -43,8 +43,8 @@ def refresh_lists() -> None:
     sd_models.list_models()
 
 
-def _notify(row: dict[str, Any]) -> None:
-    if row["state"] == State.READY.value:
+def _notify(row: Row) -> None:
+    if row.state is State.READY:
         try:
             refresh_lists()
         except Exception:  # whatever the host's own lists fail on, the download has succeeded
@@ -57,16 +57,16 @@ DOWNLOADS = Downloads(model_folders, user_catalog(paths_internal.data_path), _no
 def listed_lora(entry_id: str) -> tuple[str, Path] | None:
     """Returns the host's name and the path of a catalogue entry's file, None where it is not there.
 
-    By the file's own name first, which touches no disk; else a copy that the downloads know under another.
+    It looks for the file's own name first, which touches no disk, then for a copy that the downloads know under another name.
     """
     entry = load_catalog().get(entry_id)
     found = _listed(lambda path: path.name.lower() == entry.name.lower() and path.is_file())
     if found:
         return found
     row = DOWNLOADS.row(entry_id)
-    if row["state"] != State.READY.value:
+    if row.state is not State.READY:
         return None
-    copies = {folder / row["file"] for folder in model_folders(entry.folder)}
+    copies = {folder / row.file for folder in model_folders(entry.folder)}
     found = _listed(lambda path: path.resolve() in copies)
     if found is None:  # copied there by hand after the host had looked
         refresh_lists()
@@ -84,11 +84,11 @@ def _read(path: Path, stamp: int) -> LoraInfo:
     return read_lora(path)
 
 
-def strength_of(path: Path, made: LoraPlan) -> float:
+def strength_of(path: Path, plan: LoraPlan) -> float:
     """Returns the strength at which the host applies the file as strongly as the plan means it.
 
     Raises: UnsupportedModelError for a damaged file, and one of another family.
     """
     info = _read(path, path.stat().st_mtime_ns)
-    check_family(info, made.family)
-    return effective_strength(info, made)
+    check_family(info, plan.family)
+    return effective_strength(info, plan)

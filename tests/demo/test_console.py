@@ -1,6 +1,6 @@
 import io
 
-from hyper_sd.demo.console import StatusLine, clock, progress_text, say
+from hyper_sd.demo.console import StatusLine, progress_text, say
 
 
 class Terminal(io.StringIO):
@@ -9,12 +9,8 @@ class Terminal(io.StringIO):
 
 
 def test_progress_shows_steps_and_what_is_left():
-    assert progress_text("8 steps", 2, 8, 4.0) == "8 steps [######..................] 2/8  0:12 left"
+    assert progress_text("8 steps", 2, 8, 4.0) == "8 steps [######..................] 2/8  12 s left"
     assert progress_text("8 steps", 0, 8, 4.0).endswith("0/8")
-
-
-def test_clock_counts_minutes():
-    assert clock(125.4) == "2:05"
 
 
 def test_status_line_is_rewritten_on_a_terminal_and_leaves_nothing_of_a_longer_text():

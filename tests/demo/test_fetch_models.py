@@ -2,15 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hyper_sd.demo.errors import DemoError
-from hyper_sd.demo.fetch_models import models_folder, progress_line
+from hyper_sd.demo.fetch_models import model_folders, progress_line
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.models.files import Progress, State
+from hyper_sd.models.progress import Progress, State
 from hyper_sd.tests.models.loopback_hub import LoopbackHub
 from hyper_sd.tests.models.world import MIB, lora_bytes
 
@@ -73,31 +73,105 @@ def test_list_needs_no_installed_package(tmp_path):
     assert "hyper-sd15-1step-lora" in result.stdout, result.stderr
 
 
-def test_host_is_found_by_the_folder_around_the_pack(tmp_path):
-    comfyui = tmp_path / "ComfyUI"
-    for part in ("comfy", "comfy_api/latest", "custom_nodes/hyper-sd"):
-        (comfyui / part).mkdir(parents=True)
+@pytest.fixture
+def comfyui(tmp_path):
+    """A folder that looks like a ComfyUI."""
+    for part in ("comfy", "comfy_api/latest"):
+        (tmp_path / "ComfyUI" / part).mkdir(parents=True)
     for part in ("main.py", "nodes.py", "execution.py"):
-        (comfyui / part).write_text("")
-    found = models_folder("diffusion_models", root=comfyui / "custom_nodes" / "hyper-sd", home=tmp_path)
-    assert found == comfyui / "models" / "diffusion_models"
+        (tmp_path / "ComfyUI" / part).write_text("")
+    return tmp_path / "ComfyUI"
 
-    webui = tmp_path / "webui"
-    (webui / "modules").mkdir(parents=True)
+
+@pytest.fixture
+def webui(tmp_path):
+    """A folder that looks like an A1111."""
+    (tmp_path / "webui" / "modules").mkdir(parents=True)
+    return tmp_path / "webui"
+
+
+def test_host_is_found_by_the_folder_around_the_pack(tmp_path, comfyui, webui):
+    def names(kind, root):
+        return [folder.relative_to(tmp_path).as_posix() for folder in model_folders(kind, root=root, home=tmp_path / "nobody")]
+
+    assert names("loras", comfyui / "custom_nodes" / "hyper-sd") == ["ComfyUI/models/loras"]
+    older = ["ComfyUI/models/diffusion_models", "ComfyUI/models/unet"]
+    assert names("diffusion_models", comfyui / "custom_nodes" / "hyper-sd") == older
     root = webui / "extensions" / "hyper-sd"
-    assert models_folder("loras", root=root, home=tmp_path / "nobody") == webui / "models" / "Lora"
-    assert models_folder("checkpoints", root=root, home=tmp_path / "nobody") == webui / "models" / "Stable-diffusion"
+    assert names("loras", root) == ["webui/models/Lora"]
+    assert names("checkpoints", root) == ["webui/models/Stable-diffusion"]
+    assert names("diffusion_models", root) == ["webui/models/diffusion_models"]
+    (webui / "modules_forge").mkdir()
+    assert names("diffusion_models", root) == ["webui/models/diffusion_models", "webui/models/Stable-diffusion"]
 
 
-def test_no_host_asks_for_a_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    with pytest.raises(DemoError, match="--into"):
-        models_folder("loras", root=tmp_path / "a" / "b", home=tmp_path)
+def test_data_folder_of_a_webui_is_its_host(tmp_path):
+    (tmp_path / "data" / "models" / "Stable-diffusion").mkdir(parents=True)
+    root = tmp_path / "data" / "extensions" / "hyper-sd"
+    assert model_folders("loras", root=root, home=tmp_path / "nobody") == [tmp_path / "data" / "models" / "Lora"]
+
+
+def test_no_host_has_no_folders(tmp_path):
+    assert model_folders("loras", root=tmp_path / "a" / "b", home=tmp_path) == []
+
+
+def copied(folder):
+    """Copies what install.py download needs of the pack into a host's folder, and returns its install.py."""
+    left_out = shutil.ignore_patterns("__pycache__", "model", "recipe", "style")
+    for name in ("demo", "models", "samplers", "evaluation"):
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+    for name in ("install.py", "errors.py", "disk.py", "requirements.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder / "install.py"
+
+
+def run_in(folder, *arguments, **environment):
+    """Runs install.py download of a copy of the pack, for a person with no ComfyUI at home."""
+    command = [sys.executable, str(copied(folder)), "download", *map(str, arguments)]
+    home = {"HOME": str(folder), "USERPROFILE": str(folder)}
+    env = {**{k: v for k, v in os.environ.items() if k != "COMFYUI_PATH"}, **home, **environment}
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False, env=env)
+
+
+def states_in(result):
+    """Returns the state column of a list by id."""
+    assert result.returncode == 0, result.stderr
+    return {line.split()[0]: line.split()[3] for line in result.stdout.splitlines() if line.startswith("  ")}
+
+
+def test_list_outside_a_host_shows_everything_without_a_state(tmp_path):
+    result = run_in(tmp_path / "pack", "--list")
+    assert states_in(result) == dict.fromkeys((entry.id for entry in load_catalog()), "-")
+    assert [line for line in result.stdout.splitlines() if line and line[0] != " "] == ["SD1.5", "SDXL", "SD3", "FLUX.1-dev"]
+
+
+def test_download_outside_a_host_asks_for_a_folder(tmp_path):
+    result = run_in(tmp_path / "pack", "hyper-sdxl-1step-unet")
+    assert result.returncode == 1
+    assert "--into FOLDER" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("pack", "unet"), [("extensions", "webui/models/diffusion_models"), ("custom_nodes", "ComfyUI/models/diffusion_models")]
+)
+def test_lone_unet_goes_where_the_hosts_own_page_looks_for_it(hub, tmp_path, comfyui, webui, pack, unet):
+    catalog = json.loads((tmp_path / "catalog.json").read_text(encoding="utf-8"))
+    catalog["entries"][0]["kind"] = "unet"
+    (tmp_path / "catalog.json").write_text(json.dumps(catalog), encoding="utf-8")
+    folder = (webui if pack == "extensions" else comfyui) / pack / "hyper-sd"
+    result = run_in(folder, "mine", "--catalog", tmp_path / "catalog.json", HF_ENDPOINT=hub.endpoint)
+    assert result.returncode == 0, result.stderr
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("mine.safetensors")] == [
+        f"{unet}/mine.safetensors"
+    ]
+    shutil.rmtree(folder)
+    states = states_in(run_in(folder, "--list", "--catalog", tmp_path / "catalog.json"))
+    assert {entry for entry, state in states.items() if state == "ready"} == {"mine"}
 
 
 def test_progress_line_shows_share_rate_and_time_left():
     entry = load_catalog().get("hyper-sdxl-8steps-lora")
     line = progress_line(entry, Progress(State.DOWNLOADING, 393_500_000, 787_000_000, 12_000_000.0, 33.0))
-    assert line == f"{entry.name} [############............] 50 % of 787 MB  12 MB/s  0:33 left"
+    assert line == f"{entry.name} [############............] 50 % of 787 MB  12 MB/s  33 s left"
     line = progress_line(entry, Progress(State.VERIFYING, 787_000_000, 787_000_000))
     assert line.endswith("100 % of 787 MB  verifying")

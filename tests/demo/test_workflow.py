@@ -1,6 +1,6 @@
 import pytest
 from hyper_sd.demo.client import refusal
-from hyper_sd.demo.run import plan_drawings, slug, step_label, write_file
+from hyper_sd.demo.run import plan_drawings, slug, step_label
 from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
 
 SETTINGS = {"prompt": "p", "negative": "n", "steps": 8, "seed": 7, "cfg": 2.5, "eta": 0.6, "size": 512}
@@ -67,14 +67,6 @@ def test_slug_is_safe_as_a_file_name(prompt, name):
 
 def test_step_label_counts():
     assert [step_label(1), step_label(25)] == ["1 step", "25 steps"]
-
-
-def test_write_file_replaces_and_leaves_nothing_beside(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-    write_file(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_refusal_names_the_node_and_the_input():

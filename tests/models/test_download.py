@@ -10,7 +10,7 @@ import pytest
 from hyper_sd.errors import ChecksumMismatch, DownloadError
 from hyper_sd.models import files
 from hyper_sd.models.download import download, open_hub_file
-from hyper_sd.models.files import State
+from hyper_sd.models.progress import State
 from hyper_sd.models.remote import Cancelled, Remote
 from hyper_sd.tests.models.loopback_hub import Fault
 from hyper_sd.tests.models.world import MIB, lora_bytes

@@ -14,11 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hyper_sd import disk
 from hyper_sd.errors import ChecksumMismatch, DownloadError, HyperSDError
 from hyper_sd.models import files
 from hyper_sd.models.catalog import write_entry
 from hyper_sd.models.download import open_hub_file
-from hyper_sd.models.files import State
+from hyper_sd.models.progress import State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
 from hyper_sd.tests.models.world import MIB, World
 
@@ -127,13 +128,13 @@ def test_wrong_content_names_both_hashes(world):
         world.download()
 
 
-def test_disk_too_full_is_said_before_a_byte_is_asked_for(world, monkeypatch, transfer):
+def test_disk_too_full_is_said_before_a_byte_is_asked_for(world, monkeypatch):
     """The free space is a stub; the disk cannot be filled for a test."""
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=20 * MIB))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=20 * MIB))
     said = outcome(world.download)
     assert "21 MB are free, 80 MB are needed" in said
     assert world.starts() == []
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
     record("the disk is too full for the file", world, said)
 
 

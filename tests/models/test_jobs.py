@@ -12,6 +12,7 @@ from hyper_sd.models import jobs
 from hyper_sd.models.catalog import write_entry
 from hyper_sd.models.download import open_hub_file
 from hyper_sd.models.jobs import AT_ONCE, Downloads, listed_name, user_catalog
+from hyper_sd.models.progress import State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
 from hyper_sd.tests.models.world import MIB
 
@@ -29,12 +30,12 @@ def downloads(world, tmp_path, transfer):
     user_file.write_text(json.dumps({"entries": entries}), encoding="utf-8")
     rows = []
     opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
-    made = Downloads(lambda kind: [tmp_path / "models" / kind, tmp_path / "more"], user_file, rows.append, opener)
-    made.notified = rows
-    yield made
-    for row in made.active():
-        made.cancel(row["id"])
-    finish(made)
+    running = Downloads(lambda kind: [tmp_path / "models" / kind, tmp_path / "more"], user_file, rows.append, opener)
+    running.notified = rows
+    yield running
+    for row in running.active():
+        running.cancel(row.id)
+    finish(running)
 
 
 def finish(downloads):
@@ -47,33 +48,34 @@ def finish(downloads):
 
 
 def row_of(downloads, entry_id):
-    return next(row for row in downloads.rows() if row["id"] == entry_id)
+    return next(row for row in downloads.rows() if row.id == entry_id)
 
 
 def test_rows_list_every_entry_ready_for_json(downloads):
     rows = downloads.rows()
     assert len(rows) == 23
-    assert {row["state"] for row in rows} == {"missing"}
-    assert json.loads(json.dumps(rows)) == rows
-    assert row_of(downloads, "hyper-flux1-dev-8steps-lora")["licence"]["acknowledge"] is True
+    assert {row.state for row in rows} == {State.MISSING}
+    told = [row.to_json() for row in rows]
+    assert json.loads(json.dumps(told)) == told
+    assert row_of(downloads, "hyper-flux1-dev-8steps-lora").entry.licence.acknowledge is True
 
 
 def test_start_downloads_in_the_background_and_tells_how_far_it_is(downloads, world):
     world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
-    assert downloads.start("mine-0")["state"] == "downloading"
+    assert downloads.start("mine-0").state is State.DOWNLOADING
     finish(downloads)
     row = row_of(downloads, "mine-0")
-    assert (row["state"], row["file"], row["problem"]) == ("ready", "mine-0.safetensors", "")
-    seen = [row["bytes_done"] for row in downloads.notified if row["state"] == "downloading"]
+    assert (row.state, row.file, row.problem) == (State.READY, "mine-0.safetensors", "")
+    seen = [row.progress.bytes_done for row in downloads.notified if row.state is State.DOWNLOADING]
     assert len(seen) > 1
     assert seen == sorted(seen)
-    assert downloads.notified[-1]["state"] == "ready"
+    assert downloads.notified[-1].state is State.READY
 
 
 def test_second_start_joins_the_first(downloads, world):
     world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
     downloads.start("mine-0")
-    assert downloads.start("mine-0")["state"] in {"downloading", "verifying"}
+    assert downloads.start("mine-0").is_busy
     assert len(downloads.active()) == 1
     finish(downloads)
     assert world.starts() == [0]
@@ -83,25 +85,25 @@ def test_only_a_few_run_at_once_and_the_rest_wait(downloads, world):
     world.hub.faults.append(Fault(times=ALWAYS, bytes_per_second=10 * MIB))
     for number in range(4):
         downloads.start(f"mine-{number}")
-    notes = [row["note"] for row in downloads.active()]
+    notes = [row.progress.note for row in downloads.active()]
     assert sum("turn" in note for note in notes) >= 4 - AT_ONCE
     finish(downloads)
-    assert {row_of(downloads, f"mine-{number}")["state"] for number in range(4)} == {"ready"}
+    assert {row_of(downloads, f"mine-{number}").state for number in range(4)} == {State.READY}
 
 
 def test_cancel_keeps_what_came_and_start_goes_on(downloads, world):
     world.hub.faults.append(Fault(bytes_per_second=8 * MIB))
     downloads.start("mine-0")
-    while not any(row["bytes_done"] > MIB for row in downloads.notified):
+    while not any(row.progress.bytes_done > MIB for row in downloads.notified):
         time.sleep(0.02)
     downloads.cancel("mine-0")
     finish(downloads)
     row = row_of(downloads, "mine-0")
-    assert (row["state"], row["problem"]) == ("partial", "")
-    assert row["bytes_done"] > MIB
+    assert (row.state, row.problem) == (State.PARTIAL, "")
+    assert row.progress.bytes_done > MIB
     downloads.start("mine-0")
     finish(downloads)
-    assert row_of(downloads, "mine-0")["state"] == "ready"
+    assert row_of(downloads, "mine-0").state is State.READY
     assert world.starts()[-1] >= MIB
 
 
@@ -110,11 +112,9 @@ def test_waiting_download_can_be_cancelled(downloads, world):
     for number in range(3):
         downloads.start(f"mine-{number}")
     downloads.cancel("mine-2")
-    for _ in range(100):
-        if "mine-2" not in {row["id"] for row in downloads.active()}:
-            break
-        time.sleep(0.05)
-    assert row_of(downloads, "mine-2")["state"] == "missing"
+    *_, last = downloads.follow("mine-2")
+    assert last == row_of(downloads, "mine-2")
+    assert last.state is State.MISSING
 
 
 def test_failure_is_told_in_the_row_until_the_next_start(downloads, world):
@@ -122,13 +122,13 @@ def test_failure_is_told_in_the_row_until_the_next_start(downloads, world):
     downloads.start("mine-0")
     finish(downloads)
     row = row_of(downloads, "mine-0")
-    assert row["state"] == "missing"
-    assert "404" in row["problem"]
-    assert downloads.notified[-1]["problem"] == row["problem"]
+    assert row.state is State.MISSING
+    assert "404" in row.problem
+    assert downloads.notified[-1].problem == row.problem
     world.hub.faults.clear()
     downloads.start("mine-0")
     finish(downloads)
-    assert row_of(downloads, "mine-0")["problem"] == ""
+    assert row_of(downloads, "mine-0").problem == ""
 
 
 def test_surprise_leaves_the_host_usable(downloads, monkeypatch):
@@ -138,21 +138,21 @@ def test_surprise_leaves_the_host_usable(downloads, monkeypatch):
     monkeypatch.setattr(jobs, "download", surprise)
     downloads.start("mine-0")
     finish(downloads)
-    assert "surprise" in row_of(downloads, "mine-0")["problem"]
+    assert "surprise" in row_of(downloads, "mine-0").problem
 
 
 def test_corrupt_file_is_set_aside_only_when_asked(downloads, tmp_path):
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "mine-0.safetensors").write_bytes(b"broken")
-    assert row_of(downloads, "mine-0")["state"] == "corrupt"
+    assert row_of(downloads, "mine-0").state is State.CORRUPT
     downloads.start("mine-0")
     finish(downloads)
     assert (folder / "mine-0.safetensors").read_bytes() == b"broken"
-    assert "set aside" in row_of(downloads, "mine-0")["problem"]
+    assert "set aside" in row_of(downloads, "mine-0").problem
     downloads.start("mine-0", set_aside=True)
     finish(downloads)
-    assert row_of(downloads, "mine-0")["state"] == "ready"
+    assert row_of(downloads, "mine-0").state is State.READY
     assert (folder / "mine-0.safetensors.corrupt").read_bytes() == b"broken"
 
 
@@ -194,4 +194,67 @@ def test_listed_name_is_relative_to_the_folder_that_holds_it(tmp_path):
 def test_entry_may_change_between_two_listings(downloads, tmp_path, world):
     entry = replace(world.entry, id="late", file="late.safetensors", licence=downloads.catalog()[0].entries[-1].licence)
     user_catalog(tmp_path).write_text(json.dumps({"entries": [write_entry(entry)]}), encoding="utf-8")
-    assert row_of(downloads, "late")["state"] == "missing"
+    assert row_of(downloads, "late").state is State.MISSING
+
+
+def test_followed_download_yields_rows_until_it_is_ready(downloads, world):
+    world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
+    downloads.start("mine-0")
+    *rows, last = downloads.follow("mine-0", pause=0.02)
+    assert (last.state, last.file) == (State.READY, "mine-0.safetensors")
+    done = [row.progress.bytes_done for row in rows if row.state is State.DOWNLOADING]
+    assert len(set(done)) > 1
+    assert done == sorted(done)
+    assert downloads.active() == []
+
+
+def test_following_what_is_not_under_way_yields_how_it_lies_on_the_disk(downloads):
+    assert [row.state for row in downloads.follow("mine-0")] == [State.MISSING]
+    downloads.start("mine-0")
+    finish(downloads)
+    assert [(row.state, row.file) for row in downloads.follow("mine-0")] == [(State.READY, "mine-0.safetensors")]
+
+
+def test_following_an_unknown_id_names_those_that_look_like_it(downloads):
+    with pytest.raises(CatalogError, match="did you mean mine-"):
+        next(downloads.follow("mine-9"))
+
+
+def test_leaving_a_followed_download_stops_nothing(downloads, world):
+    world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
+    downloads.start("mine-0")
+    for row in downloads.follow("mine-0"):
+        assert row.is_busy
+        break
+    *_, last = downloads.follow("mine-0")
+    assert last.state is State.READY
+    assert world.starts() == [0]
+
+
+def test_cancelled_download_is_followed_to_what_it_keeps(downloads, world):
+    world.hub.faults.append(Fault(bytes_per_second=8 * MIB))
+    downloads.start("mine-0")
+    for row in downloads.follow("mine-0"):
+        if row.is_busy and row.progress.bytes_done > MIB:
+            downloads.cancel("mine-0")
+    assert (row.state, row.problem) == (State.PARTIAL, "")
+    assert row.progress.bytes_done > MIB
+    assert downloads.active() == []  # whoever starts it now does not join what is ending
+
+
+def test_failed_download_is_followed_to_its_problem(downloads, world):
+    world.hub.faults.append(Fault(times=ALWAYS, status=404))
+    downloads.start("mine-0")
+    *_, last = downloads.follow("mine-0")
+    assert last.state is State.MISSING
+    assert "404" in last.problem
+
+
+def test_entry_that_leaves_the_catalogue_is_followed_to_its_end(downloads, world, tmp_path):
+    world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
+    downloads.start("mine-0")
+    rows = downloads.follow("mine-0")
+    assert next(rows).is_busy
+    user_catalog(tmp_path).unlink()
+    *_, last = rows
+    assert last.state is State.READY

@@ -2,7 +2,8 @@
 
 import pytest
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.models.files import Found, State, index_folders, look, part_path
+from hyper_sd.models.files import Found, index_folders, look, part_path
+from hyper_sd.models.progress import State
 
 
 @pytest.mark.parametrize("partial", [False, True])

@@ -2,12 +2,12 @@
 
 import itertools
 import json
-import shutil
 from collections import namedtuple
 
 import filelock
 import pytest
 import torch
+from hyper_sd import disk
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import merge as module
 from hyper_sd.models.header import read_header
@@ -137,8 +137,8 @@ def test_second_build_of_the_same_file_is_told_to_wait(base, lone, target):
 
 
 def test_full_disk_is_seen_before_a_byte_is_written(base, lone, target, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
-    with pytest.raises(MergeError, match=r"too full for new\.safetensors: 1 kB are free, .* needed"):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    with pytest.raises(MergeError, match=r"new\.safetensors was not built: the disk of .* is too full: 1 kB are free, .* are needed; make room"):
         build(base, lone, target)
     assert list(target.parent.iterdir()) == []
 
@@ -222,7 +222,7 @@ def test_folder_that_cannot_be_written_is_told(base, lone, target, monkeypatch):
         raise PermissionError(13, "refused")
 
     monkeypatch.setattr(module.filelock, "FileLock", refuse)
-    with pytest.raises(MergeError, match="Check the folder's permissions"):
+    with pytest.raises(MergeError, match="check the folder and its permissions"):
         build(base, lone, target)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from hyper_sd.models.catalog import Entry
-from hyper_sd.models.files import Progress
+from hyper_sd.models.progress import Progress
 
 MIB = 2**20
 SIZE = 12 * MIB

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from hyper_sd.demo.errors import WorkflowError
+from hyper_sd.models.progress import Progress, State
 from hyper_sd.tests.nodes.model_world import CANCEL, START, lora, until, weights
 from PIL import Image
 
@@ -214,8 +215,7 @@ def test_fingerprint_changes_only_when_the_file_is_missing_or_moved(node):
 def test_progress_text_says_what_is_known(pack, changes, text):
     from hyper_sd.nodes.model_downloads import progress_text
 
-    row = {"state": "downloading", "bytes_done": 120_000_000, "bytes_total": 269_000_000}
-    assert progress_text(row | {"rate": None, "eta_seconds": None, "note": ""} | changes) == text
+    assert progress_text(Progress(State.DOWNLOADING, 120_000_000, 269_000_000, **changes)) == text
 
 
 def test_newer_folder_of_diffusion_models_comes_first(pack):

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.nodes.model_world import CANCEL, ROUTES, START, STATUS, lora, until, weights
 
 
@@ -174,13 +176,13 @@ def routes(host):
         def rows(self):
             self.looks += 1
             self.go.wait(60)
-            return [self.looks]
+            return [Row(self.entry, Progress(State.PARTIAL, self.looks))]
 
         def cancel(self, entry_id):
             self.go.wait(60)
-            return entry_id
+            return Row(self.entry, Progress(State.MISSING))
 
-    downloads = Waiting(looks=0, go=threading.Event())
+    downloads = Waiting(looks=0, go=threading.Event(), entry=load_catalog().get("hyper-sd15-1step-lora"))
     return ModelRoutes(downloads), downloads
 
 
@@ -196,8 +198,8 @@ def test_requests_share_one_look_at_the_folders(routes):
         return [first, await served.list(None)]
 
     first, later = asyncio.run(ask())
-    assert [answer["entries"] for answer in first] == [[1]] * 199
-    assert later["entries"] == [2]
+    assert [entry["bytes_done"] for answer in first for entry in answer["entries"]] == [1] * 199
+    assert [entry["bytes_done"] for entry in later["entries"]] == [2]
 
 
 def test_calls_beyond_the_bound_are_refused_until_others_have_ended(routes):
@@ -227,7 +229,7 @@ def test_calls_beyond_the_bound_are_refused_until_others_have_ended(routes):
     refused = [error for error in outcomes if isinstance(error, Refused)]
     assert len(refused) == 5
     assert {error.status for error in refused} == {429}
-    assert later == {"entry": "x"}
+    assert later["entry"]["id"] == "hyper-sd15-1step-lora"
 
 
 def test_routes_are_added_once_when_two_copies_of_the_pack_register(host, routes, monkeypatch):

@@ -5,21 +5,23 @@ import functools
 import importlib
 import json
 import sys
-import time
 import types
+from collections import deque
+from dataclasses import replace
 
 import pytest
-from hyper_sd.models.catalog import write_entry
+from hyper_sd.models.catalog import Licence, load_catalog, write_entry
 from hyper_sd.models.download import open_hub_file
 from hyper_sd.models.jobs import Downloads, user_catalog
-from hyper_sd.tests.models.conftest import transfer, world  # noqa: F401 - fixtures
+from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
 from hyper_sd.tests.models.world import MIB
 from hyper_sd.tests.webui_extension import fake_gradio
 from hyper_sd.webui_extension import model_rows
 from hyper_sd.webui_extension.checkpoint_builder import CheckpointBuilder
-from hyper_sd.webui_extension.model_rows import cancel, duration, follow, press, progress_text, row_html, shown
+from hyper_sd.webui_extension.model_rows import appearance, cancel, follow, press, progress_text, row_html
 
+ENTRY = load_catalog().get("hyper-sdxl-4steps-lora")
 STRICT = {"title": "Test licence: <no> commercial use", "url": "https://huggingface.co/tests/strict", "acknowledge": True}
 
 
@@ -29,7 +31,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def downloads(world, tmp_path):  # noqa: F811
+def downloads(world, tmp_path):
     """The downloads of a host with two free files and one whose licence asks for a yes."""
     entries = []
     for name in ("one", "two", "strict"):
@@ -40,13 +42,11 @@ def downloads(world, tmp_path):  # noqa: F811
     user_file.parent.mkdir()
     user_file.write_text(json.dumps({"licences": {"strict": STRICT}, "entries": entries}), encoding="utf-8")
     opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
-    made = Downloads(lambda kind: [tmp_path / kind], user_file, opener=opener)
-    yield made
-    for row in made.active():
-        made.cancel(row["id"])
-    deadline = time.monotonic() + 30
-    while made.active() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    running = Downloads(lambda kind: [tmp_path / kind], user_file, opener=opener)
+    yield running
+    for row in running.active():
+        running.cancel(row.id)
+        deque(running.follow(row.id), maxlen=0)
 
 
 def collect(looks):
@@ -56,14 +56,11 @@ def collect(looks):
     return asyncio.run(run())
 
 
-def row(**changes):
-    licence = {"title": "Licence", "url": "https://huggingface.co/x", "acknowledge": False}
-    base = {"id": "x", "title": "SDXL, 4-step LoRA", "size": 269e6, "licence": licence, "state": "missing", "file": ""}
-    base |= {"models": {"name": "x.safetensors", "directory": "loras"}, "bytes_done": 0, "bytes_total": 269_000_000}
-    return base | {"rate": None, "eta_seconds": None, "note": "", "problem": ""} | changes
+def row(entry=ENTRY, file="", problem="", **progress):
+    return Row(entry, Progress(**{"state": State.MISSING, "bytes_total": 269_000_000, **progress}), file, problem)
 
 
-def test_press_downloads_the_file_and_shows_how_far_it_is(downloads, world):  # noqa: F811
+def test_press_downloads_the_file_and_shows_how_far_it_is(downloads, world):
     world.hub.faults.append(Fault(path="one", bytes_per_second=30 * MIB))
     looks = collect(press(downloads, "one"))
     assert [look.button for look in (looks[0], looks[-1])] == ["Download", "Ready"]
@@ -73,10 +70,10 @@ def test_press_downloads_the_file_and_shows_how_far_it_is(downloads, world):  # 
     assert not looks[-1].can_start
     assert any(" MB of 13 MB" in look.html for look in looks)
     assert len(looks) == len({look.html + look.button for look in looks})
-    assert (downloads.row("one")["state"], downloads.row("one")["file"]) == ("ready", "one.safetensors")
+    assert (downloads.row("one").state, downloads.row("one").file) == (State.READY, "one.safetensors")
 
 
-def test_leaving_the_page_stops_no_download_and_the_next_page_follows_it(downloads, world):  # noqa: F811
+def test_leaving_the_page_stops_no_download_and_the_next_page_follows_it(downloads, world):
     world.hub.faults.append(Fault(path="one", bytes_per_second=20 * MIB))
 
     async def leave():
@@ -91,7 +88,7 @@ def test_leaving_the_page_stops_no_download_and_the_next_page_follows_it(downloa
     assert all(look[1] is None for look in looks[1:])
 
 
-def test_cancel_waits_until_it_has_ended_and_keeps_what_came(downloads, world):  # noqa: F811
+def test_cancel_waits_until_it_has_ended_and_keeps_what_came(downloads, world):
     world.hub.faults.append(Fault(path="one", bytes_per_second=8 * MIB))
 
     async def both():
@@ -105,7 +102,7 @@ def test_cancel_waits_until_it_has_ended_and_keeps_what_came(downloads, world): 
     assert collect(press(downloads, "one"))[-1].button == "Ready"
 
 
-def test_licence_has_to_be_accepted_before_a_byte_is_asked_for(downloads, world):  # noqa: F811
+def test_licence_has_to_be_accepted_before_a_byte_is_asked_for(downloads, world):
     (look,) = collect(press(downloads, "strict"))
     assert "tick the box" in look.html
     assert "Test licence: &lt;no&gt; commercial use" in look.html
@@ -125,7 +122,7 @@ def test_damaged_file_is_renamed_only_when_the_box_is_ticked(downloads, tmp_path
     assert (tmp_path / "loras" / "one.safetensors.corrupt").read_bytes() == b"broken"
 
 
-def test_failure_is_told_in_the_row(downloads, world):  # noqa: F811
+def test_failure_is_told_in_the_row(downloads, world):
     world.hub.faults.append(Fault(times=ALWAYS, status=404))
     look = collect(press(downloads, "one"))[-1]
     assert 'role="alert"' in look.html
@@ -134,40 +131,36 @@ def test_failure_is_told_in_the_row(downloads, world):  # noqa: F811
 
 
 def test_progress_text_tells_size_rate_and_time():
-    busy = row(state="downloading", bytes_done=120_000_000, rate=11e6, eta_seconds=13.6)
+    busy = row(state=State.DOWNLOADING, bytes_done=120_000_000, rate=11e6, eta_seconds=13.6)
     assert progress_text(busy) == "44 % · 120 MB of 269 MB · 11 MB/s · 14 s left"
-    assert progress_text(row(state="verifying", bytes_done=1, bytes_total=2)) == "50 %"
-    assert progress_text(row(state="downloading", bytes_total=0)) == "0 % · 0 B of 0 B"
-    assert [duration(seconds) for seconds in (0.2, 89, 180, 5400)] == ["1 s", "89 s", "3 min", "1.5 h"]
+    assert progress_text(row(state=State.VERIFYING, bytes_done=1, bytes_total=2)) == "50 %"
+    assert progress_text(row(state=State.DOWNLOADING, bytes_total=0)) == "0 % · 0 B of 0 B"
 
 
 def test_every_text_from_outside_is_escaped():
     evil = '"><script>alert(1)</script>'
-    licence = {"title": evil, "url": f"https://{evil}", "acknowledge": True}
-    html = row_html(
-        row(title=evil, problem=f"{evil}.", note=evil, file=evil, licence=licence, models={"name": evil, "directory": evil}),
-        evil,
-    )
+    entry = replace(ENTRY, title=evil, file=evil.replace("/", ""), licence=Licence("evil", evil, f"https://{evil}", True))
+    html = "".join(row_html(row(entry, evil, f"{evil}.", state=state, note=evil), said) for state in State for said in ("", evil))
     assert "<script" not in html
     assert '">&' not in html.replace('">&quot;&gt;&lt;script', "")
 
 
 def test_fixed_words_stand_in_elements_of_their_own():
     for state, word in model_rows.STATES.items():
-        assert f">{word}</span>" in row_html(row(state=state.value))
+        assert f">{word}</span>" in row_html(row(state=state))
     assert ">licence</a>" in row_html(row())
 
 
 def test_lone_unet_that_is_ready_points_to_the_builder():
-    unet = row(state="ready", models={"name": "x.safetensors", "directory": "diffusion_models"})
-    assert model_rows.UNET_HINT in row_html(unet)
-    assert model_rows.UNET_HINT not in row_html(row(state="ready")) + row_html(unet | {"state": "missing"})
+    unet = replace(ENTRY, kind="unet")
+    assert model_rows.UNET_HINT in row_html(row(unet, state=State.READY))
+    assert model_rows.UNET_HINT not in row_html(row(state=State.READY)) + row_html(row(unet))
 
 
 def test_entry_that_left_the_catalogue_changes_nothing(downloads, tmp_path):
     user_catalog(tmp_path).unlink()
     assert collect(follow(downloads, ["one", "hyper-sd15-1step-lora"]))[0][0] is None
-    assert shown(row()).button == "Download"
+    assert appearance(row()).button == "Download"
 
 
 @pytest.fixture(params=fake_gradio.VERSIONS)
@@ -219,7 +212,7 @@ def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path,
     )
     event = starts[position].events["click"][0]
     assert asyncio.run(fake_gradio.fire(event)) >= 2
-    assert downloads.row("one")["state"] == "ready"
+    assert downloads.row("one").state is State.READY
     assert starts[position].value == "Ready"
     assert starts[position].options["interactive"] is False
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.models import synthetic_checkpoints, synthetic_unets
 from hyper_sd.tests.webui_extension.lora_files import FOUR, UNIFIED, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_host import Model, StubHost
