@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..errors import DownloadError
+from ..models.host_folders import HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.progress import Progress, Row, State
 from .schema import CATEGORY, found_as
@@ -19,8 +20,9 @@ EVENT = "hyper_sd.download"  # what the page listens to
 
 def model_folders(kind: str) -> list[Path]:
     """Returns the host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first."""
-    old = Path(folder_paths.models_dir, "unet")  # the host lists this older name of diffusion_models before the newer
-    return sorted(map(Path, folder_paths.get_folder_paths(kind)), key=lambda folder: folder == old)
+    # The host lists the older name of a folder before the newer.
+    older = {Path(folder_paths.models_dir, name) for name in HOST_FOLDERS["comfyui"][kind][1:]}
+    return sorted(map(Path, folder_paths.get_folder_paths(kind)), key=lambda folder: folder in older)
 
 
 def notify(row: Row) -> None:

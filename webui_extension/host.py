@@ -13,6 +13,11 @@ from ..models.families import FAMILIES
 AUTOMATIC = "Automatic"
 
 
+def kind() -> str:
+    """Returns "forge" on F, R and C, "a1111" on A: the keys of models.host_folders.HOST_FOLDERS."""
+    return "forge" if importlib.util.find_spec("modules_forge") else "a1111"
+
+
 def option(name: str, default: Any) -> Any:
     """Returns one of this extension's settings; where the host runs without a page they are not registered."""
     return getattr(shared.opts, name, default)
@@ -86,7 +91,7 @@ def stop(p: Any, message: str) -> None:
 
 
 def _evaluates_negative_at_one(sampler: Any, extra_args: dict[str, Any]) -> bool:
-    if importlib.util.find_spec("modules_forge") or not hasattr(shared.opts, "skip_early_cond"):
+    if kind() == "forge" or not hasattr(shared.opts, "skip_early_cond"):
         return False  # F, R and C skip it by themselves
     parts = getattr(extra_args.get("cond"), "batch", None)
     # With AND, or a weighted prompt, the negative one has an influence at CFG 1, too.

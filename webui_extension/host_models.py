@@ -10,23 +10,26 @@ from typing import Any
 from modules import paths_internal, sd_models, shared
 
 from ..models.catalog import load_catalog
+from ..models.host_folders import HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.lora import LoraInfo, LoraPlan, check_family, effective_strength, read_lora
 from ..models.progress import Row, State
+from . import host
 
 _log = logging.getLogger("hyper_sd")
 
 
 def model_folders(kind: str) -> list[Path]:
     """Returns the host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first."""
-    models = Path(paths_internal.models_path)
-    own = {
-        "loras": (getattr(shared.cmd_opts, "lora_dir", None) or models / "Lora",),
-        # A bare UNet among the checkpoints would be listed as one, load without an error and give garbage.
-        "diffusion_models": (models / "diffusion_models",),
-        "checkpoints": (sd_models.model_path, getattr(shared.cmd_opts, "ckpt_dir", None)),
+    options = shared.cmd_opts  # a folder that the host was started with takes the place of its own, or stands beside it
+    moved = {
+        "Lora": [getattr(options, "lora_dir", None)],
+        "Stable-diffusion": [sd_models.model_path, getattr(options, "ckpt_dir", None)],
     }
-    return list(dict.fromkeys(Path(folder).resolve() for folder in own[kind] if folder))
+    folders = []
+    for name in HOST_FOLDERS[host.kind()][kind]:
+        folders += [folder for folder in moved.get(name, []) if folder] or [Path(paths_internal.models_path, name)]
+    return list(dict.fromkeys(Path(folder).resolve() for folder in folders))
 
 
 def lora_names() -> dict[str, Any]:

@@ -1,0 +1,15 @@
+"""Where each host keeps which kind of file, below its folder of models."""
+
+# Sources: ComfyUI's folder_paths; AUTOMATIC1111's and its forks' modules/sd_models.py and extensions-builtin/Lora/preload.py.
+# Only ComfyUI has a folder for a UNet alone. Among the A1111 family's checkpoints it would be listed as one, load without an
+# error and give garbage, so it gets ComfyUI's there too, in which this pack alone looks. Forge takes one among its checkpoints,
+# with text encoders beside it: it may lie there already.
+HOST_FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "comfyui": {"loras": ("loras",), "diffusion_models": ("diffusion_models", "unet"), "checkpoints": ("checkpoints",)},
+    "a1111": {"loras": ("Lora",), "diffusion_models": ("diffusion_models",), "checkpoints": ("Stable-diffusion",)},
+    "forge": {
+        "loras": ("Lora",),
+        "diffusion_models": ("diffusion_models", "Stable-diffusion"),
+        "checkpoints": ("Stable-diffusion",),
+    },
+}
