@@ -2,76 +2,15 @@
 
 import json
 import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hyper_sd.errors import HyperSDError
-
-NODE = "HyperSDTrainLora"
-OBJECTIVES = ["style finetune", "TSCD distillation", "style, then distil"]
-QUICK = {"steps": 4, "rank": 2, "learning_rate": 1e-3, "batch_size": 2, "stages": "4-1", "preview_every": 100}
-
-
-def sent(**inputs) -> dict:
-    """Returns inputs as the host gives them to this node, each in a list."""
-    return {name: value if name in ("latents", "positive", "negative") else [value] for name, value in inputs.items()}
-
-
-@pytest.fixture
-def unet(host, monkeypatch):
-    """A still smaller SD1.5-type model, of one level."""
-    one_level = {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1]}
-    for name, value in one_level.items():
-        monkeypatch.setitem(host.UNET, name, value)
-    return host.small_unet()
-
-
-@pytest.fixture
-def train(host, pack, tmp_path, monkeypatch):
-    """Runs the node in an output folder of its own; train(model, folder="..", **inputs) -> its outputs by name."""
-    import folder_paths
-    from hyper_sd.nodes.training import previews as training_previews
-
-    monkeypatch.setattr(training_previews, "STEPS", (1, 2))
-
-    def run(model, folder="a", **changes):
-        monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / folder))
-        captions = [entry for seed in (1, 2, 3) for entry in host.conditioning(seed)]
-        given = {
-            "latents": [host.latent(3, seed=1, size=8)], "positive": [captions], "negative": [host.conditioning(4)],
-            "objective": OBJECTIVES[0], "preset": "Small", "name": "my_style", **QUICK, **changes,
-        }  # fmt: skip
-        outputs = pack[NODE].execute(model=[model], **sent(**given)).args
-        return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples"), outputs, strict=True)))
-
-    return run
-
-
-def weights_of(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-
-
-def is_as_before(model, before: dict[str, torch.Tensor]) -> bool:
-    """Whether the weights are those, to the bit, and nothing is left on the network."""
-    modules = list(model.model.diffusion_model.modules())
-    hooks = [m for m in modules if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)]
-    now = model.model.state_dict()
-    return not hooks and now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
-
-
-def equal(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def changes(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns what a LoRA adds to every weight."""
-    names = [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]
-    found = {}
-    for name in names:
-        down, up = lora[f"{name}.lora_down.weight"].float(), lora[f"{name}.lora_up.weight"].float()
-        found[name] = float(lora[f"{name}.alpha"]) / len(down) * up.flatten(1) @ down.flatten(1)
-    return found
+from hyper_sd.tests.models.synthetic_unets import SMALL, write
+from hyper_sd.tests.models.synthetic_unets import unet as unet_tensors
+from hyper_sd.tests.nodes.small_sdxl import conditioning, load_small
+from hyper_sd.tests.nodes.training.lora_runs import OBJECTIVES, changes, is_as_before, weights_of
+from hyper_sd.tests.training.runs import equal
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -225,11 +164,8 @@ def test_one_caption_serves_all_images(train, host, unet):
 
 def test_sdxl_model_learns_with_pooled_text_and_sizes_under_its_own_names(train, tmp_path, host, caplog):
     import comfy.lora
-    from hyper_sd.nodes import one_step
-    from hyper_sd.tests.models.synthetic_unets import SMALL, unet, write
-    from hyper_sd.tests.nodes.test_one_step import conditioning, load_small
 
-    model = load_small(one_step, write(tmp_path / "small.safetensors", unet("diffusers", SMALL)))
+    model = load_small(write(tmp_path / "small.safetensors", unet_tensors("diffusers", SMALL)))
     before = weights_of(model)
     made = train(model, positive=[conditioning()], negative=[conditioning()], objective=OBJECTIVES[2])
     assert is_as_before(model, before)

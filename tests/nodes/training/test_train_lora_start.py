@@ -3,16 +3,16 @@
 import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
-from hyper_sd.tests.nodes.training.test_train_lora import OBJECTIVES, changes, train, unet  # noqa: F401
+from hyper_sd.tests.nodes.training.lora_runs import OBJECTIVES, changes
 
 
-def test_lora_to_start_from_that_is_not_there_is_named_with_its_button(train, unet):  # noqa: F811
+def test_lora_to_start_from_that_is_not_there_is_named_with_its_button(train, unet):
     with pytest.raises(UnsupportedModelError, match="Hyper-SD models and press its button"):
         train(unet, start_from="Hyper-SD unified")
 
 
 @pytest.fixture
-def start(unet, tmp_path, monkeypatch):  # noqa: F811
+def start(unet, tmp_path, monkeypatch):
     """(name, tensors) of a LoRA for the small model in the host's folder."""
     import folder_paths
     from hyper_sd.tests.nodes.lora_world import small_lora, write
@@ -26,7 +26,7 @@ def start(unet, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize(("objective", "rank"), [(OBJECTIVES[0], 4), (OBJECTIVES[1], 4), (OBJECTIVES[2], 6)])
-def test_training_starts_from_the_lora_that_is_chosen(train, unet, start, objective, rank):  # noqa: F811
+def test_training_starts_from_the_lora_that_is_chosen(train, unet, start, objective, rank):
     name, tensors = start
     made = train(unet, objective=objective, start_from=name, rank=4, learning_rate=1e-12)  # so slow that nothing is learnt
     expected, found = changes(tensors), changes(made.lora)

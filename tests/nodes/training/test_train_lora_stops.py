@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 from hyper_sd.errors import TrainingError, UnsupportedModelError
-from hyper_sd.tests.nodes.training.test_train_lora import OBJECTIVES, equal, is_as_before, train, unet, weights_of  # noqa: F401
+from hyper_sd.tests.nodes.training.lora_runs import OBJECTIVES, is_as_before, weights_of
+from hyper_sd.tests.training.runs import equal
 
 STYLE_THEN_DISTIL = "style, then distil"
 FULL = OSError(28, "No space left on device")
@@ -47,7 +48,7 @@ def steps_taken(monkeypatch):
 
 
 @pytest.fixture
-def folder_of(train, unet, monkeypatch):  # noqa: F811
+def folder_of(train, unet, monkeypatch):
     """Returns the folder a run would be kept in."""
 
     class Told(Exception):
@@ -66,7 +67,7 @@ def folder_of(train, unet, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize(("objective", "at"), [(OBJECTIVES[0], 2), (OBJECTIVES[2], 1), (OBJECTIVES[2], 3)])
-def test_stopped_run_goes_on_to_the_same_lora(train, host, unet, on_step, interrupt, steps_taken, objective, at):  # noqa: F811
+def test_stopped_run_goes_on_to_the_same_lora(train, host, unet, on_step, interrupt, steps_taken, objective, at):
     stop = host.comfy.model_management.InterruptProcessingException
     whole, before = train(unet, objective=objective, folder="whole"), weights_of(unet)
     on_step(at, interrupt)
@@ -82,7 +83,7 @@ def test_stopped_run_goes_on_to_the_same_lora(train, host, unet, on_step, interr
     assert resumed.loss_map == whole.loss_map
 
 
-def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, interrupt, steps_taken):  # noqa: F811
+def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, interrupt, steps_taken):
     from hyper_sd.training import checkpoint
 
     whole, written, original = train(unet, objective=STYLE_THEN_DISTIL, folder="whole"), [], checkpoint.save_file
@@ -105,13 +106,13 @@ def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, i
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, monkeypatch, steps_taken, checkpointing):  # noqa: F811
-    from hyper_sd.nodes.training import job as training_job
+def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, monkeypatch, steps_taken, checkpointing):
+    from hyper_sd.training import request as training_request
 
     def fit(found, free, config):
-        return training_job.replace(config, gradient_checkpointing=checkpointing)
+        return training_request.replace(config, gradient_checkpointing=checkpointing)
 
-    monkeypatch.setattr(training_job, "fit", fit)
+    monkeypatch.setattr(training_request, "fit", fit)
     before, layer, calls, hooks = weights_of(unet), unet.model.diffusion_model.middle_block[0].in_layers[2], [], []
 
     def count(*_):
@@ -120,7 +121,7 @@ def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, m
             if len(calls) == (6 if checkpointing else 3):  # checkpointed, a layer runs twice a step: this is the backward pass
                 interrupt()
 
-    original = training_job.fitted
+    original = training_request.fitted
 
     def watched(job):
         made = original(job)
@@ -138,7 +139,7 @@ def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, m
     assert steps_taken == [1, 2, 3, 4]
 
 
-def test_finished_run_is_not_trained_again(train, unet, steps_taken):  # noqa: F811
+def test_finished_run_is_not_trained_again(train, unet, steps_taken):
     first = train(unet, objective=OBJECTIVES[2])
     steps_taken.clear()
     again = train(unet, objective=OBJECTIVES[2])
@@ -166,7 +167,7 @@ def test_other_images_texts_and_models_are_other_runs(folder_of, host):
     assert folder_of(preview_every=2) == folders[0]
 
 
-def test_error_in_the_middle_leaves_the_model_as_it_was(train, unet, on_step, steps_taken):  # noqa: F811
+def test_error_in_the_middle_leaves_the_model_as_it_was(train, unet, on_step, steps_taken):
     before = weights_of(unet)
 
     def fail():
@@ -182,7 +183,7 @@ def test_error_in_the_middle_leaves_the_model_as_it_was(train, unet, on_step, st
     assert steps_taken == [4]
 
 
-def test_full_disk_during_the_run_loses_nothing(train, unet, monkeypatch, caplog):  # noqa: F811
+def test_full_disk_during_the_run_loses_nothing(train, unet, monkeypatch, caplog):
     whole = train(unet, objective=OBJECTIVES[2], folder="whole")
 
     def full(*_, **__):
@@ -195,22 +196,22 @@ def test_full_disk_during_the_run_loses_nothing(train, unet, monkeypatch, caplog
     assert equal(made.lora, whole.lora)
 
 
-def test_too_little_room_is_said_before_the_start(train, unet, monkeypatch, steps_taken):  # noqa: F811
-    from hyper_sd.training import phases as training_run
+def test_too_little_room_is_said_before_the_start(train, unet, monkeypatch, steps_taken):
+    from hyper_sd import disk
 
-    monkeypatch.setattr(training_run.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(TrainingError, match="make room, or choose a lower rank"):
         train(unet)
     assert steps_taken == []
 
 
-def test_too_little_memory_is_said_before_the_start(train, unet, monkeypatch, steps_taken):  # noqa: F811
-    from hyper_sd.nodes.training import job as training_job
+def test_too_little_memory_is_said_before_the_start(train, unet, monkeypatch, steps_taken):
+    from hyper_sd.training import request as training_request
 
     def free(device=None, torch_free_too=False):
         return (1000, 1000) if torch_free_too else 1000
 
-    monkeypatch.setattr(training_job.comfy.model_management, "get_free_memory", free)
+    monkeypatch.setattr(training_request.comfy.model_management, "get_free_memory", free)
     before = weights_of(unet)
     with pytest.raises(TrainingError, match="GB of free memory"):
         train(unet)
@@ -218,7 +219,7 @@ def test_too_little_memory_is_said_before_the_start(train, unet, monkeypatch, st
     assert is_as_before(unet, before)
 
 
-def test_loss_that_is_not_finite_is_an_error_that_leaves_the_model_as_it_was(train, host, unet):  # noqa: F811
+def test_loss_that_is_not_finite_is_an_error_that_leaves_the_model_as_it_was(train, host, unet):
     before = weights_of(unet)
     huge = {"samples": host.latent(3, seed=1, size=8)["samples"] * 1e30}
     with pytest.raises(TrainingError, match="not a number any more at step 1"):
@@ -251,7 +252,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_input_is_refused_with_the_way_out(train, host, unet, case):  # noqa: F811
+def test_wrong_input_is_refused_with_the_way_out(train, host, unet, case):
     before = weights_of(unet)
     inputs, message = wrong(host)[case]
     with pytest.raises(TrainingError, match=message):
@@ -259,7 +260,7 @@ def test_wrong_input_is_refused_with_the_way_out(train, host, unet, case):  # no
     assert is_as_before(unet, before)
 
 
-def test_distillation_without_guidance_needs_no_negative(train, unet):  # noqa: F811
+def test_distillation_without_guidance_needs_no_negative(train, unet):
     assert train(unet, objective=OBJECTIVES[1], negative=None, teacher_cfg=1.0).steps == 4
 
 
@@ -270,12 +271,12 @@ def test_name_is_refused_before_the_run(pack):
     assert node.validate_inputs() is True
 
 
-def test_other_families_are_refused_by_name(train, host):  # noqa: F811
+def test_other_families_are_refused_by_name(train, host):
     with pytest.raises(UnsupportedModelError, match=r"made for SD1\.5 and SDXL, got a model of family sd3"):
         train(host.small_mmdit())
 
 
-def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack, monkeypatch):  # noqa: F811
+def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack, monkeypatch):
     from hyper_sd.nodes.training import progress as training_progress
 
     class Page:
@@ -285,8 +286,8 @@ def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack,
     texts = []
     monkeypatch.setattr(training_progress.PromptServer, "instance", Page(), raising=False)
     monkeypatch.setattr(training_progress, "TEXT_EVERY", 0.0)
-    said = training_progress.Said("7")
-    monkeypatch.setattr("hyper_sd.nodes.training.train_lora.Said", lambda node_id: said)
+    said = training_progress.NodeText("7")
+    monkeypatch.setattr("hyper_sd.nodes.training.train_lora.NodeText", lambda node_id: said)
     train(unet)
     assert {node_id for node_id, _ in texts} == {"7"}
     assert "free memory" in texts[0][1]

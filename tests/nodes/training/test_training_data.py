@@ -8,18 +8,7 @@ import os
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.nodes.training.training_folder import (  # noqa: F401
-    SIZES,
-    as_image,
-    cached,
-    calls_fixture,
-    data_fixture,
-    emoji_fixture,
-    folders_fixture,
-    prompt,
-    same,
-    write,
-)
+from hyper_sd.tests.nodes.training.training_folder import SIZES, as_image, cached, prompt, same, write
 
 
 def test_latents_equal_vae_encode_of_the_same_pixels(host, data, demo, emoji):
@@ -205,7 +194,7 @@ def test_full_disk_leaves_nothing_half_written_and_the_run_goes_on_later(data, e
 
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", fsync)
-        with pytest.raises(TrainingError, match="free some space"):
+        with pytest.raises(TrainingError, match="make room"):
             data("emoji")
     assert [path.suffix for path in cached(folders)] == [".safetensors"] * 4
     calls["vae"].clear(), calls["clip"].clear()

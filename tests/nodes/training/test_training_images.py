@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.nodes.training.training_folder import as_image, data_fixture, emoji_fixture, folders_fixture, prompt, same  # noqa: F401
+from hyper_sd.tests.nodes.training.training_folder import as_image, prompt, same
 
 
 def test_image_batch_with_a_caption_each_equals_the_hosts_encoding(host, data, demo, emoji):
@@ -114,7 +114,7 @@ def test_hosts_own_training_node_takes_latents_passed_through(host, data, unet, 
     values = (1, 1, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
     twice = latents * 2, conditioning * 2  # on a single group ComfyUI 0.3.75 stops by itself: its multi_res is not set
     lora = TrainLoraNode.execute([unet], *twice, *([value] for value in values)).args[1]
-    saving = importlib.import_module("hyper_sd.nodes.training.save_lora")
+    saving = importlib.import_module("hyper_sd.training.export")
     blocks = saving.file_bytes(saving.ready_tensors(lora), saving.described(lora, "host", ""))
     path = saving.write_new(folders, "host", *blocks)
     trained = host.comfy.utils.load_torch_file(str(path), safe_load=True)

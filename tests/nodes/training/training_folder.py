@@ -1,9 +1,8 @@
-"""A folder of small captioned images, the node on the embedded model, and a count of what it encodes: fixtures and helpers."""
+"""A folder of small captioned images, and how what is encoded of it is compared."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -12,56 +11,6 @@ SIZES = {
     "b": (128, 128),
     "wide": (200, 100),
 }  # the wide one's bucket at 128 with steps of 64 is square as well
-
-
-@pytest.fixture(name="folders")
-def folders_fixture(host, tmp_path, monkeypatch):
-    """Input and user folders of the host that belong to the test."""
-    import folder_paths
-
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
-    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
-    (tmp_path / "input").mkdir()
-    return tmp_path
-
-
-@pytest.fixture(name="emoji")
-def emoji_fixture(folders) -> Path:
-    """A folder of three images below the host's input folder, two with the caption "blue", one with "red"."""
-    folder = folders / "input" / "emoji"
-    for number, name in enumerate(SIZES):
-        write(folder, name, "red" if name == "b" else "blue", SIZES[name], number)
-    return folder
-
-
-@pytest.fixture(name="data")
-def data_fixture(pack, demo):
-    """Runs the node with the embedded model's CLIP and VAE; returns latents, positive, negative and summary."""
-
-    def run(folder="", resolution=128, **options):
-        given = {"clip": demo[1], "vae": demo[2], "folder": str(folder), "resolution": resolution, **options}
-        return pack["HyperSDTrainingData"].execute(**given).args
-
-    return run
-
-
-@pytest.fixture(name="calls")
-def calls_fixture(demo, monkeypatch):
-    """What was encoded: the shape of each VAE call, the tokens of each CLIP call."""
-    seen = {"vae": [], "clip": []}
-
-    def counted(owner, method, name):
-        original = getattr(owner, method)
-
-        def run(argument, *rest, **named):
-            seen[name].append(argument)
-            return original(argument, *rest, **named)
-
-        monkeypatch.setattr(owner, method, run)
-
-    counted(demo[2], "encode", "vae")
-    counted(demo[1], "encode_from_tokens_scheduled", "clip")
-    return seen
 
 
 def write(folder: Path, name: str, caption: str | None, size=(128, 128), seed=0) -> Path:
