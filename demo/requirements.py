@@ -21,7 +21,7 @@ TEST = (
 # Installed without what they ask for: of k-diffusion the tests use the denoisers that A1111 wraps its networks in, which need
 # torchsde and torchdiffeq; the rest of it would bring a dozen packages for training and logging.
 TEST_ALONE = ("k-diffusion==0.1.1.post1",)
-RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "kornia>=0.7.1", "resvg-py", "tqdm")
+RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "kornia>=0.7.1", "resvg-py")
 COMMANDS = ("demo", "test", "train-demo")
 
 _LEFT_OUT = {"torch", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}

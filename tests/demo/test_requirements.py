@@ -1,7 +1,18 @@
+"""What each command installs, and that the pack declares what it imports."""
+
+import ast
 import sys
 
 import pytest
 from hyper_sd.demo import requirements
+
+OPTIONAL = {
+    "hf_xet",
+    "accelerate",
+    "diffusers",
+    "tomli",
+    "transformers",
+}  # guarded where they are imported, or of the extra train
 
 
 @pytest.mark.parametrize(
@@ -26,7 +37,7 @@ def test_pinned_list_stands_in_where_a_comfyui_has_none(tmp_path):
 def test_every_command_names_a_project_once_and_holds_the_packs_own_needs(tmp_path, command):
     names = [requirements.name_of(line) for line in requirements.requirements_for(command, tmp_path)]
     assert len(names) == len(set(names))
-    assert {"safetensors", "huggingface-hub", "numpy", "pillow"} <= set(names)
+    assert {"safetensors", "huggingface-hub", "numpy", "pillow", "filelock", "tqdm"} <= set(names)
     assert "torch" not in names
 
 
@@ -42,6 +53,29 @@ def test_recipe_extra_of_the_project_file_is_the_same_list():
 
     project = tomllib.loads((requirements.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]["recipe"]) == set(requirements.RECIPE)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in Python 3.11")
+def test_dependencies_of_the_project_file_are_torch_and_the_same_list():
+    import tomllib
+
+    project = tomllib.loads((requirements.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["dependencies"] == ["torch", *requirements.read_requirements(requirements.ROOT / "requirements.txt")]
+
+
+@pytest.mark.parametrize("room", ["samplers", "models", "training", "evaluation"])
+def test_room_without_a_host_imports_only_what_is_declared(room):
+    imported = set()
+    for path in (requirements.ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    lines = requirements.read_requirements(requirements.ROOT / "requirements.txt")
+    declared = {"PIL" if line == "pillow" else line for line in lines}
+    assert "torch" in imported
+    assert imported - sys.stdlib_module_names - OPTIONAL <= {"torch", *declared}
 
 
 def test_digest_changes_with_the_list_and_not_with_its_order():
