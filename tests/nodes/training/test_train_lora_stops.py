@@ -123,10 +123,10 @@ def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, m
 
     original = training_request.fitted
 
-    def watched(job):
-        made = original(job)
+    def watched(job, free_bytes):
+        fitted = original(job, free_bytes)
         hooks.append(layer.register_forward_hook(count))
-        return made
+        return fitted
 
     monkeypatch.setattr("hyper_sd.nodes.training.train_lora.fitted", watched)
     with pytest.raises(host.comfy.model_management.InterruptProcessingException):
@@ -206,12 +206,12 @@ def test_too_little_room_is_said_before_the_start(train, unet, monkeypatch, step
 
 
 def test_too_little_memory_is_said_before_the_start(train, unet, monkeypatch, steps_taken):
-    from hyper_sd.training import request as training_request
+    import comfy.model_management
 
     def free(device=None, torch_free_too=False):
         return (1000, 1000) if torch_free_too else 1000
 
-    monkeypatch.setattr(training_request.comfy.model_management, "get_free_memory", free)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
     before = weights_of(unet)
     with pytest.raises(TrainingError, match="GB of free memory"):
         train(unet)
@@ -277,6 +277,7 @@ def test_other_families_are_refused_by_name(train, host):
 
 
 def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack, monkeypatch):
+    from hyper_sd.nodes import schema
     from hyper_sd.nodes.training import progress as training_progress
 
     class Page:
@@ -284,7 +285,7 @@ def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack,
             texts.append((node_id, text))
 
     texts = []
-    monkeypatch.setattr(training_progress.PromptServer, "instance", Page(), raising=False)
+    monkeypatch.setattr(schema.PromptServer, "instance", Page(), raising=False)
     monkeypatch.setattr(training_progress, "TEXT_EVERY", 0.0)
     said = training_progress.NodeText("7")
     monkeypatch.setattr("hyper_sd.nodes.training.train_lora.NodeText", lambda node_id: said)
