@@ -26,16 +26,20 @@ export function make(tag, className, text = "", attributes = {}) {
   return element;
 }
 
-function formatBytes(count) {
+/** Returns a size in the words of format_bytes in disk.py: "269 MB". */
+export function formatBytes(count) {
   let unit = 0;
   for (; count >= 999.5 && unit < 3; unit++) count /= 1000;
   return `${count.toFixed(unit < 3 ? 0 : 2)} ${UNITS[unit]}`;
 }
 
-function formatSeconds(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 90 ? `${minutes} min left` : `${(minutes / 60).toFixed(1)} h left`;
+/** Returns a duration in the words of format_duration in models/progress.py: "14 s", "3 min 20 s", "1 h 5 min". */
+export function formatDuration(seconds) {
+  const whole = Math.max(Math.round(seconds), seconds > 0 ? 1 : 0); // "0 s left" would say that it has ended
+  const [large, small] = whole >= 3600 ? ["h", "min"] : ["min", "s"];
+  const count = whole >= 3600 ? Math.round(whole / 60) : whole;
+  const parts = [[Math.floor(count / 60), large], [count % 60, small]];
+  return parts.filter(([number]) => number).map((part) => part.join(" ")).join(" ") || "0 s";
 }
 
 function percent(row) {
@@ -48,7 +52,7 @@ function progressText(row) {
   if (row.state === "downloading") {
     parts.push(`${formatBytes(row.bytes_done)} of ${formatBytes(row.bytes_total)}`);
     if (row.rate) parts.push(`${formatBytes(row.rate)}/s`);
-    if (row.eta_seconds != null && row.bytes_done < row.bytes_total) parts.push(formatSeconds(row.eta_seconds));
+    if (row.eta_seconds != null && row.bytes_done < row.bytes_total) parts.push(`${formatDuration(row.eta_seconds)} left`);
   }
   return parts.join(" · ");
 }

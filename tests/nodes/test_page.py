@@ -1,6 +1,8 @@
 """ComfyUI's page in a real browser: the panel, the loaders' lists, the node."""
 
 import pytest
+from hyper_sd.disk import format_bytes
+from hyper_sd.models.progress import format_duration
 from hyper_sd.tests.nodes.model_world import CANCEL, ROUTES, START, lora, until, weights
 
 
@@ -53,6 +55,16 @@ def test_click_moves_the_bar_and_the_file_appears_in_the_open_loader(world, page
     page.wait_for_function(listed, arg=name)
     assert (world.loras / name).is_file()
     screenshot(page, "ready")
+
+
+def test_page_tells_sizes_and_durations_in_the_words_of_the_python_side(page):
+    module = "import('/extensions/hyper-sd/model_row.js')"
+    sizes = [0, 999, 999.6, 1000, 123_456, 999_600_000, 6.94e9, 23.8e9]
+    assert page.evaluate(f"async (sizes) => sizes.map((await {module}).formatBytes)", sizes) == list(map(format_bytes, sizes))
+    times = [0, 0.2, 1.4, 59.4, 59.6, 61, 200, 3599.4, 3599.6, 3900, 7169, 7171, 1e5]
+    assert page.evaluate(f"async (times) => times.map((await {module}).formatDuration)", times) == list(
+        map(format_duration, times)
+    )
 
 
 def test_panel_is_found_by_name_in_sidebar_and_menu(page, panel):
