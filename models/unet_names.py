@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+from .sdxl_unet import RESNET
+
 TOP = {
     "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0", "conv_out": "out.2",

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...training.launch.embedded_model import MODEL_FOLDER, load_config
+from ...models.embedded import CHECKPOINT, CONTROLNET, TOKENIZER
+from ...training.launch.embedded_model import load_config
 from . import distill, emoji, train_control, train_denoiser, train_text, train_vae
 from .export import load_checkpoint, save_checkpoint
 from .sample import encode_images
 from .tokenizer import load_tokenizer, train_tokenizer
 
-CHECKPOINT = MODEL_FOLDER / "hyper_sd_demo.safetensors"
-CONTROL = MODEL_FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
 STYLED = 0.3  # share of captions that name the drawing's style; the others leave the choice to the model
 Caption = Callable[[int, random.Random], str]
 
@@ -56,7 +55,7 @@ def _train_text(latents: torch.Tensor, caption: Caption, path: Path) -> dict[str
     """Trains stage 2 once and returns its weights under the denoiser's names."""
     if not path.exists():
         with tqdm(total=train_text.STEPS, desc="text encoder") as bar:
-            for step, loss, right in train_text.train(latents, caption, load_tokenizer(MODEL_FOLDER / "tokenizer"), path):
+            for step, loss, right in train_text.train(latents, caption, load_tokenizer(TOKENIZER), path):
                 bar.update(step - bar.n)
                 bar.set_postfix(loss=f"{loss:.3f}", named=f"{right:.0%}")
     return {f"text.{k}": v for k, v in torch.load(path, weights_only=True).items()}
@@ -64,7 +63,7 @@ def _train_text(latents: torch.Tensor, caption: Caption, path: Path) -> dict[str
 
 def _train_phase(phase: train_denoiser.Phase, latents, caption: Caption, start_from: dict, checkpoint: Path) -> dict:
     """Trains a phase of stage 3 and returns its averaged weights."""
-    tokenizer = load_tokenizer(MODEL_FOLDER / "tokenizer")
+    tokenizer = load_tokenizer(TOKENIZER)
     with tqdm(total=phase.steps, desc=checkpoint.stem) as bar:
         for step, loss in train_denoiser.train(phase, latents, caption, tokenizer, start_from, checkpoint):
             bar.update(step - bar.n)
@@ -97,7 +96,7 @@ def _train_control(images: np.ndarray, concepts: list[emoji.Concept], work: Path
             bar.update(step - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}")
             if step == train_control.STEPS:
-                train_control.save_control(model, CONTROL)
+                train_control.save_control(model, CONTROLNET)
 
 
 def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: Path) -> Path:
@@ -128,8 +127,8 @@ def main() -> None:
     random.seed(0)
     modules = emoji.fetch(options.work)
     concepts = emoji.load_concepts(modules)
-    if not (MODEL_FOLDER / "tokenizer" / "vocab.json").exists():  # its ties break differently each time: never retrain it
-        train_tokenizer(emoji.corpus(modules), load_config()["text"]["vocab_size"], MODEL_FOLDER / "tokenizer")
+    if not (TOKENIZER / "vocab.json").exists():  # its ties break differently each time: never retrain it
+        train_tokenizer(emoji.corpus(modules), load_config()["text"]["vocab_size"], TOKENIZER)
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))

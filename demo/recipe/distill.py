@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from ...models.embedded import FOLDER, LORAS
 from ...samplers.schedule import NoiseSchedule
 from ...training.config import Stage, TrainingConfig
 from ...training.data.examples import Batch
 from ...training.denoiser import Denoiser as TrainedNetwork
 from ...training.diffusion import Diffusion
 from ...training.export import load_lora, save_lora
-from ...training.launch.embedded_model import MODEL_FOLDER
 from ...training.loop import TrainingState, train
 from ...training.lora_layers import LoraLayers
 from .sample import encode
@@ -33,7 +33,6 @@ UNIFIED = replace(
     STAGED, stages=(Stage(1, 1200),), learning_rate=1.5e-3, warmup_steps=50, final_rate=0.02, rank=16, solver_steps=20, seed=7
 )
 TOTAL_STEPS = STAGED.total_steps + UNIFIED.total_steps
-FILES = {k: f"hyper_sd_demo_{k}step{'s' if k > 1 else ''}_lora" for k in (8, 4, 2, 1)}
 
 
 class Drawings:
@@ -61,7 +60,7 @@ def distill(
     caption: Callable[[int, random.Random], str],
     denoiser: Denoiser,
     folder: Path,
-    out: Path = MODEL_FOLDER,
+    out: Path = FOLDER,
 ) -> Iterator[TrainingState]:
     """Trains all stages, resuming from `folder`, and writes each stage's LoRA into `out` as it ends.
 
@@ -69,13 +68,10 @@ def distill(
     """
     network = TrainedNetwork(denoiser.unet, Diffusion.from_schedule(NoiseSchedule.from_betas()))
     examples, start = Drawings(latents, caption, denoiser), folder / "unified_start.safetensors"
+    files = {segments: out / path.name for (_, segments), path in LORAS.items()}
     if not start.exists():
-        yield from _run(STAGED, network, examples, folder / "staged", {**{k: out / _name(k) for k in (8, 4, 2)}, 1: start})
-    yield from _run(UNIFIED, network, examples, folder / "unified", {1: out / _name(1)}, start)
-
-
-def _name(segments: int) -> str:
-    return f"{FILES[segments]}.safetensors"
+        yield from _run(STAGED, network, examples, folder / "staged", {**files, 1: start})
+    yield from _run(UNIFIED, network, examples, folder / "unified", files, start)
 
 
 def _run(

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from ...models.embedded import TOKENIZER
 from ...samplers.schedule import NoiseSchedule
 from ...samplers.tcd import sample_tcd
 from ...samplers.timesteps import hyper_sd_sigmas
-from ...training.launch.embedded_model import MODEL_FOLDER
 from .tokenizer import load_tokenizer
 from .train_denoiser import Denoiser
 from .train_text import tokenize
@@ -16,7 +16,7 @@ from .train_text import tokenize
 @torch.no_grad()
 def encode(denoiser: Denoiser, prompts: list[str]) -> torch.Tensor:
     """Returns the text conditioning [len(prompts), 77, hidden]."""
-    return denoiser.text(tokenize(load_tokenizer(MODEL_FOLDER / "tokenizer"), prompts)).last_hidden_state
+    return denoiser.text(tokenize(load_tokenizer(TOKENIZER), prompts)).last_hidden_state
 
 
 @torch.no_grad()

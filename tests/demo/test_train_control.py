@@ -9,7 +9,7 @@ pytest.importorskip("diffusers", reason="the recipe's classes need diffusers: pi
 
 from hyper_sd.demo.recipe import train_control
 from hyper_sd.demo.recipe.export import load_checkpoint
-from hyper_sd.training.launch.embedded_model import MODEL_FOLDER
+from hyper_sd.models.embedded import CHECKPOINT
 from safetensors.torch import load_file
 
 COUNT, STEPS = 4, 4
@@ -17,7 +17,7 @@ COUNT, STEPS = 4, 4
 
 @pytest.fixture(scope="module")
 def denoiser():
-    return load_checkpoint(MODEL_FOLDER / "hyper_sd_demo.safetensors")[1]
+    return load_checkpoint(CHECKPOINT)[1]
 
 
 @pytest.fixture

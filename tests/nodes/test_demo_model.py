@@ -14,23 +14,16 @@ PROMPTS = ["red apple", "", "Grinning CAT with 3 hearts!", "don't stop: 12 o'clo
 @pytest.fixture(scope="module")
 def recipe(host, demo):
     """The recipe's networks with the checkpoint's weights: text(ids), unet, vae and its tokenizer."""
-    from hyper_sd.demo.recipe import export, networks, tokenizer, train_denoiser
+    from hyper_sd.demo.recipe.export import load_checkpoint
+    from hyper_sd.demo.recipe.tokenizer import load_tokenizer
+    from hyper_sd.models.embedded import TOKENIZER
+    from hyper_sd.training.launch.embedded_model import load_config, original_state
     from safetensors.torch import load_file
 
-    config, weights = networks.load_config(), load_file(str(host.demo_checkpoint()))
-    denoiser, vae = train_denoiser.Denoiser(config).eval(), networks.build_vae(config).eval()
-    with torch.inference_mode():
-        parts = ((export.UNET, export.unet_state(denoiser.unet)), (export.VAE, export.vae_state(vae)))
-        for prefix, state in parts:
-            assert {k for k in weights if k.startswith(prefix)} == {prefix + k for k in state}
-            for key, tensor in state.items():
-                tensor.copy_(weights[prefix + key].float())
-        for key, tensor in denoiser.text.state_dict().items():
-            name = key if key.startswith("text_model.") else f"text_model.{key}"
-            if not key.endswith("position_ids"):
-                tensor.copy_(weights[export.TEXT + name].float())
-    denoiser.vae, denoiser.tokenizer = vae, tokenizer.load_tokenizer(networks.MODEL_FOLDER / "tokenizer")
-    denoiser.scaling_factor = config["scaling_factor"]
+    vae, denoiser = load_checkpoint(host.demo_checkpoint())
+    assert set(load_file(str(host.demo_checkpoint()))) == set(original_state(vae, denoiser.text, denoiser.unet))
+    denoiser.vae, denoiser.tokenizer = vae, load_tokenizer(TOKENIZER)
+    denoiser.scaling_factor = load_config()["scaling_factor"]
     return denoiser
 
 
@@ -141,8 +134,8 @@ def test_image_has_the_stated_size_when_decoded(host, demo):
 
 def test_node_names_the_file_when_the_weights_are_missing(pack, monkeypatch, tmp_path):
     from hyper_sd.errors import UnsupportedModelError
-    from hyper_sd.nodes import demo_model
+    from hyper_sd.models import embedded
 
-    monkeypatch.setattr(demo_model, "CHECKPOINT", tmp_path / "hyper_sd_demo.safetensors")
+    monkeypatch.setattr(embedded, "CHECKPOINT", tmp_path / "hyper_sd_demo.safetensors")
     with pytest.raises(UnsupportedModelError, match=r"hyper_sd_demo\.safetensors in demo/model"):
         pack["HyperSDDemoModel"].execute()

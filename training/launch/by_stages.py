@@ -36,7 +36,7 @@ def train_stages(file: RunFile, model: DiffusersModel, examples: Examples, engin
     checkpoint = file.output.checkpoint_folder / CHECKPOINT
     if not engine.agree(checkpoint.stat().st_size if checkpoint.exists() else 0):
         raise TrainingError(f"Not every machine sees the same {checkpoint}; choose an output.folder that all of them share.")
-    layers = LoraLayers(model.network, file.training.rank, file.training.lora_alpha, model.family.excluded)
+    layers = LoraLayers(model.network, file.training.rank, file.training.lora_alpha, model.kind.excluded)
     try:
         steps = train(
             file.training, model.denoiser, layers, examples,
@@ -75,5 +75,5 @@ def _export(state: TrainingState, file: RunFile, layers: LoraLayers, model: Diff
     path = file.output.lora_path(segments)
     described = {"title": path.stem, "base_model": model.name, "trained_steps": str(state.step)}
     described |= {} if segments is None else {"num_segments": str(segments)}
-    save_lora(path, layers, STUDENT, metadata=described, transformer=model.family.network == "transformer")
+    save_lora(path, layers, STUDENT, metadata=described, transformer=model.kind.network == "transformer")
     logger.info("wrote %s", path)

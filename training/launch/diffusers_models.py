@@ -61,21 +61,29 @@ def _prompts_sd3(pipeline: DiffusionPipeline, texts: list[str], device: torch.de
 
 
 @dataclass(frozen=True)
-class Family:
-    """What differs between the families: the network's name in the pipeline, how both are called, and what is not adapted."""
+class PipelineKind:
+    """How training takes a kind of diffusers' pipelines.
 
-    name: str
+    Args:
+        family: a key of models.families.FAMILIES.
+        network: what the pipeline calls the network that is trained.
+        call: runs the network.
+        prompts: encodes texts on a device.
+        excluded: patterns of the layers that are not adapted.
+    """
+
+    family: str
     network: str
     call: Callable[..., torch.Tensor]
     prompts: Callable[[DiffusionPipeline, list[str], torch.device], Conditioning]
     excluded: tuple[str, ...] = EXCLUDED
 
 
-FAMILIES = {
-    "StableDiffusionPipeline": Family("sd15", "unet", call_diffusers_unet, _prompts_sd15),
-    "StableDiffusionXLPipeline": Family("sdxl", "unet", _call_sdxl, _prompts_sdxl),
+PIPELINES = {  # by the names of diffusers' classes
+    "StableDiffusionPipeline": PipelineKind("sd15", "unet", call_diffusers_unet, _prompts_sd15),
+    "StableDiffusionXLPipeline": PipelineKind("sdxl", "unet", _call_sdxl, _prompts_sdxl),
     # The released SD3 LoRAs adapt all 341 layers, the embeddings and the last one too.
-    "StableDiffusion3Pipeline": Family("sd3", "transformer", call_diffusers_transformer, _prompts_sd3, ()),
+    "StableDiffusion3Pipeline": PipelineKind("sd3", "transformer", call_diffusers_transformer, _prompts_sd3, ()),
 }
 
 
@@ -83,16 +91,16 @@ class DiffusersModel:
     """A pipeline taken apart. Everything lies on the CPU until it is moved.
 
     Args:
-        pipeline: of one of FAMILIES.
+        pipeline: of one of PIPELINES.
         is_embedded: whether it is the model that ships with the pack.
         diffusion: its noise schedule and kind of prediction; None takes those of the pipeline's scheduler.
     Raises: UnsupportedModelError for a noise schedule that is not one of these families'.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, is_embedded: bool = False, diffusion: Diffusion | None = None):
-        self.pipeline, self.family = pipeline, FAMILIES[type(pipeline).__name__]
-        self.network: nn.Module = getattr(pipeline, self.family.network).eval().requires_grad_(False)
-        self.is_embedded, self.is_unet = is_embedded, self.family.network == "unet"
+        self.pipeline, self.kind = pipeline, PIPELINES[type(pipeline).__name__]
+        self.network: nn.Module = getattr(pipeline, self.kind.network).eval().requires_grad_(False)
+        self.is_embedded, self.is_unet = is_embedded, self.kind.network == "unet"
         self.scale_factor = pipeline.vae_scale_factor
         self.latent_channels = pipeline.vae.config.latent_channels
         self.denoiser = Denoiser(self.network, diffusion or diffusion_of(pipeline.scheduler), self._call())
@@ -101,7 +109,7 @@ class DiffusersModel:
     @property
     def name(self) -> str:
         """The family it belongs to, for people and for a LoRA's file."""
-        return self.family.name
+        return self.kind.family
 
     @property
     def resolution(self) -> int:
@@ -110,7 +118,7 @@ class DiffusersModel:
         return (size if isinstance(size, int) else max(size)) * self.scale_factor
 
     def _call(self) -> Callable[..., torch.Tensor]:
-        call = partial(_call_sdxl, scale_factor=self.scale_factor) if self.family.name == "sdxl" else self.family.call
+        call = partial(_call_sdxl, scale_factor=self.scale_factor) if self.kind.family == "sdxl" else self.kind.call
 
         def in_one_dtype(network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
             return call(network, x, time, {name: tensor.to(x.dtype) for name, tensor in conditioning.items()})
@@ -127,7 +135,7 @@ class DiffusersModel:
             part.to(device)
         return Encoders(
             lambda pixels: encode_images(self.pipeline.vae, pixels.to(device)),
-            lambda texts: self.family.prompts(self.pipeline, texts, device),
+            lambda texts: self.kind.prompts(self.pipeline, texts, device),
             self.fingerprint,
         )
 
@@ -149,7 +157,7 @@ class DiffusersModel:
         return Trainee(
             denoiser=self.denoiser,
             engine=engine,
-            family=self.family.name,
+            family=self.kind.family,
             is_embedded=self.is_embedded,
             precision=precision,
             lora_name=lora_names(self.network),
@@ -221,8 +229,8 @@ def load_model(source: str, dtype: str, local: bool) -> DiffusersModel:
             raise OSError("it holds no model_index.json")
         index = DiffusionPipeline.load_config(source, local_files_only=local)
         found = index["_class_name"]
-        if found not in FAMILIES:
-            raise UnsupportedModelError(f"{source} is a {found}; what can be trained are {', '.join(FAMILIES)}.")
+        if found not in PIPELINES:
+            raise UnsupportedModelError(f"{source} is a {found}; what can be trained are {', '.join(PIPELINES)}.")
         kind = getattr(diffusers, found)
         dtypes = {"vae": torch.float32, "default": DTYPES[dtype]}
         pipeline = kind.from_pretrained(

@@ -93,7 +93,7 @@ def test_sdxl_is_told_the_size_of_the_bucket():
 
 def test_sd3_adapts_the_layers_of_the_released_loras():
     model = DiffusersModel(make_pipeline("sd3"))
-    layers = LoraLayers(model.network, 2, excluded=model.family.excluded)
+    layers = LoraLayers(model.network, 2, excluded=model.kind.excluded)
     blocks = sum(name.startswith("transformer_blocks.") for name in layers.layers)
     assert (len(layers.layers) - blocks, blocks) == (8, 14 + 11)  # 24 blocks in the released model: 8 + 23 * 14 + 11 = 341
 
@@ -152,7 +152,7 @@ def test_folder_is_loaded_as_saved_the_autoencoder_in_float32(tmp_path):
     saved = make_pipeline("sd15")
     saved.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), "bf16", local=True)
-    assert model.family.name == "sd15"
+    assert model.kind.family == "sd15"
     assert next(model.network.parameters()).dtype == torch.bfloat16
     assert {p.dtype for p in model.pipeline.vae.parameters()} == {torch.float32}
     for name, tensor in saved.unet.state_dict().items():
