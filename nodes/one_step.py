@@ -17,15 +17,15 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..errors import HyperSDError, UnsupportedModelError
 from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
-from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
+from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
+from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from .schema import CATEGORY, found_as, require_choice
 
 FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none found"
 AUTO = "auto"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn}
-START = 800  # where the one-step UNet was distilled; the unified LoRA's one step starts at 999
 
 
 def file_options() -> list[str]:
@@ -170,9 +170,9 @@ class HyperSDOneStepLoader(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "start_timestep",
-                    default=START,
+                    default=ONE_STEP_START,
                     min=1,
-                    max=TRAIN_TIMESTEPS - 1,
+                    max=LAST_TIMESTEP,
                     tooltip="Timestep of the one step, 1 to 999. 800 for the one-step UNet, which was made for it; 999 for the "
                     "unified LoRA on a plain SDXL model.",
                 ),
@@ -197,7 +197,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = START) -> io.NodeOutput:
+    def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = ONE_STEP_START) -> io.NodeOutput:
         require_choice("dtype", dtype, [AUTO, *DTYPES])
         info = inspect_unet(file_path(file))
         clip, vae = load_text_and_vae(info)  # first, while the UNet takes no memory yet

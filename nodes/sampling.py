@@ -5,10 +5,8 @@ from comfy_api.latest import io
 
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import hyper_sd_sigmas
+from ..samplers.timesteps import ENDS, hyper_sd_sigmas
 from .schema import CATEGORY, found_as, require_choice
-
-ENDS = ["sigma 0", "alpha_bar[0]"]
 
 ETA = io.Float.Input(
     "eta",
@@ -82,7 +80,7 @@ class HyperSDScheduler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "end",
-                    options=ENDS,
+                    options=list(ENDS),
                     default=ENDS[0],
                     optional=True,
                     tooltip="Where the last step lands. sigma 0 is a clean image; alpha_bar[0] leaves the trace of noise that "

@@ -8,6 +8,10 @@ import torch
 from ..errors import ScheduleError
 from .schedule import TRAIN_TIMESTEPS, NoiseSchedule
 
+LAST_TIMESTEP = TRAIN_TIMESTEPS - 1  # 999, where pure noise stands and every grid but the one-step UNet's begins
+ONE_STEP_START = 800  # where the one-step SDXL UNet was distilled; the unified LoRA's one step starts at 999
+ENDS = ("sigma 0", "alpha_bar[0]")  # where a grid's last step may land, in the words that both hosts show and save
+
 # TCD's distillation grid has 50 points, 20 timesteps apart (diffusers TCDScheduler, original_inference_steps = 50).
 # More steps than it holds take the next finer grid, so that no timestep comes twice.
 SPACINGS = (20, 10, 5, 4, 2, 1)

@@ -9,8 +9,8 @@ from ..errors import UnsupportedModelError
 from ..models.catalog import load_catalog
 from ..models.header import read_header
 from ..models.unet_file import inspect_unet
+from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 
-START = 800  # the timestep it was distilled for
 STARTS_AT = "hyper_sd.start_timestep"  # in the metadata of a checkpoint that was built here
 _log = logging.getLogger("hyper_sd")
 
@@ -60,16 +60,16 @@ def _read(path: Path, changed: int, size: int) -> Kind:
         note = read_header(path).get("__metadata__", {}).get(STARTS_AT, "")
     except UnsupportedModelError:
         return Kind()
-    start = int(note) if note.isdecimal() and 0 < int(note) < 1000 else None
+    start = int(note) if note.isdecimal() and 0 < int(note) <= LAST_TIMESTEP else None
     if start is None and path.name.lower().startswith(_released_names()):
-        start = START
+        start = ONE_STEP_START
     return Kind(True, info.has_clip, info.has_vae, start)
 
 
 @cache
 def _released_names() -> tuple[str, ...]:
     """Returns how the released files' names begin; a second download of a browser's adds " (1)" to them."""
-    entries = [entry for entry in load_catalog() if entry.settings.start_timestep == START]
+    entries = [entry for entry in load_catalog() if entry.settings.start_timestep == ONE_STEP_START]
     return tuple(Path(entry.name).stem.lower() for entry in entries)
 
 

@@ -3,10 +3,10 @@
 import gradio as gr
 from modules import script_callbacks, shared
 
+from ..samplers.timesteps import ENDS
 from . import host
 
 SECTION = ("hyper_sd", "Hyper-SD")
-ENDS = ["sigma 0", "alpha_bar[0]"]
 DEFAULT_ETA = 0.3
 NOISES = ["as the host's other samplers", "as ComfyUI"]
 
@@ -32,7 +32,7 @@ def add() -> None:
         DEFAULT_ETA, "Eta of the sampler Hyper-SD TCD", gr.Slider, {"minimum": 0, "maximum": 1, "step": 0.05}, section=SECTION
     )
     end = shared.OptionInfo(
-        ENDS[0], "Where the last step lands", gr.Radio, {"choices": ENDS}, section=SECTION, infotext="Hyper-SD end"
+        ENDS[0], "Where the last step lands", gr.Radio, {"choices": list(ENDS)}, section=SECTION, infotext="Hyper-SD end"
     )
     skip = shared.OptionInfo(True, "At CFG 1, do not evaluate the negative prompt", gr.Checkbox, section=SECTION)
     noise = shared.OptionInfo(

@@ -9,22 +9,20 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..models.catalog import Entry, load_catalog
 from ..models.families import FAMILIES
 from ..models.lora_plan import LoraPlan, plan
+from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
 from .chosen_model import Model
 from .sampler import NAME as SAMPLER
-from .schedule import LABEL, LAST, Run
+from .schedule import LABEL, Run
 from .settings_table import Settings, variant_key
 
-LORA_KINDS = ("unified", "n-step", "cfg")
 OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
 
 
 def lora_entry(file_names: Iterable[str]) -> Entry | None:
     """Returns the first Hyper-SD LoRA of the catalogue among file names, with or without their ending."""
-    known = {entry.name.lower(): entry for entry in load_catalog() if entry.kind in LORA_KINDS}
-    known |= {Path(name).stem: entry for name, entry in known.items()}
-    return next((known[name.lower()] for name in file_names if name.lower() in known), None)
+    return next(filter(None, map(load_catalog().lora_named, file_names)), None)
 
 
 def choose(settings: Settings, model: Model, steps: int, written: Entry | None = None) -> LoraPlan:
@@ -54,7 +52,7 @@ def _one_step(model: Model, steps: int) -> LoraPlan:
         raise UnsupportedModelError(f"The one-step checkpoint is an SDXL model, the loaded one is {model.name}.")
     if steps != 1:
         raise ScheduleError(f"The one-step checkpoint takes 1 step, got {steps}; use another checkpoint for more.")
-    start = one_step.start_timestep(model.path) or one_step.START
+    start = one_step.start_timestep(model.path) or ONE_STEP_START
     return replace(
         plan("sdxl", 1, "merged"),
         variant="one-step",
@@ -68,7 +66,7 @@ def _one_step(model: Model, steps: int) -> LoraPlan:
 
 def run_for(settings: Settings, made: LoraPlan | None, default_eta: float) -> Run:
     """Returns how the sampler goes; without a plan by the panel's own sliders."""
-    eta, segments, start = (made.eta, made.num_segments, made.start_timestep) if made else (default_eta, 1, LAST)
+    eta, segments, start = (made.eta, made.num_segments, made.start_timestep) if made else (default_eta, 1, LAST_TIMESTEP)
     return Run(eta if settings.auto_eta else settings.eta, settings.segments or segments, start)
 
 

@@ -9,6 +9,7 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 from ..models.lora_plan import MAX_STEPS
 from ..samplers.schedule import schedule_of
 from ..samplers.tcd import Step, plan_steps, sample_tcd, seeded_noise
+from ..samplers.timesteps import ENDS
 from . import host, options
 from .schedule import LABEL, Run, cut_timesteps, sigmas_at, whole_timesteps
 
@@ -69,7 +70,7 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         self.eta = run.eta  # by which the host tells whether its noise seed delta counts
         p.extra_generation_params.update({"Hyper-SD eta": f"{run.eta:g}", "Hyper-SD segments": run.num_segments})
         if not options.end_on_zero():
-            p.extra_generation_params["Hyper-SD end"] = options.ENDS[1]
+            p.extra_generation_params["Hyper-SD end"] = ENDS[1]
         if options.comfyui_noise():
             p.extra_generation_params["Hyper-SD noise"] = options.NOISES[1]
         return arguments

@@ -7,11 +7,10 @@ import torch
 
 from ..errors import ScheduleError
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
-from ..samplers.timesteps import hyper_sd_timesteps, segment_boundaries
+from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps, segment_boundaries
 from . import host
 
 LABEL = "Hyper-SD"
-LAST = TRAIN_TIMESTEPS - 1
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Run:
 
     eta: float = 0.3
     num_segments: int = 1
-    start_timestep: int = LAST
+    start_timestep: int = LAST_TIMESTEP
 
 
 def whole_timesteps(steps: int, run: Run) -> list[int]:
@@ -31,7 +30,7 @@ def whole_timesteps(steps: int, run: Run) -> list[int]:
 
     Raises: ScheduleError when the steps cannot visit every segment.
     """
-    if run.start_timestep >= LAST:
+    if run.start_timestep >= LAST_TIMESTEP:
         return hyper_sd_timesteps(steps, run.num_segments)
     below = hyper_sd_timesteps(steps, run.num_segments, (run.start_timestep + 1) / TRAIN_TIMESTEPS)[1:]
     return [run.start_timestep, *below]
@@ -72,7 +71,7 @@ def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: A
     schedule = NoiseSchedule.from_sigmas(inner_model.sigmas)
     if n < 1:
         return torch.zeros(1, device=device)
-    timesteps = hyper_sd_timesteps(n) if n <= TRAIN_TIMESTEPS else [LAST * (1 - i / n) for i in range(n)]
+    timesteps = hyper_sd_timesteps(n) if n <= TRAIN_TIMESTEPS else [LAST_TIMESTEP * (1 - i / n) for i in range(n)]
     return sigmas_at(schedule, timesteps).to(device)
 
 
