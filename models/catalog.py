@@ -13,6 +13,7 @@ from .families import FAMILIES
 
 CATALOG = Path(__file__).with_name("catalog.json")
 FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
+ENDING = ".safetensors"
 GRIDS = ("tcd", "trailing", "default")
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
@@ -127,6 +128,16 @@ class Catalog:
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(e.id for e in self.entries)}."
             raise CatalogError(f"The catalogue has no {str(entry_id)[:80]!r}; {hint}")
         return found
+
+    def lora_named(self, name: str) -> Entry | None:
+        """Returns the LoRA whose file has a name, None where it is none of these.
+
+        Args:
+            name: without folders, with or without its ending, in any case.
+        """
+        stem = name.lower().removesuffix(ENDING)
+        loras = (entry for entry in self.entries if entry.folder == "loras")
+        return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
 
 
 def _number(raw: Mapping[str, Any], name: str, kind: type | tuple[type, ...], low: float, high: float, default: Any) -> Any:

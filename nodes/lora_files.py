@@ -32,9 +32,8 @@ def key_of(option: str) -> tuple[str, int] | None:
     """Returns a Hyper-SD LoRA's variant and the steps in its name, None for another of lora_options."""
     if option.startswith(DEMO):
         return embedded.LORA_TITLES.get(option.removeprefix(DEMO))
-    name = Path(option).name
-    released = (entry for entry in load_catalog() if entry.folder == "loras" and entry.name == name)
-    return next(((entry.kind, entry.steps) for entry in released), None)
+    entry = load_catalog().lora_named(Path(option).name)
+    return (entry.kind, entry.steps) if entry else None
 
 
 def variant_of(option: str) -> str | None:

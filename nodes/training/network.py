@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ...errors import TrainingError, UnsupportedModelError
+from ...models.families import FAMILIES
 from ...samplers.schedule import NoiseSchedule
 from ...training.data.examples import Conditioning, GroupedExamples, grouped_examples
 from ...training.denoiser import Denoiser
@@ -26,7 +27,6 @@ from ...training.request import fingerprint
 from .. import demo_model
 from ..lora_files import family_of
 
-TRAINABLE = ("sd15", "sdxl")
 CHANNELS = 4  # of the latents; 9 is inpainting, 8 an edit model
 CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the network's
 
@@ -97,7 +97,7 @@ class HostNetwork:
     @property
     def is_embedded(self) -> bool:
         """Whether it is the model that ships with the pack."""
-        return self.patcher.get_attachment(demo_model.ATTACHMENT) is not None
+        return demo_model.is_embedded(self.patcher)
 
     def free_bytes(self, needed: float) -> float:
         """Returns the bytes that are free once other models have made room for `needed`."""
@@ -197,7 +197,7 @@ def host_network(model: Any) -> HostNetwork:
     Raises: UnsupportedModelError for another family, another input, or another kind of noise schedule.
     """
     family, inner = family_of(model), model.model
-    if family not in TRAINABLE:
+    if family not in FAMILIES or not FAMILIES[family].is_trainable:
         raise UnsupportedModelError(
             f"Training is made for SD1.5 and SDXL, got a model of family {family}; load an SD1.5 or SDXL checkpoint."
         )

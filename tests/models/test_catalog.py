@@ -165,3 +165,19 @@ def test_pack_file_is_plain_ascii_json():
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (269127064, "269 MB"), (6_940_000_000, "6.94 GB")])
 def test_sizes_are_written_as_people_read_them(count, text):
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "entry_id"),
+    [
+        ("Hyper-SD15-1step-lora.safetensors", "hyper-sd15-1step-lora"),
+        ("hyper-sdxl-8steps-cfg-LORA.SafeTensors", "hyper-sdxl-8steps-cfg-lora"),
+        ("Hyper-FLUX.1-dev-8steps-lora", "hyper-flux1-dev-8steps-lora"),
+        ("Hyper-SDXL-1step-Unet.safetensors", None),
+        ("my-unified-style.safetensors", None),
+        ("", None),
+    ],
+)
+def test_lora_is_found_by_its_files_name(catalog, name, entry_id):
+    entry = catalog.lora_named(name)
+    assert (entry.id if entry else None) == entry_id
