@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import TrainingError
+from ...models.progress import format_duration
 from ..data.cache import CachedExamples, Progress, encode
 from ..data.images import ImageItem, ImageRules, ImageSet, scan_folder
 from ..data.prompts import PromptItem, Teacher, draw_items, encode_prompts, read_prompts
@@ -88,6 +89,7 @@ def _follow(what: str, steps: Iterable[Progress]) -> None:
     for progress in steps:
         if progress.eta_seconds is not None and time.monotonic() - last > LOG_SECONDS:
             last = time.monotonic()
-            logger.info("%d of %d %s, %.0f s left", progress.done, progress.total, what, progress.eta_seconds)
+            left = format_duration(progress.eta_seconds)
+            logger.info("%d of %d %s, %s left", progress.done, progress.total, what, left)
     if progress is not None:
         logger.info("%d of %d %s in this process", progress.done, progress.total, what)

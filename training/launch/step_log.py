@@ -2,8 +2,8 @@
 
 import logging
 import time
-from datetime import timedelta
 
+from ...models.progress import format_duration
 from ..loop import TrainingState
 
 logger = logging.getLogger("hyper_sd")
@@ -28,6 +28,6 @@ class StepLog:
             return
         self._latest = time.monotonic()
         losses = ", ".join(f"{name} {value:.4g}" for name, value in state.losses.items())
-        left = timedelta(seconds=round(state.eta_seconds))
+        left = format_duration(state.eta_seconds)
         step = f"{what} step" if what else "step"
         logger.info("%s %d/%d: %s; %.3g steps/s, %s left", step, state.step, state.total_steps, losses, state.rate, left)
