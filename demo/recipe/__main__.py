@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ...disk import whole_file
 from ...models.embedded import CHECKPOINT, CONTROLNET, TOKENIZER
 from ...training.launch.embedded_model import load_config
 from . import distill, emoji, train_control, train_denoiser, train_text, train_vae
@@ -28,9 +29,9 @@ Caption = Callable[[int, random.Random], str]
 
 def _cached(path: Path, make) -> np.ndarray:
     if not path.exists():
-        partial = path.with_suffix(".part.npy")
-        np.save(partial, make())
-        partial.replace(path)
+        array = make()
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, array)
     return np.load(path)
 
 

@@ -10,6 +10,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from ...disk import whole_file
 from ...models.unet_names import original_names
 from ...training.launch.embedded_model import noise_schedule
 from ...training.lora_layers import EXCLUDED, LoraLayers
@@ -125,6 +126,5 @@ def save_control(model: OutlineControl, path: Path) -> None:
     """Writes the control LoRA in fp16, its zero convolutions times GAIN, whole or not at all."""
     gains = {name: GAIN if name.startswith(("zero_convs.", "middle_block_out.")) else 1.0 for name in model.trained()}
     tensors = {name: (tensor.detach() * gains[name]).half().contiguous() for name, tensor in model.trained().items()}
-    part = path.with_suffix(".part")
-    save_file(tensors | {"lora_controlnet": torch.zeros(0)}, part, metadata={"title": path.stem, "hint": "outlines"})
-    part.replace(path)
+    with whole_file(path) as part:
+        save_file(tensors | {"lora_controlnet": torch.zeros(0)}, part, metadata={"title": path.stem, "hint": "outlines"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
+from ...disk import whole_file
 from ...training.launch.embedded_model import build_text_encoder, build_unet, load_config, noise_schedule
 from .ema import Ema
 from .train_text import tokenize
@@ -87,9 +88,8 @@ def _update(model: Denoiser, optimizer: torch.optim.Optimizer, rate, loss: torch
 def save_state(checkpoint: Path, parts: dict, rest: dict) -> None:
     """Writes the state of every part, torch's generator and the rest, whole or not at all."""
     state = {name: part.state_dict() for name, part in parts.items()} | rest | {"rng": torch.get_rng_state()}
-    part = checkpoint.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(checkpoint)
+    with whole_file(checkpoint) as part:
+        torch.save(state, part)
 
 
 def load_state(checkpoint: Path, parts: dict, rng: random.Random) -> dict:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
+from ...disk import whole_file
 from ...training.launch.embedded_model import build_text_encoder, load_config
 
 STEPS, BATCH, LEARNING_RATE = 700, 128, 2e-3
@@ -50,6 +51,5 @@ def train(
         optimizer.step()
         rate.step()
         yield step, loss.item(), (names.argmax(1) == picks).float().mean().item()
-    partial = path.with_suffix(".part")
-    torch.save(text.state_dict(), partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(text.state_dict(), partial)

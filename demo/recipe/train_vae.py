@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from ...disk import whole_file
 from ...training.launch.embedded_model import build_vae, load_config
 from .ema import Ema
 
@@ -72,9 +73,8 @@ def train(images: np.ndarray, checkpoint: Path) -> Iterator[tuple[int, float]]:
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "rate": rate.state_dict()}
             state |= {"ema": ema.shadow, "step": step, "seconds": seconds}
             state |= {"generator": generator.get_state(), "rng": torch.get_rng_state()}
-            partial = checkpoint.with_suffix(".part")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            with whole_file(checkpoint) as partial:
+                torch.save(state, partial)
         yield step, loss.item()
 
 
