@@ -140,7 +140,9 @@ def test_progress_text_tells_size_rate_and_time():
 def test_every_text_from_outside_is_escaped():
     evil = '"><script>alert(1)</script>'
     entry = replace(ENTRY, title=evil, file=evil.replace("/", ""), licence=Licence("evil", evil, f"https://{evil}", True))
-    html = "".join(row_html(row(entry, evil, f"{evil}.", state=state, note=evil), said) for state in State for said in ("", evil))
+    html = "".join(
+        row_html(row(entry, evil, f"{evil}.", state=state, note=evil), said) for state in State for said in ("", evil)
+    )
     assert "<script" not in html
     assert '">&' not in html.replace('">&quot;&gt;&lt;script', "")
 
@@ -180,31 +182,31 @@ def tab(request, monkeypatch, downloads, tmp_path):
     sys.modules.pop(f"{package}.downloads_tab", None)
 
 
-def of(made, kind, **options):
+def of(components, kind, **options):
     """Returns the components of a kind whose options are these."""
-    return [c for c in made if type(c).__name__ == kind and all(c.options.get(k) == v for k, v in options.items())]
+    return [c for c in components if type(c).__name__ == kind and all(c.options.get(k) == v for k, v in options.items())]
 
 
 def built(tab, tmp_path):
-    module, made = tab
+    module, components = tab
     builder = CheckpointBuilder(lambda kind: [tmp_path / kind])
     ((page, title, tab_id),) = module.build_tab(sys.modules["hyper_sd.webui_extension.host_models"].DOWNLOADS, builder)
     assert (title, tab_id) == ("Hyper-SD models", "hyper_sd_models")
-    return page, made
+    return page, components
 
 
 def test_page_that_loads_shows_every_row(tab, tmp_path):
-    page, made = built(tab, tmp_path)
+    page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][0]))
-    rows = of(made, "HTML")
+    rows = of(components, "HTML")
     assert len(rows) == 22
     assert all("not downloaded" in html.value for html in rows)
     assert sum(">SDXL, 4-step LoRA<" in html.value for html in rows) == 1
 
 
 def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path, downloads):
-    _, made = built(tab, tmp_path)
-    starts = [button for button in of(made, "Button") if button.value == "Download"]
+    _, components = built(tab, tmp_path)
+    starts = [button for button in of(components, "Button") if button.value == "Download"]
     for button in starts:
         assert {type(component).__name__ for component in button.events["click"][0].inputs} == {"Checkbox"}
     position = [entry.id for family in ("sd15", "sdxl") for entry in downloads.catalog()[0] if entry.family == family].index(
@@ -218,15 +220,15 @@ def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path,
 
 
 def test_entries_with_a_licence_to_accept_have_a_box_for_it(tab, tmp_path):
-    _, made = built(tab, tmp_path)
-    boxes = [box for box in of(made, "Checkbox") if box.options["label"].startswith("I have read and accept: ")]
+    _, components = built(tab, tmp_path)
+    boxes = [box for box in of(components, "Checkbox") if box.options["label"].startswith("I have read and accept: ")]
     assert [box.value for box in boxes] == [False] * 3
     assert sum("FLUX.1-dev Non-Commercial" in box.options["label"] for box in boxes) == 2
 
 
 def test_only_gradio_4_is_told_of_its_own_limit(tab, tmp_path):
-    _, made = built(tab, tmp_path)
-    options = [event.options for component in made for events in component.events.values() for event in events]
+    _, components = built(tab, tmp_path)
+    options = [event.options for component in components for events in component.events.values() for event in events]
     has_limit = sys.modules["gradio"].__version__.startswith("4")
     assert all(("concurrency_limit" in option) is has_limit for option in options)
     assert all(option["show_progress"] == "hidden" for option in options)
@@ -234,8 +236,8 @@ def test_only_gradio_4_is_told_of_its_own_limit(tab, tmp_path):
 
 def test_wrong_own_catalogue_is_told_in_the_tab(tab, tmp_path):
     user_catalog(tmp_path).write_text("{", encoding="utf-8")
-    _, made = built(tab, tmp_path)
-    assert any("Your own catalogue file is left out" in text.value for text in of(made, "Markdown"))
+    _, components = built(tab, tmp_path)
+    assert any("Your own catalogue file is left out" in text.value for text in of(components, "Markdown"))
 
 
 def test_tab_is_registered_with_the_hosts_own_downloads(tab, monkeypatch):
@@ -248,9 +250,9 @@ def test_tab_is_registered_with_the_hosts_own_downloads(tab, monkeypatch):
 
 
 def test_builder_says_in_the_tab_what_is_missing(tab, tmp_path):
-    page, made = built(tab, tmp_path)
+    page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][1]))
-    (build,) = [button for button in of(made, "Button") if button.value == "Build checkpoint"]
+    (build,) = [button for button in of(components, "Button") if button.value == "Build checkpoint"]
     asyncio.run(fake_gradio.fire(build.events["click"][0]))
-    (said,) = of(made, "Textbox", label="Progress")
+    (said,) = of(components, "Textbox", label="Progress")
     assert said.value.startswith("Choose the UNet from the list")

@@ -131,9 +131,9 @@ def builder(tmp_path):
     whole(tmp_path / "checkpoints" / FULL)
     (tmp_path / "checkpoints" / "x.ckpt").write_bytes(b"pickle")
     refreshed = []
-    made = CheckpointBuilder(lambda kind: [tmp_path / kind], lambda: refreshed.append(True))
-    made.refreshed = refreshed
-    return made
+    builder = CheckpointBuilder(lambda kind: [tmp_path / kind], lambda: refreshed.append(True))
+    builder.refreshed = refreshed
+    return builder
 
 
 def said(builder):
