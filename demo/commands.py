@@ -19,8 +19,11 @@ from .server import check_port
 def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -> int:
     """Runs a command and returns its exit code.
 
-    Args: arguments: its raw arguments; parsed: the demo's options, None for the commands that pass theirs on.
-    Raises: DemoError.
+    Args:
+        command: "demo", "test" or "train-demo".
+        arguments: its raw arguments.
+        parsed: the demo's options, None for the commands that pass theirs on.
+    Raises: DemoError, UnsupportedModelError for a checkpoint that the demo cannot run.
     """
     if command == "demo":
         _check_demo(parsed)

@@ -22,7 +22,10 @@ class ServerError(DemoError):
 class WorkflowError(DemoError):
     """ComfyUI refused or broke off a workflow.
 
-    Args: message: the server's own words; node_id, node_type: where it happened, None when it names no node.
+    Args:
+        message: the server's own words.
+        node_id: of the node where it happened, None when it names none.
+        node_type: of that node.
     """
 
     def __init__(self, message: str, node_id: str | None = None, node_type: str | None = None):

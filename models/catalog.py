@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import CatalogError, DownloadError
 from .families import FAMILIES
+from .fields import choice, number, text
 
 CATALOG = Path(__file__).with_name("catalog.json")
 FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
@@ -26,7 +27,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Licence:
     """What a file may be used for.
 
-    Args: name: by which catalogue files refer to it; acknowledge: whether people must say yes to it before the file is fetched.
+    Args:
+        name: by which catalogue files refer to it.
+        title: its name for people.
+        url: where it can be read.
+        acknowledge: whether people must say yes to it before the file is fetched.
     """
 
     name: str
@@ -43,8 +48,13 @@ class Settings:
     """What a file's authors recommend to sample it with.
 
     Source: the model card of ByteDance/Hyper-SD.
-    Args: sampler: "hyper_sd_tcd", or "euler" for flow models; grid: one of GRIDS, "default" being the host's own for the model;
-        eta in [0, 1]; cfg: 1 is off; start_timestep: the grid's first; guidance: FLUX's distilled guidance, None elsewhere.
+    Args:
+        sampler: "hyper_sd_tcd", or "euler" for flow models.
+        grid: one of GRIDS; "default" is the host's own for the model.
+        eta: share of fresh noise, from 0 to 1.
+        cfg: guidance, 1 is off.
+        start_timestep: the grid's first, from 1 to 999.
+        guidance: FLUX's distilled guidance, None elsewhere.
     """
 
     sampler: str
@@ -60,10 +70,19 @@ class Entry:
     """One file that can be downloaded.
 
     Args:
-        id: lower case, digits, - and _; family: a key of FAMILIES; kind: a key of FOLDERS.
-        steps: the number in its name; step_range: the steps it can be used at, both ends included.
-        num_segments: segments it was distilled on, 1 for those sampled otherwise; strength: of a LoRA.
-        repo, file: on the hub; size: bytes, exact, None where unknown; approximate_size: bytes, for people.
+        id: lower case, digits, - and _.
+        title: its name for people.
+        family: a key of FAMILIES.
+        kind: a key of FOLDERS.
+        steps: the number in its name.
+        step_range: the fewest and the most steps it can be used at.
+        num_segments: segments it was distilled on, 1 for those sampled otherwise.
+        settings: what its authors recommend.
+        strength: of a LoRA.
+        repo: owner and name on the hub.
+        file: its path in the repository.
+        size: exact, in bytes, None where unknown.
+        approximate_size: in bytes, for people.
         sha256: 64 hex digits, None where unknown (the hub's own is taken then).
     """
 
@@ -140,41 +159,16 @@ class Catalog:
         return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
 
 
-def _number(raw: Mapping[str, Any], name: str, kind: type | tuple[type, ...], low: float, high: float, default: Any) -> Any:
-    value = raw.get(name, default)
-    if value is None and default is None:
-        return None
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-        raise CatalogError(f"{name} must be a number from {low} to {high}, got {value!r}")
-    return value
-
-
-def _text(raw: Mapping[str, Any], name: str, pattern: re.Pattern, example: str, optional: bool = False) -> str | None:
-    value = raw.get(name)
-    if value is None and optional:
-        return None
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise CatalogError(f"{name} must look like {example}, got {value!r}")
-    return value
-
-
-def _choice(raw: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str | None = None) -> str:
-    value = raw.get(name, default)
-    if value not in allowed:
-        raise CatalogError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
 def _settings(raw: Any) -> Settings:
     if not isinstance(raw, Mapping) or set(raw) - {field.name for field in fields(Settings)}:
         raise CatalogError(f"settings must be an object of {', '.join(f.name for f in fields(Settings))}, got {raw!r}")
     return Settings(
-        sampler=_choice(raw, "sampler", ("hyper_sd_tcd", "euler"), "hyper_sd_tcd"),
-        grid=_choice(raw, "grid", GRIDS, "tcd"),
-        eta=float(_number(raw, "eta", (int, float), 0, 1, 0.3)),
-        cfg=float(_number(raw, "cfg", (int, float), 1, 100, 1.0)),
-        start_timestep=_number(raw, "start_timestep", int, 1, 999, 999),
-        guidance=_number(raw, "guidance", (int, float), 0, 100, None),
+        sampler=choice(raw, "sampler", ("hyper_sd_tcd", "euler"), "hyper_sd_tcd"),
+        grid=choice(raw, "grid", GRIDS, "tcd"),
+        eta=float(number(raw, "eta", (int, float), 0, 1, 0.3)),
+        cfg=float(number(raw, "cfg", (int, float), 1, 100, 1.0)),
+        start_timestep=number(raw, "start_timestep", int, 1, 999, 999),
+        guidance=number(raw, "guidance", (int, float), 0, 100, None),
     )
 
 
@@ -188,7 +182,9 @@ def _step_range(raw: Mapping[str, Any], steps: int) -> tuple[int, int]:
 def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
     """Returns one entry of a catalogue file.
 
-    Args: raw: its JSON object; licences: by the name an entry gives.
+    Args:
+        raw: its JSON object.
+        licences: by the name an entry gives.
     Raises: CatalogError saying which field is wrong, what was given and what is allowed.
     """
     if not isinstance(raw, Mapping):
@@ -196,28 +192,28 @@ def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry
     unknown = set(raw) - {field.name for field in fields(Entry)}
     if unknown:
         raise CatalogError(f"unknown field {', '.join(sorted(unknown))}")
-    kind = _choice(raw, "kind", tuple(FOLDERS))
-    steps = _number(raw, "steps", int, 1, 1000, 0)
-    size = _number(raw, "size", int, 9, 10**12, None)
+    kind = choice(raw, "kind", tuple(FOLDERS))
+    steps = number(raw, "steps", int, 1, 1000, 0)
+    size = number(raw, "size", int, 9, 10**12, None)
     title = raw.get("title", raw.get("id"))
     if not isinstance(title, str) or not 0 < len(title) <= 200:
         raise CatalogError(f"title must be a text of at most 200 characters, got {title!r}")
     return Entry(
-        id=_text(raw, "id", _ID, '"my-sdxl-4steps-lora" (lower case, digits, - and _)'),
+        id=text(raw, "id", _ID, '"my-sdxl-4steps-lora" (lower case, digits, - and _)'),
         title=title,
-        family=_choice(raw, "family", tuple(FAMILIES)),
+        family=choice(raw, "family", tuple(FAMILIES)),
         kind=kind,
         steps=steps,
         step_range=_step_range(raw, steps),
-        num_segments=_number(raw, "num_segments", int, 1, 1000, 1),
+        num_segments=number(raw, "num_segments", int, 1, 1000, 1),
         settings=_settings(raw.get("settings", {})),
-        strength=float(_number(raw, "strength", (int, float), -10, 10, 1.0)),
-        repo=_text(raw, "repo", _REPO, '"owner/name" on the hub'),
-        file=_text(raw, "file", _FILE, '"folder/name.safetensors"; only safetensors files are loaded'),
+        strength=float(number(raw, "strength", (int, float), -10, 10, 1.0)),
+        repo=text(raw, "repo", _REPO, '"owner/name" on the hub'),
+        file=text(raw, "file", _FILE, '"folder/name.safetensors"; only safetensors files are loaded'),
         size=size,
-        approximate_size=size or _number(raw, "approximate_size", int, 0, 10**12, 0),
-        sha256=_text(raw, "sha256", _SHA256, "64 lower-case hex digits", optional=True),
-        licence=licences[_choice(raw, "licence", tuple(licences), "unknown")],
+        approximate_size=size or number(raw, "approximate_size", int, 0, 10**12, 0),
+        sha256=text(raw, "sha256", _SHA256, "64 lower-case hex digits", optional=True),
+        licence=licences[choice(raw, "licence", tuple(licences), "unknown")],
     )
 
 
@@ -262,7 +258,8 @@ def _read_licence(name: str, raw: Any) -> Licence:
 def load_catalog(user_file: Path | None = None) -> Catalog:
     """Returns the pack's catalogue, with a person's own entries after it.
 
-    Args: user_file: a JSON file of the same form, {"entries": [...]}; one that does not exist adds nothing.
+    Args:
+        user_file: a JSON file of the same form, {"entries": [...]}. One that does not exist adds nothing.
     Raises: CatalogError naming the file, the entry and the field.
     """
     licences = {UNKNOWN.name: UNKNOWN}
@@ -271,12 +268,12 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
         if path is None or (path is user_file and not path.is_file()):
             continue
         data = _read_file(path)
-        for number, raw in enumerate(data["entries"], 1):
+        for place, raw in enumerate(data["entries"], 1):
             try:
                 own = licences | {name: _read_licence(name, value) for name, value in data.get("licences", {}).items()}
                 entries.append(_distinct(read_entry(raw, own), entries))
             except CatalogError as error:
-                raise CatalogError(f"{path}, entry {number}: {error}.") from error
+                raise CatalogError(f"{path}, entry {place}: {error}.") from error
     return Catalog(tuple(entries))
 
 

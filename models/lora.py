@@ -47,11 +47,15 @@ class LoraInfo:
     """A LoRA file's description.
 
     Args:
-        format: "kohya", "diffusers", "peft" or "comfyui"; kind: "LoRA", or a relative of it: "DoRA", "LoHa", "LoKr", "OFT".
+        path: of the file.
+        format: whose names it has: "kohya", "diffusers", "peft" or "comfyui".
+        kind: "LoRA", or a relative of it: "DoRA", "LoHa", "LoKr", "OFT".
         family: a key of FAMILIES, another family's plain name, or None where it cannot be told.
         rank: (lowest, highest) where modules differ, None for a kind without one.
         alpha: (lowest, highest) where modules differ, None where the file has none: hosts scale by 1 then.
-        modules: layers changed, text_encoder_modules among them; dtype: of most tensors.
+        modules: number of layers that it changes.
+        text_encoder_modules: how many of them are in text encoders.
+        dtype: of most tensors.
         described_scale: lora_alpha / r of diffusers' metadata, written in place of alpha and not read by the hosts, or None.
     """
 
@@ -212,7 +216,9 @@ def _span(values: list) -> Any:
 def check_family(info: LoraInfo, family: str) -> None:
     """Refuses a LoRA that was made for another family than the model's; one whose family cannot be told is let through.
 
-    Args: family: the model's, a key of FAMILIES or a plain name.
+    Args:
+        info: of the LoRA's file.
+        family: the model's, a key of FAMILIES or a plain name.
     Raises: UnsupportedModelError naming both.
     """
     if info.family not in (None, family):
@@ -226,7 +232,9 @@ def check_family(info: LoraInfo, family: str) -> None:
 def check_values(path: Path, report: Callable[[int, int], None] | None = None) -> None:
     """Reads every tensor, one at a time, and refuses a file with a NaN or an infinity.
 
-    Args: report: called with (tensors done, tensors); what it raises ends the reading.
+    Args:
+        path: of the file.
+        report: called with (tensors done, tensors). What it raises ends the reading.
     Raises: UnsupportedModelError naming the first such tensor.
     """
     with _opened(Path(path)) as file:

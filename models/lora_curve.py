@@ -32,7 +32,11 @@ def strengths_of(curve: str, steps: int, start: float, end: float, values: Seque
     "constant" stays at start, "linear" goes evenly from start to end, "cosine" slowly at both ends; "list" takes the values,
     the last of which holds for the steps that are left.
 
-    Args: curve: one of CURVES; steps: at least 1; start, end: of the first and the last step.
+    Args:
+        curve: one of CURVES.
+        steps: at least 1.
+        start: strength of the first step.
+        end: strength of the last step.
     Raises: ScheduleError for an unknown curve, or more values than steps.
     """
     if curve == "list":
@@ -55,7 +59,10 @@ def percent_between(percent_to_sigma: Callable[[float], float], before: float, a
     Hosts switch at the first step whose noise level is at or below that of a percentage, and each model has its own way from
     percentages to noise levels, so the way back is found by halving; the middle between two steps is safe from rounding.
 
-    Args: percent_to_sigma: falls from 0 to 1; before, after: the noise levels of a step and of the next one, before > after.
+    Args:
+        percent_to_sigma: falls from 0 to 1.
+        before: the noise level of a step.
+        after: the noise level of the next one, lower than `before`.
     """
     wanted, low, high = (before + after) / 2, 0.0, 1.0
     for _ in range(60):

@@ -30,7 +30,10 @@ _NATIVE_ROOT = re.compile(r"(?:double_blocks|single_blocks|joint_blocks|input_bl
 class Key:
     """One tensor's name taken apart.
 
-    Args: module: the layer it changes, as the file calls it; part: "down", "up", "mid", "alpha" and others; adapter: PEFT's.
+    Args:
+        module: the layer it changes, as the file calls it.
+        part: "down", "up", "mid", "alpha" and others.
+        adapter: PEFT's name for the LoRA, often empty.
     """
 
     module: str
@@ -42,7 +45,10 @@ class Key:
 class Match:
     """How much of a LoRA a model takes.
 
-    Args: matched, modules: counts of layers; dropped: the tensors that have no place in the model.
+    Args:
+        matched: number of the LoRA's layers that the model has.
+        modules: number of all of its layers.
+        dropped: the tensors that have no place in the model.
     """
 
     matched: int
@@ -134,7 +140,9 @@ def host_keys(keys: Iterable[str]) -> dict[str, str]:
 def match(keys: Iterable[str], offered: Collection[str]) -> Match:
     """Returns how many modules of a LoRA the host has a layer for.
 
-    Args: keys: tensor names, after host_keys; offered: the host's names of the model's layers (and of its text encoders).
+    Args:
+        keys: tensor names, after host_keys.
+        offered: the host's names of the model's layers, and of its text encoders.
     """
     matched, modules, dropped = set(), set(), []
     for key in keys:

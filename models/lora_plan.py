@@ -34,13 +34,21 @@ class LoraPlan:
     """A LoRA and how to sample with it.
 
     Args:
-        family: a key of FAMILIES; variant: one of VARIANTS but "auto"; steps: model evaluations.
-        entry_id, file: of the catalogue, None where the checkpoint has Hyper-SD inside.
-        strength: for the file as it was released; 0 without one. num_segments: for hyper_sd_timesteps and sample_tcd.
-        eta in [0, 1]; cfg: 1 is off; guidance: FLUX's distilled guidance, None elsewhere.
+        family: a key of FAMILIES.
+        variant: one of VARIANTS but "auto".
+        steps: model evaluations.
+        entry_id: of the catalogue, None where the checkpoint has Hyper-SD inside.
+        file: its name, None where the checkpoint has Hyper-SD inside.
+        strength: for the file as it was released, 0 without one.
+        num_segments: for hyper_sd_timesteps and sample_tcd.
+        eta: share of fresh noise, from 0 to 1.
+        cfg: guidance, 1 is off.
         grid: "tcd"; "trailing", whose widest gaps the steps beyond num_segments divide; or "default", the host's for the model.
-        sampler: "hyper_sd_tcd" or "euler"; start_timestep: the grid's first.
-        reason: a sentence for people; source: one of SOURCES.
+        sampler: "hyper_sd_tcd" or "euler".
+        guidance: FLUX's distilled guidance, None elsewhere.
+        start_timestep: the grid's first.
+        reason: a sentence for people.
+        source: one of SOURCES.
     """
 
     family: str
@@ -78,7 +86,10 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
     "auto" takes the authors' file for exactly 2, 4 or 8 steps, the unified LoRA for 1, 3, 5, 6, 7, and the LoRA for guidance
     from 9 on. "merged" is for checkpoints that have Hyper-SD inside.
 
-    Args: family: a key of FAMILIES; steps: 1..16; variant: one of VARIANTS.
+    Args:
+        family: a key of FAMILIES.
+        steps: model evaluations, 1 to 16.
+        variant: one of VARIANTS.
     Raises: ScheduleError for a step count, UnsupportedModelError for a family or variant that no file exists for.
     """
     if family not in FAMILIES:
@@ -91,17 +102,19 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
     _require(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
     variant = _auto(family, steps) if variant == "auto" else variant
     rule = {"unified": _unified, "n-step": _n_step, "cfg": _cfg, "merged": _merged}[variant]
-    made = _flow(family, variant, steps) if FAMILIES[family].is_flow else rule(family, steps)
-    return as_measured(made, family)
+    recommended = _flow(family, variant, steps) if FAMILIES[family].is_flow else rule(family, steps)
+    return as_measured(recommended, family)
 
 
-def as_measured(made: LoraPlan, model: str) -> LoraPlan:
+def as_measured(recommended: LoraPlan, model: str) -> LoraPlan:
     """Returns the plan with what was measured for a model in place of what is recommended.
 
-    Args: model: a family, or EMBEDDED.
+    Args:
+        recommended: the plan.
+        model: a key of FAMILIES, or EMBEDDED.
     """
-    row = MEASURED.get((model, made.variant, made.steps))
-    return replace(made, **row, source="measured here") if row else made
+    row = MEASURED.get((model, recommended.variant, recommended.steps))
+    return replace(recommended, **row, source="measured here") if row else recommended
 
 
 def _require(what: str, steps: int, low: int, high: int, remedy: str) -> None:
@@ -120,13 +133,13 @@ def _auto(family: str, steps: int) -> str:
 @lru_cache(maxsize=16)
 def _entries(family: str, kind: str) -> tuple[Entry, ...]:
     """Returns the pack's own files of a kind, fewest steps first."""
-    found = (entry for entry in load_catalog() if (entry.family, entry.kind) == (family, kind))
-    return tuple(sorted(found, key=lambda entry: entry.steps))
+    entries = (entry for entry in load_catalog() if (entry.family, entry.kind) == (family, kind))
+    return tuple(sorted(entries, key=lambda entry: entry.steps))
 
 
 def _from(entry: Entry, steps: int, reason: str, source: str = "released recipe", **changes: Any) -> LoraPlan:
     settings = entry.settings
-    made = LoraPlan(
+    released = LoraPlan(
         family=entry.family,
         variant=entry.kind,
         steps=steps,
@@ -143,7 +156,7 @@ def _from(entry: Entry, steps: int, reason: str, source: str = "released recipe"
         reason=reason,
         source=source,
     )
-    return replace(made, **changes)
+    return replace(released, **changes)
 
 
 def _unified(family: str, steps: int) -> LoraPlan:

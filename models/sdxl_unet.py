@@ -25,9 +25,12 @@ class UnetShape:
 
     Source: Podell et al., "SDXL", arXiv 2307.01952, table 1; stabilityai/stable-diffusion-xl-base-1.0, unet/config.json.
     Args:
-        channels: width of the first level; multipliers: each level's width in units of it, from the finest.
-        depths: transformer blocks at each level, 0 for none; the middle has as many as the last level.
-        context: width of the text states; vector: width of the pooled text with the sizes; latent: latent channels.
+        channels: width of the first level.
+        multipliers: each level's width in units of it, from the finest.
+        depths: transformer blocks at each level, 0 for none. The middle has as many as the last level.
+        context: width of the text states.
+        vector: width of the pooled text with the sizes.
+        latent: channels of the latents.
     """
 
     channels: int = 320

@@ -48,9 +48,15 @@ class UnetInfo:
     """An SDXL UNet in a file, as its head describes it.
 
     Args:
-        format: "diffusers" or "original", the layout of the names; has_clip, has_vae: whether the file holds them as well.
-        dtype: of most of the UNet's weights; parameters: of the UNet; size: of the UNet in the file, in bytes.
-        tensors: the UNet's, in the order they lie in the file; others: names of the file's other tensors.
+        path: of the file.
+        format: the layout of the names, "diffusers" or "original".
+        has_clip: whether the file holds text encoders as well.
+        has_vae: whether the file holds a VAE as well.
+        dtype: of most of the UNet's weights.
+        parameters: number of the UNet's values.
+        size: of the UNet in the file, in bytes.
+        tensors: the UNet's, in the order they lie in the file.
+        others: names of the file's other tensors.
     """
 
     path: Path
@@ -67,7 +73,9 @@ class UnetInfo:
 def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
     """Returns what UNet a file holds, without loading a tensor.
 
-    Args: expected: the sizes it must have.
+    Args:
+        path: of the file.
+        expected: the sizes it must have.
     Raises: UnsupportedModelError for anything but that UNet, whole, saying what was found; OSError.
     """
     path = Path(path)
@@ -168,7 +176,9 @@ def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, to
     Each is mapped by itself, cast into its own memory and unmapped, so that of the file never more than one tensor counts as
     the process's memory.
 
-    Args: dtype: any floating point dtype; fp8 is a plain cast, as in ComfyUI's loader, with no scale.
+    Args:
+        info: of the file.
+        dtype: any floating point dtype. To fp8 it is a plain cast, as in ComfyUI's loader, with no scale.
     Raises: UnsupportedModelError for NaN, infinity, a value that `dtype` cannot hold, or a file that ends early; OSError.
     """
     with info.path.open("rb") as file:

@@ -39,7 +39,8 @@ def _blocks(unet: nn.Module) -> dict[str, str]:
 def original_names(unet: nn.Module) -> Callable[[str], str]:
     """Returns the function from a diffusers module name to the original one, for UNets of SD1.5's and SDXL's kind.
 
-    Args: unet: a UNet2DConditionModel; its config tells how its blocks are numbered.
+    Args:
+        unet: a UNet2DConditionModel, whose config tells how its blocks are numbered.
     """
     blocks = {**TOP, **_blocks(unet)}
     prefixes = sorted(blocks, key=len, reverse=True)
@@ -66,7 +67,8 @@ ORDER = (
 def original_order(unet: nn.Module) -> Callable[[str], tuple[int, ...]]:
     """Returns the function from a diffusers module name to its place in the original layout, for sorting.
 
-    Args: unet: a UNet2DConditionModel.
+    Args:
+        unet: a UNet2DConditionModel.
     """
     rename = original_names(unet)
     return lambda module: tuple(int(part) if part.isdecimal() else ORDER.index(part) for part in rename(module).split("."))

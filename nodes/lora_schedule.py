@@ -16,7 +16,10 @@ from .schema import CATEGORY, found_as
 def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> comfy.hooks.HookKeyframeGroup:
     """Returns the host's keyframes that give each step its strength; equal neighbours share one, since a change costs time.
 
-    Args: sigmas: the noise levels [steps + 1] that will be sampled; strengths: one a step.
+    Args:
+        model: the MODEL, which knows at what share of a run a noise level comes.
+        sigmas: the noise levels [steps + 1] that will be sampled.
+        strengths: one a step.
     """
     model_sampling = model.get_model_object("model_sampling")
     levels = sigmas.double().tolist()

@@ -54,7 +54,9 @@ def file_path(option: str) -> Path:
 def host_state(info: UnetInfo, whole: bool = False) -> dict[str, torch.Tensor]:
     """Returns a file as the host tells models apart: the UNet's names and shapes without memory, the other tensors mapped.
 
-    Args: whole: with CLIP and VAE; while the result lives, so do the pages of them that were read.
+    Args:
+        info: of the file.
+        whole: with CLIP and VAE. While the result lives, so do the pages of them that were read.
     """
     state = {f"{PREFIX}{t.key}": torch.empty(t.shape, dtype=t.dtype, device="meta") for t in info.tensors}
     names = [name for name in info.others if whole or not name.startswith((CLIP, VAE))]
@@ -69,7 +71,11 @@ def load_unet(info: UnetInfo, dtype: torch.dtype | None, config: Any, state: dic
 
     So each weight exists once, in its final dtype, and nothing else of the file is held.
 
-    Args: dtype: of the weights, None for the host's choice; config: the host's configuration for this UNet.
+    Args:
+        info: of the file.
+        dtype: of the weights, None for the host's choice.
+        config: the host's configuration for this UNet.
+        state: what host_state returns.
     """
     management = comfy.model_management
     device, offload = management.get_torch_device(), management.unet_offload_device()

@@ -18,8 +18,11 @@ _log = logging.getLogger("hyper_sd")
 class Kind(NamedTuple):
     """What a file is to this extension.
 
-    Args: is_sdxl: whether a whole SDXL UNet is in it; has_clip, has_vae: what else is; start: the timestep of its one step, or
-        None for a model of many steps.
+    Args:
+        is_sdxl: whether a whole SDXL UNet is in it.
+        has_clip: whether text encoders are in it as well.
+        has_vae: whether a VAE is in it as well.
+        start: the timestep of its one step, None for a model of many steps.
     """
 
     is_sdxl: bool = False
@@ -81,7 +84,9 @@ def start_timestep(path: str | Path | None) -> int | None:
 def problem_of(path: str | Path | None, own_text_encoders: bool = False) -> str:
     """Returns why no picture can be made with a checkpoint, and what to do; "" where nothing is known against it.
 
-    Args: own_text_encoders: whether the person has chosen text encoders beside the checkpoint, as Forge allows.
+    Args:
+        path: of the checkpoint, None where there is none.
+        own_text_encoders: whether the person has chosen text encoders beside the checkpoint, as Forge allows.
     """
     if path is None or own_text_encoders or not is_unet_only(path):
         return ""
