@@ -1,4 +1,4 @@
-"""One-step UNet files: what a checkpoint is, told by its head, and its weights, read and cast one tensor at a time."""
+"""UNet files: what a file holds, told by its head, and an SDXL UNet's weights, read and cast one tensor at a time."""
 
 import math
 import mmap

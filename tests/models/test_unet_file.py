@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
-from hyper_sd.models import unet_file as checkpoint
+from hyper_sd.models import unet_file
 from hyper_sd.models.sdxl_unet import SDXL, UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE, inspect_unet, stream_tensors
 from hyper_sd.tests.models import synthetic_checkpoints, synthetic_loras
@@ -80,14 +80,14 @@ def test_casts_are_torchs_own(tmp_path, stored, wanted):
 
 def test_reading_holds_at_most_one_tensor_of_the_file(tmp_path, monkeypatch):
     info, held = inspect_unet(small(tmp_path), SMALL), 0
-    cast, maps = checkpoint._cast, Path("/proc/self/maps")
+    cast, maps = unet_file._cast, Path("/proc/self/maps")
 
     def watched(source, *arguments):
         nonlocal held
         held += maps.read_text().count(str(info.path)) if maps.is_file() else 1
         return cast(source, *arguments)
 
-    monkeypatch.setattr(checkpoint, "_cast", watched)
+    monkeypatch.setattr(unet_file, "_cast", watched)
     for _, tensor in stream_tensors(info, torch.float16):
         assert tensor.untyped_storage().nbytes() == 2 * tensor.numel()
         assert not maps.is_file() or str(info.path) not in maps.read_text()
