@@ -20,7 +20,9 @@ _SILENCE = 5.0  # seconds without a message after which the server is asked whet
 class ComfyClient:
     """One ComfyUI server's HTTP and websocket interface.
 
-    Args: address: "http://host:port"; timeout: seconds one answer may take.
+    Args:
+        address: "http://host:port".
+        timeout: seconds one answer may take.
     """
 
     def __init__(self, address: str, timeout: float = 60.0):

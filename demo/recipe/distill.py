@@ -38,7 +38,10 @@ TOTAL_STEPS = STAGED.total_steps + UNIFIED.total_steps
 class Drawings:
     """The training set with captions drawn anew for every batch.
 
-    Args: latents: [count, 4, 16, 16] with deviation 1; caption: draws a caption of drawing i.
+    Args:
+        latents: float [count, 4, 16, 16] with deviation 1.
+        caption: draws a caption of drawing i.
+        denoiser: whose text encoder reads the captions.
     """
 
     def __init__(self, latents: torch.Tensor, caption: Callable[[int, random.Random], str], denoiser: Denoiser):

@@ -42,7 +42,16 @@ def generate(
 ) -> torch.Tensor:
     """Returns uint8 images [len(prompts), 128, 128, 3], each prompt with noise of its own.
 
-    Args: cfg: classifier-free guidance scale, 1 = off; eta: 0 deterministic .. 1; num_segments: as sample_tcd.
+    Args:
+        vae: turns latents into pixels.
+        denoiser: the network that is sampled.
+        prompts: one for each image.
+        steps: model evaluations.
+        cfg: scale of classifier-free guidance, 1 is off.
+        eta: 0 deterministic .. 1.
+        num_segments: as sample_tcd takes them.
+        seed: of the noise.
+        latent_size: width and height of the latents.
     """
     schedule = NoiseSchedule.from_betas()
     positive, negative = encode(denoiser, prompts), encode(denoiser, [""]).expand(len(prompts), -1, -1)

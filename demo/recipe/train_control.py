@@ -92,9 +92,15 @@ def train(
     checkpoint: Path,
     steps: int = STEPS,
 ) -> Iterator[tuple[int, float, OutlineControl]]:
-    """Trains to the end, resuming from `checkpoint`; yields (step, loss, network).
+    """Trains to the end, resuming from `checkpoint`, and yields (step, loss, network).
 
-    Args: latents: float [count, 4, 16, 16] with deviation 1; lines: their outlines; caption: draws a caption of image i.
+    Args:
+        latents: float [count, 4, 16, 16] with deviation 1.
+        lines: their outlines.
+        caption: draws a caption of image i.
+        denoiser: the network that learns to follow outlines.
+        checkpoint: where the state is kept.
+        steps: of the whole training.
     """
     torch.manual_seed(2)
     model, rng, epochs = OutlineControl(denoiser.unet), random.Random(2), Epochs(len(latents))

@@ -26,9 +26,13 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 def train(
     latents: torch.Tensor, caption: Callable[[int, random.Random], str], tokenizer: CLIPTokenizer, path: Path
 ) -> Iterator[tuple[int, float, float]]:
-    """Trains to STEPS and writes the encoder's weights to `path`; yields (step, loss, share of concepts named right).
+    """Trains to STEPS and writes the encoder's weights to `path`, and yields (step, loss, share of concepts named right).
 
-    Args: latents: float [count, 4, 16, 16] with deviation 1; caption: draws a caption of image i.
+    Args:
+        latents: float [count, 4, 16, 16] with deviation 1.
+        caption: draws a caption of image i.
+        tokenizer: of the encoder.
+        path: the file for the weights.
     """
     torch.manual_seed(2)
     rng = random.Random(2)
