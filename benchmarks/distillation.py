@@ -9,10 +9,7 @@ steps. All draws of a seed start from the same noise and labels. The reference i
 steps from other noise. What is done is kept in the work folder, and a second call goes on from there.
 """
 
-import argparse
 import json
-import logging
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +24,7 @@ from ..training.lora_layers import LoraLayers
 from . import digits
 from .distillation_arms import COMMON, GUIDANCE, STEPS, TOTAL_STEPS, Arm, Draw, arms
 from .distillation_report import plot, report
-
-logger = logging.getLogger("hyper_sd")
+from .measure import command_line, logger, processor, start_logging, write_result
 
 SAMPLES, CONVERGED = 2000, 50
 Measure = Callable[[torch.Tensor, torch.Tensor], float]
@@ -37,7 +33,11 @@ Measure = Callable[[torch.Tensor, torch.Tensor], float]
 def energy_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Returns the unbiased energy distance 2 E|a - b| - E|a - a'| - E|b - b'| of two sets of images.
 
-    Source: Szekely and Rizzo, "Energy statistics", 2013. Args: a [m, ...], b [n, ...].
+    Source: Szekely and Rizzo, "Energy statistics", 2013.
+
+    Args:
+        a: images [m, ...].
+        b: images [n, ...].
     """
     a, b = a.flatten(1).double(), b.flatten(1).double()
 
@@ -48,7 +48,11 @@ def energy_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def fine_energy(images: torch.Tensor) -> float:
-    """Returns the mean energy per pixel of what varies faster than a quarter of a cycle per pixel. Args: [n, 1, h, w]."""
+    """Returns the mean energy per pixel of what varies faster than a quarter of a cycle per pixel.
+
+    Args:
+        images: [n, 1, height, width].
+    """
     height, width = images.shape[-2:]
     fast = torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square() > 0.25**2
     return float(torch.fft.fft2(images, norm="ortho").abs().square()[..., fast].sum((-2, -1)).mean() / (height * width))
@@ -57,7 +61,12 @@ def fine_energy(images: torch.Tensor) -> float:
 class Judge:
     """Scores samples of one seed against the converged teacher and the real digits, class by class.
 
-    Args: features: images [n, 1, 8, 8] -> [n, d]; real: digits; real_labels: theirs.
+    Args:
+        base: the teacher.
+        features: from images [n, 1, 8, 8] to features [n, d].
+        real: digits [n, 1, 8, 8].
+        real_labels: their classes [n].
+        seed: of the noise that all samples start from.
     """
 
     def __init__(
@@ -152,20 +161,19 @@ def settings(total_steps: int) -> dict[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    """Trains all arms, and writes JSON and a plot."""
+    parser = command_line(__doc__, out="distillation.json")
+    parser.add_argument("--seeds", type=int, default=3, help="how often everything is trained; default %(default)s")
     parser.add_argument("--steps", type=int, default=TOTAL_STEPS, help="optimizer steps of every arm, a multiple of 4")
     parser.add_argument("--arms", nargs="*", help="only these")
     parser.add_argument("--work", type=Path, default=Path(".demo/distillation"), help="what is done is kept here")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/distillation.json"))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    start_logging(with_time=True)
     torch.set_num_threads(1)
     scores = run(options.work, options.seeds, options.steps, options.arms)
     result = {"seeds": options.seeds, "steps": options.steps, "samples": SAMPLES, "guidance_scale": list(GUIDANCE)}
-    result |= {"torch": torch.__version__, "machine": platform.machine(), "settings": settings(options.steps)} | report(scores)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    result |= {"torch": torch.__version__, "machine": processor(), "settings": settings(options.steps)} | report(scores)
+    write_result(result, options.out)
     plot(result, options.out.with_suffix(".png"))
 
 

@@ -15,7 +15,13 @@ COMMON = TrainingConfig(
 
 @dataclass(frozen=True)
 class Draw:
-    """How samples are taken: model evaluations, segments of the sampler, and eta."""
+    """How samples are taken.
+
+    Args:
+        steps: model evaluations.
+        num_segments: of the sampler.
+        eta: of the sampler, 0 deterministic .. 1.
+    """
 
     steps: int
     num_segments: int = 1
@@ -23,12 +29,18 @@ class Draw:
 
     @property
     def key(self) -> str:
+        """What the draw is called in the results."""
         return f"{self.steps} steps, {self.num_segments} segments, eta {self.eta:g}"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One student: the settings it is trained with, and the ways it is sampled."""
+    """One student.
+
+    Args:
+        config: the settings it is trained with.
+        draws: the ways it is sampled.
+    """
 
     config: TrainingConfig
     draws: tuple[Draw, ...]

@@ -1,9 +1,9 @@
 """What the distillation benchmark's scores say: means over seeds, one table for each question, the bars, and the plot."""
 
-import statistics
 from pathlib import Path
 
 from .distillation_arms import ETAS, STEPS, Draw
+from .measure import over_seeds
 
 Scores = dict[str, list[dict[str, dict[str, float]]]]
 DISTANCES, DEFAULT_ETA, CONVERGED = ("kid", "energy"), 0.3, "50"
@@ -14,11 +14,7 @@ LOSSES = ("progressive", "adversarial", "scheduled", "scheduled_data")
 
 def spread(values: list[float]) -> dict:
     """Returns mean and standard deviation over the seeds, and the values themselves."""
-    return {
-        "mean": statistics.mean(values),
-        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "values": values,
-    }
+    return {**over_seeds(values), "values": values}
 
 
 def summary(scores: Scores) -> dict[str, dict[str, dict[str, dict]]]:

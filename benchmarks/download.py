@@ -9,20 +9,21 @@ A loopback hub in this process serves one file of a GB. Each download is a progr
 Ours does both. The clock is the wall clock around the download inside the program; the peak is the whole program's.
 """
 
-import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS, MIB = 7, 2**20
+from .measure import MIB, command_line, extremes, machine, ratios_of, start_logging, take_turns, versions, write_result
+
+ROUNDS = 7
 OURS, PEER = "hyper_sd", "huggingface_hub"
 REPO, FILE = "me/models", "model.safetensors"
 
@@ -68,35 +69,26 @@ def run_one(which: str, endpoint: str, sha256: str, size: int, folder: Path) -> 
     return seconds, peak
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Returns the smallest, the median and the largest."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def compare_downloads(folder: Path, size: int, rounds: int, bytes_per_second: float) -> dict[str, Any]:
     """Downloads with both programs in turn and returns times, peaks and the ratios within each turn."""
     from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault, LoopbackHub
 
     source = folder / "source.safetensors"
     write_model(source, size)
-    seconds: dict[str, list[float]] = {OURS: [], PEER: []}
-    peaks: dict[str, list[float]] = {OURS: [], PEER: []}
     with LoopbackHub() as hub:
         sha256 = hub.add(REPO, FILE, source)
         if bytes_per_second:
             hub.faults.append(Fault(times=ALWAYS, bytes_per_second=bytes_per_second))
-        for turn in range(rounds):
-            for which in (OURS, PEER) if turn % 2 else (PEER, OURS):
-                took, peak = run_one(which, hub.endpoint, sha256, source.stat().st_size, folder)
-                seconds[which].append(took)
-                peaks[which].append(peak)
-    ratios = [ours / peer for ours, peer in zip(seconds[OURS], seconds[PEER], strict=True)]
+        whole = source.stat().st_size
+        sides = {which: lambda which=which: run_one(which, hub.endpoint, sha256, whole, folder) for which in (OURS, PEER)}
+        runs = take_turns(sides, rounds)
+    seconds, peaks = ({which: [run[figure] for run in done] for which, done in runs.items()} for figure in (0, 1))
     return {
         "bytes": size,
         "line_bytes_per_second": bytes_per_second or None,
-        "seconds": {name: summary(values) for name, values in seconds.items()},
-        "ratio": summary(ratios),
-        "peak_mib": {name: summary(values) for name, values in peaks.items()},
+        "seconds": {name: extremes(values) for name, values in seconds.items()},
+        "ratio": extremes(ratios_of(seconds[OURS], seconds[PEER])),
+        "peak_mib": {name: extremes(values) for name, values in peaks.items()},
         "extra_mib": statistics.median(peaks[OURS]) - statistics.median(peaks[PEER]),
     }
 
@@ -120,37 +112,37 @@ def compare_hashing(folder: Path, rounds: int) -> dict[str, Any]:
         path.touch()  # otherwise the second time is remembered
         return files.sha256_of(path, lambda done: None)
 
-    seconds: dict[str, list[float]] = {OURS: [], "hashlib": []}
-    for turn in range(rounds):
-        for name, call in ((OURS, ours), ("hashlib", plain))[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    ratios = [mine / theirs for mine, theirs in zip(seconds[OURS], seconds["hashlib"], strict=True)]
-    return {"seconds": {name: summary(values) for name, values in seconds.items()}, "ratio": summary(ratios)}
+    def seconds_of(call: Callable[[], str]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    seconds = take_turns({OURS: lambda: seconds_of(ours), "hashlib": lambda: seconds_of(plain)}, rounds)
+    ratio = extremes(ratios_of(seconds[OURS], seconds["hashlib"]))
+    return {"seconds": {name: extremes(values) for name, values in seconds.items()}, "ratio": ratio}
 
 
 def main() -> None:
     """Measures and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = command_line(__doc__)
     parser.add_argument("--size", type=int, default=10**9, help="bytes of the file; default %(default)s")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of both sides; default %(default)s")
     parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where the files go; default: here")
     parser.add_argument("--line", type=float, default=125e6, help="bytes a second of the second line; default a gigabit")
     options = parser.parse_args()
+    start_logging()
     import huggingface_hub
 
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         result = {
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), "huggingface_hub": huggingface_hub.__version__},
+            "machine": machine(),
+            "versions": versions(huggingface_hub=huggingface_hub.__version__),
             "rounds": options.rounds,
             "unlimited": compare_downloads(Path(folder), options.size, options.rounds, 0),
             "gigabit": compare_downloads(Path(folder), options.size, max(options.rounds // 2, 1), options.line),
             "hashing": compare_hashing(Path(folder), options.rounds),
         }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(result, options.out)
 
 
 if __name__ == "__main__":

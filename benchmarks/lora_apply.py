@@ -10,11 +10,6 @@ from the turn before. Ours also reads the head, refuses NaN and tells how many m
 The schedule samples 4 Euler steps of an 8 x 8 latent at one strength, and at another strength each step.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +19,8 @@ from typing import Any
 
 import torch
 
-from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
+from .measure import command_line, extremes, machine, ratios_of, start_logging, take_turns, versions, write_result
+from .with_comfyui import add_comfyui_option, enter_comfyui, full_unet, pack_nodes
 
 ROUNDS, STEPS = 7, 4
 OURS, PEER = "HyperSDLoraLoader", "LoraLoaderModelOnly"
@@ -32,11 +28,7 @@ OURS, PEER = "HyperSDLoraLoader", "LoraLoaderModelOnly"
 
 def load_host(folder: Path) -> SimpleNamespace:
     """Imports the ComfyUI on the path, with `folder` as its loras folder, and loads the pack as it would."""
-    import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.samplers
-    import comfy.supported_models
     import folder_paths
 
     import nodes
@@ -45,34 +37,6 @@ def load_host(folder: Path) -> SimpleNamespace:
     from hyper_sd.nodes import lora_files
 
     return SimpleNamespace(comfy=comfy, nodes=nodes, pack=pack_nodes(), lora_files=lora_files)
-
-
-def full_unet(host: SimpleNamespace) -> Any:
-    """Returns SD1.5's UNet in full size as a MODEL, with seeded random weights."""
-    config = host.comfy.supported_models.SD15(
-        {
-            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
-            "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
-            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "context_dim": 768, "num_heads": 8,
-            "num_head_channels": -1, "use_spatial_transformer": True, "legacy": False, "use_linear_in_transformer": False,
-            "adm_in_channels": None, "dtype": torch.float32,
-        }
-    )  # fmt: skip
-    config.unet_config.update(num_heads=8, num_head_channels=-1)
-    model = host.comfy.model_base.BaseModel(config)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.diffusion_model.parameters():
-        scale = (parameter.numel() / parameter.shape[0]) ** -0.5 if parameter.ndim > 1 else 0.1
-        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    device = host.comfy.model_management.get_torch_device()
-    return host.comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Returns a call's seconds and its result."""
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
 
 
 def apply_both(host: SimpleNamespace, model: Any, name: str, rounds: int) -> dict[str, Any]:
@@ -85,20 +49,18 @@ def apply_both(host: SimpleNamespace, model: Any, name: str, rounds: int) -> dic
     def peer() -> Any:
         return host.nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
 
-    def patched(load: Callable[[], Any]) -> Any:
-        made = load()
-        made.patch_model()
-        return made
+    def seconds_to_patch(load: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        loaded = load()
+        loaded.patch_model()
+        seconds = time.perf_counter() - start
+        loaded.unpatch_model()
+        return seconds
 
-    seconds: dict[str, list[float]] = {OURS: [], PEER: []}
-    for turn in range(rounds + 1):
-        for label, load in ((OURS, ours), (PEER, peer))[:: 1 if turn % 2 else -1]:
-            took, made = timed(lambda load=load: patched(load))
-            made.unpatch_model()
-            if turn:  # the first one warms the caches
-                seconds[label].append(took)
-    ratios = [a / b for a, b in zip(seconds[OURS], seconds[PEER], strict=True)]
-    return {"seconds": {label: summary(values) for label, values in seconds.items()}, "ratio": summary(ratios)}
+    sides = {OURS: lambda: seconds_to_patch(ours), PEER: lambda: seconds_to_patch(peer)}
+    seconds = take_turns(sides, rounds, warm_up=1)
+    ratios = ratios_of(seconds[OURS], seconds[PEER])
+    return {"seconds": {label: extremes(values) for label, values in seconds.items()}, "ratio": extremes(ratios)}
 
 
 def schedule_cost(host: SimpleNamespace, model: Any, name: str, rounds: int) -> dict[str, Any]:
@@ -109,49 +71,42 @@ def schedule_cost(host: SimpleNamespace, model: Any, name: str, rounds: int) -> 
     sigmas = host.comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", STEPS)
     euler, latent = host.comfy.samplers.sampler_object("euler"), {"samples": torch.zeros(1, 4, 8, 8)}
 
-    def sample(curve: str) -> None:
+    def seconds_to_sample(curve: str) -> float:
+        start = time.perf_counter()
         conds = (
             host.pack["HyperSDLoraSchedule"].execute(model, sigmas, conditioning, conditioning, name, curve, 1.0, 0.5, "1").args
         )
         SamplerCustom.execute(model, True, 1, 1.0, *conds, euler, sigmas, latent)
+        return time.perf_counter() - start
 
-    seconds: dict[str, list[float]] = {"constant": [], "linear": []}
-    for turn in range(rounds + 1):
-        for curve in ("constant", "linear")[:: 1 if turn % 2 else -1]:
-            took, _ = timed(lambda curve=curve: sample(curve))
-            if turn:
-                seconds[curve].append(took)
+    sides = {curve: lambda curve=curve: seconds_to_sample(curve) for curve in ("constant", "linear")}
+    seconds = take_turns(sides, rounds, warm_up=1)
     changes = [(b - a) / (STEPS - 1) for a, b in zip(seconds["constant"], seconds["linear"], strict=True)]
-    return {"seconds": {curve: summary(values) for curve, values in seconds.items()}, "seconds_per_change": summary(changes)}
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Returns the smallest, the median and the largest."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {"seconds": {curve: extremes(values) for curve, values in seconds.items()}, "seconds_per_change": extremes(changes)}
 
 
 def main() -> None:
     """Measures and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     add_comfyui_option(parser)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of both sides; default %(default)s")
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
+    start_logging()
     from ..tests.models.synthetic_loras import write_lora
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         host = load_host(Path(folder))
         write_lora(Path(folder) / "full.safetensors", "sd15", rank=64)
-        model = full_unet(host)
+        model = full_unet()
         result = {
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "machine": machine(),
+            "versions": versions(),
             "rounds": options.rounds,
             "apply": apply_both(host, model, "full.safetensors", options.rounds),
             "schedule": schedule_cost(host, model, "full.safetensors", options.rounds),
         }
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(result, options.out)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ weights. Not run: a released checkpoint, a released LoRA, CUDA.
 
 import argparse
 import json
-import logging
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from ..evaluation.metrics import retrieval_accuracy
+from ..models.families import FAMILIES
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
@@ -37,8 +36,8 @@ from ..training.export import load_lora
 from ..training.lora_layers import LoraLayers
 from . import lora_strength_report as sweep
 from .lora_strength_report import Cell, Cells, Draw
+from .measure import Features, add_machine_option, add_work_option, command_line, logger, start_logging, versions, write_result
 
-logger = logging.getLogger("hyper_sd")
 MANY, MANY_SEED = 25, 100
 PROMPTS = (
     "a red fox in the snow", "a lighthouse at sunset", "a bowl of fruit on a table", "portrait of an old fisherman",
@@ -58,19 +57,17 @@ class DemoModel:
     batch, device = 16, "cpu"
 
     def __init__(self, work: Path, every: int):
-        from ..demo.recipe import emoji
-        from .demo_loras import Painter
+        from .embedded import Drawings, Painter
 
-        self.painter, concepts = Painter(), emoji.load_concepts(emoji.fetch(work))
+        self.painter, drawings = Painter(), Drawings(work)
         self.layers = self.painter.layers
-        self.picks = list(range(len(concepts)))[::every]
-        self.prompts = [concepts[i].label for i in self.picks]
-        drawings = [np.stack([emoji.render(c.svg[vendor]) for c in concepts]) for vendor in (emoji.NOTO, emoji.FLUENT)]
-        self.drawings, self.classes = np.concatenate(drawings), 2 * list(range(len(concepts)))
+        self.picks = list(range(len(drawings.labels)))[::every]
+        self.prompts = [drawings.labels[i] for i in self.picks]
+        self.drawings, self.classes = drawings.trained_on()
 
     def generate(self, prompts: list[str], draw: Draw, seed: int) -> np.ndarray:
         from ..demo.recipe.sample import generate
-        from .demo_quality import CFG
+        from .embedded import CFG
 
         how: dict[str, Any] = {"cfg": CFG}
         if draw.lora:
@@ -85,8 +82,8 @@ class DemoModel:
 class OwnModel:
     """A model and a LoRA, "lora", of the user's. The pack's own sampler and its own reader of LoRA files are what is measured.
 
-    Args: options: checkpoint, a file or a diffusers folder; lora; family; config, the diffusers folder that describes the file,
-        default diffusers' own choice; size, in pixels; cfg, of the reference; prompts, a file with one a line.
+    Args:
+        options: checkpoint, lora, family, config, size, cfg and prompts, as the command line explains them.
     """
 
     batch = 4
@@ -102,11 +99,11 @@ class OwnModel:
             self.model = load_model(str(options.checkpoint), precision, local=True)
         else:
             self.model = DiffusersModel(self._from_file(family, precision))
-        if self.model.family.name not in ("sd15", "sdxl"):
-            raise SystemExit(f"{options.checkpoint} is a model of {self.model.family.name}; only SD1.5 and SDXL are swept.")
+        if FAMILIES[self.model.name].is_flow:
+            raise SystemExit(f"{options.checkpoint} is a model of {self.model.name}; only SD1.5 and SDXL are swept.")
         self.pipeline = self.model.pipeline.to(self.device)
         self.pipeline.vae.float()  # SDXL's turns black in half precision
-        self.size = options.size or {"sdxl": 1024}.get(self.model.family.name, 512)
+        self.size = options.size or FAMILIES[self.model.name].size
         self.prompts = options.prompts.read_text(encoding="utf-8").split("\n") if options.prompts else list(PROMPTS)
         self.prompts = [prompt.strip() for prompt in self.prompts if prompt.strip()]
         self.layers = LoraLayers(self.model.network, max(info.rank) if isinstance(info.rank, tuple) else info.rank)
@@ -127,7 +124,7 @@ class OwnModel:
     @torch.no_grad()
     def generate(self, prompts: list[str], draw: Draw, seed: int) -> np.ndarray:
         denoiser, vae = self.model.denoiser, self.pipeline.vae
-        texts = [self.model.family.prompts(self.pipeline, t, self.device) for t in (prompts, [""] * len(prompts))]
+        texts = [self.model.kind.prompts(self.pipeline, t, self.device) for t in (prompts, [""] * len(prompts))]
         cfg = torch.full((len(prompts),), 1.0 if draw.lora else self.options.cfg)
 
         def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -171,8 +168,6 @@ class Judge:
     """Scores draws against the base's own images in many steps."""
 
     def __init__(self, model: Model):
-        from .demo_quality import Features
-
         self.model, self.features = model, Features()
         self.features.net.to(memory_format=torch.channels_last)  # half the time on a CPU
         self.many = self._seen(Draw(None, MANY), MANY_SEED)
@@ -196,7 +191,12 @@ def measure(
 ) -> Cells:
     """Returns every draw's cell for every seed. What `kept` holds of the same `what` is not drawn again.
 
-    Args: judge: makes the judge, which costs time; it is not called when nothing is left to do.
+    Args:
+        judge: makes the judge, which costs time; it is not called when nothing is left to do.
+        draws: what is drawn.
+        seeds: for each of which everything is drawn.
+        kept: the file of finished cells.
+        what: the model in words, which tells this run's file from another's.
     """
     record = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"what": what, "cells": {}}
     if record["what"] != what:
@@ -215,21 +215,13 @@ def measure(
     return {draw.key: {str(seed): cells[draw.key][str(seed)] for seed in seeds} for draw in draws}
 
 
-def versions() -> dict[str, str]:
-    """Returns what the numbers were made with."""
-    import diffusers
-
-    return {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
-
-
 def options() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/lora_strength.json"))
+    parser = command_line(__doc__, out="lora_strength.json")
+    add_work_option(parser)
+    add_machine_option(parser)
     parser.add_argument("--kept", type=Path, help="finished cells of an interrupted run; default beside --work or --out")
-    parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how often everything is drawn; default %(default)s")
     parser.add_argument("--every", type=int, default=10, help="embedded model: every n-th of its 632 concepts")
     parser.add_argument("--steps", type=int, nargs="+", default=list(sweep.STEPS))
     parser.add_argument("--strengths", type=float, nargs="+", default=list(sweep.STRENGTHS))
@@ -249,8 +241,11 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    """Reads the command line, draws what is left to draw, and writes JSON and a plot."""
+    import diffusers
+
     given = options()
+    start_logging(with_time=True)
     lora, segments = ("lora", given.num_segments) if given.lora else ("1", 1)
     few = [n for n in given.steps if segments < n <= 4]  # where a high eta may be the better one, as the eta sweep tells
     sweeps = {
@@ -273,12 +268,11 @@ def main() -> None:
     found = sweep.report(sweeps, cells)
     result = {
         "model": what, "seeds": seeds, "groups": sweep.GROUPS, "doubt": sweep.DOUBT, "default_eta": sweep.DEFAULT_ETA,
-        "machine": given.machine, **versions(),
+        "machine": given.machine, **versions(diffusers=diffusers.__version__),
         "base_25_steps": {m: [row[0] for row in sweep.scores_of(base, cells, m)] for m in sweep.METRICS},
         **found,
     }  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_result(result, given.out)
     sweep.plot(found["strength"], given.out.with_suffix(".png"), f"LoRA strength, {what}, eta {sweep.DEFAULT_ETA:g}")
     for name, rows in found.items():
         table = sweep.strength_table if name.startswith("strength") else sweep.option_table

@@ -20,7 +20,15 @@ Cells = dict[str, dict[str, Cell]]  # Draw.key -> seed -> cell
 
 @dataclass(frozen=True)
 class Draw:
-    """One way to draw every prompt. Args: lora: its name, None for the base with guidance."""
+    """One way to draw every prompt.
+
+    Args:
+        lora: its name; None for the base with guidance.
+        steps: model evaluations.
+        strength: of the LoRA.
+        num_segments: of the sampler.
+        eta: of the sampler, 0 deterministic .. 1.
+    """
 
     lora: str | None
     steps: int
@@ -30,6 +38,7 @@ class Draw:
 
     @property
     def key(self) -> str:
+        """The name of what is drawn; two draws that give the same pictures have the same."""
         if self.lora is None:
             return f"base, {self.steps} steps"
         # a single step, and steps that span their segments, are drawn alike at every eta
@@ -84,8 +93,12 @@ def paired_kid(found: torch.Tensor, reference: torch.Tensor) -> float:
 
     evaluation.metrics.kid compares every pair across the sets. Two drawings of one prompt are more alike than those of two
     prompts, which pulls the distance of small sets below 0. Without such pairs equal models have 0 on average.
+
     Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 13, 2012, Eq. 4; the kernel is KID's, arXiv 1801.01401.
-    Args: found, reference: float [n, d], n at least 2.
+
+    Args:
+        found: features, float [n, d], n at least 2.
+        reference: features, float [n, d].
     """
     x, y = found.double(), reference.double()
 
@@ -97,13 +110,24 @@ def paired_kid(found: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def replicates(score: Callable[[list[int]], float], count: int) -> list[float]:
-    """Returns a score on all prompts, then without each group of them. Args: score: of the prompts with the given numbers."""
+    """Returns a score on all prompts, then without each group of them.
+
+    Args:
+        score: returns the score on the prompts with the given numbers.
+        count: of the prompts.
+    """
     groups = min(GROUPS, count)
     return [score(list(range(count)))] + [score([i for i in range(count) if i % groups != g]) for g in range(groups)]
 
 
 def error_of(values: Sequence[float]) -> float:
-    """Returns the jackknife's standard error. Source: Efron and Stein 1981. Args: values: as from replicates."""
+    """Returns the jackknife's standard error.
+
+    Source: Efron and Stein, "The Jackknife Estimate of Variance", 1981.
+
+    Args:
+        values: as `replicates` returns them.
+    """
     without = values[1:]
     middle = statistics.mean(without)
     return ((len(without) - 1) / len(without) * sum((v - middle) ** 2 for v in without)) ** 0.5
@@ -115,7 +139,9 @@ def select(options: dict[str, list[list[float]]], sign: int = 1) -> dict:
     All options share prompts and noise, so the error is that of the difference to the best: a jackknife over the prompts, of
     means over the seeds. The deviation between three seeds would say little, and nothing about the choice of prompts.
 
-    Args: options: name -> per seed, as from replicates; sign: 1 where lower is better, -1 where higher is.
+    Args:
+        options: by name what `replicates` returned for each seed.
+        sign: 1 where lower is better, -1 where higher is.
     Returns: "best"; "alike", in the order of the options, the best among them; "options": mean and deviation over the seeds,
         "behind" the best and the "error" of that.
     """

@@ -17,12 +17,8 @@ the system can take back; anonymous counts only those it cannot. `loaded` is the
 
 import argparse
 import json
-import logging
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -30,7 +26,21 @@ from typing import Any
 
 import torch
 
-from .sampler_overhead import logger, processor
+from .measure import (
+    GB,
+    command_line,
+    forget_highest_memory,
+    hand_over,
+    logger,
+    machine,
+    memory,
+    ratios_of,
+    run_again,
+    start_logging,
+    take_turns,
+    versions,
+    write_result,
+)
 from .with_comfyui import add_comfyui_option, enter_comfyui
 
 OURS = "HyperSDOneStepLoader"
@@ -42,14 +52,6 @@ CASES = [
     ("unet", "fp16", "cold"), ("checkpoint", "fp16", "cold"), ("unet", "fp32", "cold"),
 ]  # fmt: skip
 BARS = {"time": 1.05, "peak_beside_host": 1.0, "peak_beside_loaded": 1.15}
-GB = 1e9
-
-
-def memory() -> dict[str, int]:
-    """Returns this process's resident bytes: rss, its highest, and the anonymous part."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-    return {"rss": fields["VmRSS"], "highest": fields["VmHWM"], "anonymous": fields["RssAnon"]}
 
 
 def disk_bytes() -> int:
@@ -122,7 +124,7 @@ def load_once(form: str, dtype: str, side: str, work: Path) -> dict[str, Any]:
 
 def measured(run: Any) -> dict[str, Any]:
     """Runs a loader; returns seconds, bytes and the sum of its weights' bits."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest rss begins anew
+    forget_highest_memory()
     before, disk = memory(), disk_bytes()
     with AnonymousPeak() as anonymous:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -171,28 +173,20 @@ def set_cache(path: Path, state: str) -> None:
             pass
 
 
-def child(form: str, dtype: str, side: str, work: Path) -> dict[str, Any]:
-    """Returns load_once's figures from a fresh process."""
-    command = [*sys.orig_argv, "--load", form, dtype, side]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise SystemExit(f"{side} {form} {dtype} failed:\n{done.stderr[-3000:]}")
-    return json.loads(lines[-1])
-
-
 def compare(form: str, dtype: str, state: str, work: Path, rounds: int) -> dict[str, Any]:
     """Loads in turn with both sides and returns their figures and ratios."""
-    path, runs = file_of(form, work), {"ours": [], "host": []}
-    for turn in range(rounds):
-        for side in ("ours", "host") if turn % 2 == 0 else ("host", "ours"):
-            set_cache(path, state)
-            runs[side].append(child(form, dtype, side, work))
+    path = file_of(form, work)
+
+    def load(side: str) -> dict[str, Any]:
+        set_cache(path, state)
+        return run_again("--load", form, dtype, side)
+
+    runs = take_turns({side: lambda side=side: load(side) for side in ("ours", "host")}, rounds)
     if len({run["bits"] for side in runs.values() for run in side}) != 1:
         raise SystemExit(f"{form} {dtype}: both sides must load the same weights, and did not.")
     names = ("wall", "cpu", "disk", "peak_rss", "peak_anonymous", "loaded")
     middle = {side: {name: statistics.median(run[name] for run in done) for name in names} for side, done in runs.items()}
-    first, times = runs["ours"][0], [a["wall"] / b["wall"] for a, b in zip(runs["ours"], runs["host"], strict=True)]
+    first, times = runs["ours"][0], ratios_of(*([run["wall"] for run in runs[side]] for side in ("ours", "host")))
     result = {
         "form": form, "dtype": dtype, "cache": state, "host_node": FORMS[form], "rounds": rounds,
         "file_gb": round(path.stat().st_size / GB, 3), "tensors": first["tensors"],
@@ -220,35 +214,28 @@ def in_units(figures: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     """Reads the command line; measures every case, or as a child process one load."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     add_comfyui_option(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder for the two files, 17 GB; they stay for the next run")
     parser.add_argument("--rounds", type=int, default=3, help="loads of each side in each case")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of the cases to run, from 0")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--load", nargs=3, metavar=("FORM", "DTYPE", "SIDE"), help="one load in this process, for itself")
+    parser.add_argument("--load", nargs=3, metavar=("FORM", "DTYPE", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     enter_comfyui(parser, arguments.comfyui)
     if arguments.load:
-        sys.stdout.write(json.dumps(load_once(*arguments.load, arguments.work)) + "\n")
+        hand_over(load_once(*arguments.load, arguments.work))
         return
     cases = [CASES[number] for number in arguments.only or range(len(CASES))]
     results = [compare(*case, arguments.work, arguments.rounds) for case in cases]
     report = {
         "what": "loading the one-step SDXL UNet, in a process of its own each time",
         "bars": BARS,
-        "versions": {"torch": torch.__version__, "comfyui": results[0]["comfyui"], "python": platform.python_version()},
-        "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1),
-            "load_average": [round(load, 1) for load in os.getloadavg()],
-        },
+        "versions": versions(comfyui=results[0]["comfyui"]),
+        "machine": machine() | {"memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1)},
         "cases": results,
     }  # fmt: skip
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_result(report, arguments.out)
 
 
 if __name__ == "__main__":

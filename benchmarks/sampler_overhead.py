@@ -11,16 +11,8 @@ lengthen least; on CUDA it is the wall clock up to the end of the device's work.
 code, which is why it imports comfy outside nodes/.
 """
 
-import argparse
-import json
-import logging
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,10 +21,9 @@ import torch
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
+from .measure import command_line, machine, ratios_of, seconds_of, spread, start_logging, take_turns, versions, write_result
 from .op_recorder import SYNCHRONISING, OpRecorder
 from .with_comfyui import add_comfyui_option, enter_comfyui
-
-logger = logging.getLogger("hyper_sd")
 
 SHAPE, STEPS, SEED = (1, 4, 128, 128), 8, 3  # the latents of one 1024 x 1024 image
 OURS, PEER = "hyper_sd_tcd", "lcm"
@@ -85,19 +76,6 @@ def waits(sample: Callable[[], torch.Tensor], device: str) -> bool:
     return False
 
 
-def seconds_per_step(sample: Callable[[], torch.Tensor], device: str) -> float:
-    """Processor time of one run on the CPU, wall time to the end of the device's work on CUDA, divided by the steps."""
-    if device == "cpu":
-        start = time.process_time()
-        sample()
-        return (time.process_time() - start) / STEPS
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    sample()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / STEPS
-
-
 def footprint(sampler: Callable[..., torch.Tensor], model: ConstantModel, x: torch.Tensor, sigmas: torch.Tensor) -> dict:
     """Latent-sized allocations per step and the operators of the loop that would wait for a device."""
     with OpRecorder(x.numel()) as recorder:
@@ -106,13 +84,6 @@ def footprint(sampler: Callable[..., torch.Tensor], model: ConstantModel, x: tor
         sampler(loop, x, sigmas, {"seed": SEED}, disable=True)
     waiting = sorted(SYNCHRONISING & set(recorder.ops))
     return {"allocations_per_step": recorder.allocations / STEPS, "waiting_operators": waiting}
-
-
-def spread(values: list[float], digits: int) -> dict[str, float]:
-    """Least value, quartiles and median."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    numbers = {"min": min(values), "lower_quartile": low, "median": middle, "upper_quartile": high}
-    return {name: round(value, digits) for name, value in numbers.items()}
 
 
 def measure(host: SimpleNamespace, device: str, repeats: int) -> dict[str, Any]:
@@ -124,14 +95,8 @@ def measure(host: SimpleNamespace, device: str, repeats: int) -> dict[str, Any]:
         name: lambda sampler=sampler: sampler(model, x, sigmas, {"seed": SEED}, disable=True)
         for name, sampler in host.samplers.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 5):
-        names = list(runs)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds = seconds_per_step(runs[name], device)
-            if turn >= 5:  # the first turns warm up
-                times[name].append(seconds * 1e6)
-    ratios = [ours / peer for ours, peer in zip(times[OURS], times[PEER], strict=True)]
+    timed = {name: lambda run=run: seconds_of(run, device)[0] * 1e6 / STEPS for name, run in runs.items()}
+    times = take_turns(timed, repeats, warm_up=5)
     samplers = {
         name: {"microseconds_per_step": spread(times[name], 1), **footprint(sampler, model, x, sigmas)}
         for name, sampler in host.samplers.items()
@@ -141,28 +106,19 @@ def measure(host: SimpleNamespace, device: str, repeats: int) -> dict[str, Any]:
             samplers[name]["waits_for_cuda"] = waits(sample, device)
     return {
         "samplers": samplers,
-        "ratio_to_lcm": spread(ratios, 3),
+        "ratio_to_lcm": spread(ratios_of(times[OURS], times[PEER]), 3),
         "ratio_of_min": round(min(times[OURS]) / min(times[PEER]), 3),
     }
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Reads the command line, measures on every device there is, and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     add_comfyui_option(parser)
     parser.add_argument("--repeats", type=int, default=300, help="turns of all samplers; more against a busy machine")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     enter_comfyui(parser, arguments.comfyui)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     host = load_host()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     with torch.inference_mode():
@@ -170,19 +126,10 @@ def main() -> None:
     report = {
         "what": "sampler time per step without the model",
         "latents": list(SHAPE), "steps": STEPS, "repeats": arguments.repeats, "bar": BAR,
-        "versions": {"torch": torch.__version__, "comfyui": host.version, "python": platform.python_version()},
-        "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "load_average": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-            "gpu": torch.cuda.get_device_name() if "cuda" in devices else None,
-        },
+        "versions": versions(comfyui=host.version), "machine": machine(),
         "devices": results,
     }  # fmt: skip
-    text = json.dumps(report, indent=2) + "\n"
-    logger.info(text)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
+    write_result(report, arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,7 @@ vendor's drawings the thing asked for. Anchors: the autoencoder's rendition of t
 """
 
 import argparse
-import json
-import logging
-import platform
 import random
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -35,17 +31,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..demo.recipe import emoji
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
 from ..training.presets import STYLE, STYLE_SHARE, STYLE_THEN_DISTIL
+from .embedded import CFG, ETA, TRAINED_ON, Drawings
+from .measure import (
+    Features,
+    add_machine_option,
+    add_work_option,
+    command_line,
+    logger,
+    over_seeds,
+    start_logging,
+    write_result,
+)
 from .with_comfyui import add_comfyui_option, enter_comfyui, pack_nodes
 
-logger = logging.getLogger("hyper_sd")
 VENDOR = "@iconify-json/fluent-emoji-high-contrast"
-PACKAGES = {**emoji.PACKAGES, VENDOR: "1.2.6"}
 TAUGHT, ASKED, BATCH, SIZE = 20, 120, 40, 128
-STEPS, ETA, CFG, MANY, MANY_SEED = (1, 2, 4), 0.3, 4.0, 25, 100
+STEPS, MANY, MANY_SEED = (1, 2, 4), 25, 100
 ARMS = {"stacked": STYLE, "briefly": STYLE, "distilled": STYLE_THEN_DISTIL}
 SHOWN = ("hamburger", "penguin", "guitar", "rocket")
 UNIFIED = "Hyper-SD unified"
@@ -102,19 +106,14 @@ class Studio:
         return np.concatenate(pictures)
 
 
-class Drawings:
+class Style:
     """The style's drawings of all concepts, split anew for every seed, and the scores of pictures."""
 
     def __init__(self, work: Path):
-        from .demo_quality import Features
-
-        modules = emoji.fetch(work, PACKAGES)
-        self.concepts = emoji.load_concepts(modules, (emoji.NOTO, emoji.FLUENT, VENDOR))
-        self.drawings = np.stack([emoji.render(concept.svg[VENDOR]) for concept in self.concepts])
-        self.features = Features()
+        everyone = Drawings(work, {VENDOR: "1.2.6"})
+        self.concepts, self.drawings, self.features = everyone.labels, everyone.by(VENDOR), Features()
         self.style = self.features(self.drawings)
-        others = [np.stack([emoji.render(c.svg[vendor]) for c in self.concepts]) for vendor in (emoji.NOTO, emoji.FLUENT)]
-        self.others = [self.features(drawings) for drawings in others]
+        self.others = [self.features(everyone.by(vendor)) for vendor in TRAINED_ON]
 
     def split(self, seed: int) -> tuple[list[int], list[int]]:
         """Returns the concepts taught and those asked for."""
@@ -123,12 +122,16 @@ class Drawings:
         return order[:TAUGHT], order[TAUGHT : TAUGHT + ASKED]
 
     def labels(self, picks: list[int]) -> list[str]:
-        return [self.concepts[i].label for i in picks]
+        """Returns the names of concepts."""
+        return [self.concepts[i] for i in picks]
 
     def score(self, pictures: np.ndarray, asked: list[int], teacher: torch.Tensor | None = None) -> dict[str, float]:
         """Returns the distances of pictures of the concepts `asked`, and how many show what was asked for.
 
-        Args: teacher: features of what a plain finetune draws of them in many steps.
+        Args:
+            pictures: uint8 [n, 128, 128, 3].
+            asked: the concept that each picture was asked to show.
+            teacher: features of what a plain finetune draws of them in many steps.
         """
         found, every = self.features(pictures), list(range(len(self.concepts)))
         scores = {
@@ -139,7 +142,7 @@ class Drawings:
         return scores if teacher is None else scores | {"teacher": kid(found, teacher)}
 
 
-def run_seed(studio: Studio, style: Drawings, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
+def run_seed(studio: Studio, style: Style, options: argparse.Namespace, seed: int) -> tuple[dict, dict[str, Any]]:
     """Returns the scores of one seed by arm and number of steps, and the models."""
     taught, asked = style.split(seed)
     rebuilt = studio.vae.decode(studio.latents(style.drawings[asked])["samples"]).mul(255).round().byte().cpu().numpy()
@@ -167,15 +170,12 @@ def run_seed(studio: Studio, style: Drawings, options: argparse.Namespace, seed:
 def summary(runs: list[dict]) -> dict:
     """Returns mean and deviation over the seeds, and every seed's distance beside that of the stacked arm."""
 
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"mean": statistics.mean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0}
-
-    def over_seeds(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-        return {metric: spread([score[metric] for score in scores]) for metric in scores[0]}
+    def each(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+        return {metric: over_seeds([score[metric] for score in scores]) for metric in scores[0]}
 
     counts = [str(steps) for steps in STEPS]
-    table = {arm: {steps: over_seeds([run[arm][steps] for run in runs]) for steps in counts} for arm in ("none", *ARMS)}
-    anchors = {name: over_seeds([run[name] for run in runs]) for name in runs[0] if name not in (*table, "seconds")}
+    table = {arm: {steps: each([run[arm][steps] for run in runs]) for steps in counts} for arm in ("none", *ARMS)}
+    anchors = {name: each([run[name] for run in runs]) for name in runs[0] if name not in (*table, "seconds")}
     ratios = {
         arm: {steps: [run[arm][steps]["style"] / run["stacked"][steps]["style"] for run in runs] for steps in counts}
         for arm in ("none", "briefly", "distilled")
@@ -204,32 +204,32 @@ def report(options: argparse.Namespace, runs: list[dict]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Trains and draws seed by seed, and writes JSON and a picture."""
+    parser = command_line(__doc__, out="style_finetune.json")
     add_comfyui_option(parser)
-    parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="where the recipe keeps its emoji")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/style_finetune.json"))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of an arm")
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=8)
+    add_work_option(parser)
+    add_machine_option(parser)
+    parser.add_argument("--seeds", type=int, default=10, help="how often everything is trained; default %(default)s")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of an arm; default %(default)s")
+    parser.add_argument("--rank", type=int, default=16, help="of the LoRAs; default %(default)s")
+    parser.add_argument("--batch-size", type=int, default=8, help="examples in a step; default %(default)s")
     parser.add_argument("--learning-rate", type=float, default=0.0, help="0: the preset's")
-    parser.add_argument("--machine", default=platform.machine(), help="a word on the machine, for the record")
     options = parser.parse_args()
     enter_comfyui(parser, options.comfyui)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    start_logging(with_time=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     import folder_paths
 
     # A folder of its own: a training that an earlier run left would be taken up, and its time not be measured.
     with tempfile.TemporaryDirectory() as kept, torch.inference_mode():
         folder_paths.set_output_directory(kept)
-        studio, style, runs = Studio(), Drawings(options.work), []
+        studio, style, runs = Studio(), Style(options.work), []
         for seed in range(options.seeds):
             scores, models = run_seed(studio, style, options, seed)
             runs.append(scores)
             if not seed:
                 sheet(studio, models).save(options.out.with_suffix(".png"))
-            options.out.write_text(json.dumps(report(options, runs), indent=1), encoding="utf-8")  # a stopped run keeps these
+            write_result(report(options, runs), options.out)  # a run that is stopped keeps these
 
 
 if __name__ == "__main__":

@@ -56,7 +56,13 @@ def lora_parameters(network: nn.Module) -> list[nn.Parameter]:
 class ThreeCopies:
     """One distillation run; step() takes one optimizer step.
 
-    Args: network: the teacher, which stays as it is; learning_rate, ema_decay, huber_c: as in TrainingConfig.
+    Args:
+        network: the teacher, which stays as it is.
+        diffusion: its noise schedule and what it predicts.
+        rank: of the LoRA.
+        learning_rate: as in TrainingConfig.
+        ema_decay: as in TrainingConfig.
+        huber_c: as in TrainingConfig.
     """
 
     def __init__(

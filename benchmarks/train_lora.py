@@ -6,8 +6,8 @@ One command, from the repository root, in an environment with the `test` extra a
     python -m hyper_sd.benchmarks.train_lora --comfyui PATH --out benchmarks/results/train_lora.json
 
 Each run is a process of its own that makes a model, latents and conditioning, seeded, and calls one node once: HyperSDTrainLora
-with "style finetune", or the host's TrainLoraNode with AdamW and MSE. The sides of a case take turns, every second turn in the
-opposite order. A step is what lies between two reports to the host's progress bar, the first two left out; its median is taken
+with "style finetune", or the host's TrainLoraNode with AdamW and MSE. The sides of a case take turns, each turn beginning with
+the next one. A step is what lies between two reports to the host's progress bar, the first two left out; its median is taken
 in wall and in processor time. Memory is resident: `growth` is the highest during the call less what was there just before it.
 
 Both learn to denoise the same latents, but they are not the same in everything. The host's node also adapts the first and
@@ -21,32 +21,35 @@ checkpointing, the host's also as it comes (`defaults`: bf16, checkpointing).
 
 import argparse
 import json
-import logging
 import math
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 
-from .lora_apply import full_unet
-from .one_step_load import memory
-from .sampler_overhead import processor
+from .measure import (
+    add_machine_option,
+    command_line,
+    forget_highest_memory,
+    hand_over,
+    logger,
+    machine,
+    memory,
+    run_again,
+    start_logging,
+    take_turns,
+    versions,
+    write_result,
+)
 from .train_lora_report import figures, per_step, ratios, trained
-from .with_comfyui import add_comfyui_option, enter_comfyui
-
-logger = logging.getLogger("hyper_sd")
+from .with_comfyui import add_comfyui_option, enter_comfyui, full_unet
 
 OURS, OURS_AGAIN = "ours", "ours, checkpointing"
 FP32 = {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}
@@ -64,7 +67,16 @@ BAR = 0.8  # at most this many times the host's
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its data. Args: size: of the latents; sides: ours and names in HOSTS; steps: optimizer steps of a run."""
+    """A model and its data.
+
+    Args:
+        model: "embedded" or "sd15".
+        size: height and width of the latents.
+        batch: latents in a step.
+        steps: optimizer steps of a run.
+        sides: ours, and names in HOSTS.
+        rank: of the LoRA.
+    """
 
     model: str
     size: int
@@ -75,6 +87,7 @@ class Case:
 
     @property
     def hosts(self) -> tuple[str, ...]:
+        """The names in HOSTS among the sides."""
         return tuple(side for side in self.sides if side in HOSTS)
 
 
@@ -87,7 +100,12 @@ CASES = {
 
 @dataclass
 class Watch:
-    """Follows a node through the host's progress bar: (wall seconds, processor seconds, rows asked of the network) a step."""
+    """Follows a node through the host's progress bar.
+
+    Args:
+        stamps: what is noted at the first report of each step: wall seconds, processor seconds, rows asked of the network.
+        rows: rows asked of the network so far.
+    """
 
     stamps: list[tuple[float, float, int]]
     rows: int = 0
@@ -107,23 +125,18 @@ def load_host() -> SimpleNamespace:
     from comfy.cli_args import args
 
     args.cpu = True
-    import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models
     import comfy.utils
     import folder_paths
     from comfy_extras.nodes_train import TrainLoraNode
     from comfyui_version import __version__
 
     from ..nodes import demo_model
-    from ..nodes.training import previews as training_previews
     from ..nodes.training import train_lora
-    from ..training import loop
+    from ..training import loop, preview
 
     return SimpleNamespace(
         comfy=comfy, folder_paths=folder_paths, theirs=TrainLoraNode, version=__version__, demo=demo_model.HyperSDDemoModel,
-        ours=train_lora.HyperSDTrainLora, previews=training_previews.Previews, loop=loop,
+        ours=train_lora.HyperSDTrainLora, previews=preview.Previews, loop=loop,
     )  # fmt: skip
 
 
@@ -169,13 +182,13 @@ def run_once(case: Case, side: str) -> dict[str, Any]:
     host.comfy.utils.set_progress_bar_global_hook(watch.progress)
     with tempfile.TemporaryDirectory() as folder, timed_checkpoints(host) as checkpoints, torch.inference_mode():
         host.folder_paths.set_output_directory(folder)
-        model = host.demo.execute().args[0] if case.model == "embedded" else full_unet(host)
+        model = host.demo.execute().args[0] if case.model == "embedded" else full_unet()
         model.model.diffusion_model.register_forward_pre_hook(watch.asked)
         given = inputs(case, model) | {name: [value] for name, value in settings(case, side).items()}
         node = host.theirs if side in HOSTS else host.ours
-        Path("/proc/self/clear_refs").write_text("5")  # the highest rss begins anew
+        forget_highest_memory()
         before, start = memory()["rss"], time.perf_counter()
-        with mock.patch.object(host.previews, "draw", return_value=None):
+        with mock.patch.object(host.previews, "draw_sheet", return_value=None):
             _, lora, loss_map, *_ = node.execute(**given).args
         whole, highest = time.perf_counter() - start, memory()["highest"]
     if len(loss_map["loss"]) < case.steps or not all(map(math.isfinite, loss_map["loss"])):
@@ -188,23 +201,16 @@ def run_once(case: Case, side: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def child(name: str, side: str) -> dict[str, Any]:
-    """Returns run_once's figures from a fresh process."""
-    done = subprocess.run([*sys.orig_argv, "--run", name, side], capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise SystemExit(f"{side}, {name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(lines[-1])
-
-
 def compare(name: str, turns: int) -> dict[str, Any]:
     """Runs every side of a case in turn and returns figures and ratios."""
     case = CASES[name]
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in case.sides}
-    for turn in range(turns):
-        for side in case.sides if turn % 2 == 0 else case.sides[::-1]:
-            runs[side].append(child(name, side))
-            logger.info("%s, turn %d, %s: %s", name, turn + 1, side, json.dumps(runs[side][-1]))
+
+    def run(side: str) -> dict[str, Any]:
+        result = run_again("--run", name, side)
+        logger.info("%s, %s: %s", name, side, json.dumps(result))
+        return result
+
+    runs = take_turns({side: lambda side=side: run(side) for side in case.sides}, turns)
     wanted = {"time": "wall", "processor_time": "cpu", "growth": "growth", "whole_peak": "peak"}
     pairs = {host: (PAIRS[host], [runs[host]]) for host in case.hosts}
     pairs[BEST] = OURS, [runs[host] for host in case.hosts if host != "defaults"]
@@ -222,45 +228,36 @@ def compare(name: str, turns: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(results: Sequence[Mapping[str, Any]], machine: str) -> dict[str, Any]:
+def report(results: Sequence[Mapping[str, Any]], processor: str) -> dict[str, Any]:
     """Returns the whole result."""
     return {
         "what": "a step of plain denoising with HyperSDTrainLora beside the host's TrainLoraNode", "bar": BAR,
-        "versions": {
-            "torch": torch.__version__, "comfyui": results[0]["comfyui"], "python": platform.python_version(),
-        },
-        "machine": {
-            "processor": machine, "threads": torch.get_num_threads(),
-            "load_average": [round(load, 1) for load in os.getloadavg()],
-        },
+        "versions": versions(comfyui=results[0]["comfyui"]), "machine": machine(processor),
         "cases": list(results),
     }  # fmt: skip
 
 
 def main() -> None:
     """Reads the command line; measures every case, or as a child process one run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     add_comfyui_option(parser)
+    add_machine_option(parser)
     parser.add_argument("--turns", type=int, default=3, help="runs of each side in each case")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more only on a machine that does nothing else")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="cases to run")
-    parser.add_argument("--machine", default=processor(), help="what to call this machine in the result")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--run", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     enter_comfyui(parser, arguments.comfyui)
     torch.set_num_threads(arguments.threads)
     if arguments.run:
         name, side = arguments.run
-        sys.stdout.write(json.dumps(run_once(CASES[name], side)) + "\n")
+        hand_over(run_once(CASES[name], side))
         return
     results = []
     for name in arguments.only:
         results.append(compare(name, arguments.turns))
-        if arguments.out:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(report(results, arguments.machine), indent=1) + "\n", encoding="utf-8")
+        write_result(report(results, arguments.machine), arguments.out)  # a run that is stopped keeps the cases it has done
 
 
 if __name__ == "__main__":

@@ -13,14 +13,7 @@ a process of their own each.
 
 import argparse
 import json
-import logging
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,25 +29,37 @@ from ..training.launch.embedded_model import build_unet, load_config
 from ..training.loop import Run
 from ..training.lora_layers import LoraLayers
 from ..training.objectives.draws import draw_step
-from .sampler_overhead import processor, spread
+from .measure import (
+    MIB,
+    command_line,
+    hand_over,
+    logger,
+    machine,
+    memory,
+    ratios_of,
+    run_again,
+    seconds_of,
+    spread,
+    start_logging,
+    take_turns,
+    versions,
+    write_result,
+)
 from .three_copies import ThreeCopies
-
-logger = logging.getLogger("hyper_sd")
 
 OURS, PEER = "hyper_sd", "three_copies"
 BARS = {"weights": 0.6, "time": 1.0}  # at most this many times the three copies
 COUNT, TOKENS = 64, 77  # examples; tokens of a prompt
-MIB = 2**20
 
 
 def make_network() -> nn.Module:
-    """The demo model's UNet, untrained: 11 million weights, SD1.5's layout."""
+    """Returns the demo model's UNet, untrained: 11 million weights, SD1.5's layout."""
     torch.manual_seed(0)
     return build_unet(load_config()).eval().requires_grad_(False)
 
 
 def make_examples(device: str) -> LatentExamples:
-    """Random latents and prompts of the demo model's shapes, on the device that trains."""
+    """Returns random latents and prompts of the demo model's shapes, on the device that trains."""
     g = torch.Generator().manual_seed(0)
     width = load_config()["unet"]["context_dim"]
     context, empty = (torch.randn(n, TOKENS, width, generator=g).to(device) for n in (COUNT, 1))
@@ -69,11 +74,12 @@ class Ours:
         self.run = Run(config, Denoiser(network, diffusion), self.layers, make_examples(device), LocalEngine(device), None)
 
     def step(self) -> None:
+        """Takes one optimizer step."""
         with torch.enable_grad():
             self.run.advance()
 
     def held(self) -> Iterable[torch.Tensor]:
-        """Every tensor that is kept between two steps."""
+        """Yields every tensor that is kept between two steps."""
         yield from self.network.parameters()
         yield from self.network.buffers()
         for made in self.layers.sets.values():
@@ -81,6 +87,7 @@ class Ours:
         yield from (value for state in self.run.optimizer.state.values() for value in state.values())
 
     def lora_weights(self) -> int:
+        """Returns how many values the LoRA has."""
         return sum(p.numel() for p in self.layers.sets["student"].parameters())
 
 
@@ -93,6 +100,7 @@ class Peer:
         self.held = self.three.held
 
     def step(self) -> None:
+        """Takes one optimizer step."""
         size = self.config.batch_size
         numbers = [(self.count * size + i) % COUNT for i in range(size)]
         batch: Batch = self.examples.batch(numbers, 0)
@@ -113,77 +121,52 @@ def make(name: str, rank: int, batch_size: int, device: str) -> Ours | Peer:
 
 
 def megabytes(tensors: Iterable[torch.Tensor]) -> float:
-    """The bytes of distinct tensors, in MiB."""
+    """Returns the bytes of distinct tensors, in MiB."""
     seen = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, torch.Tensor)}
     return sum(seen.values()) / MIB
-
-
-def seconds(step: Callable[[], None], device: str) -> tuple[float, float]:
-    """(time of the clock that is compared, wall time) of one step."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start, wall = clock(), time.perf_counter()
-    step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start, time.perf_counter() - wall
 
 
 def measure(rank: int, batch_size: int, turns: int, device: str) -> dict[str, Any]:
     """Takes `turns` steps of both in turn; returns milliseconds, ratios and the memory of what is held."""
     both = {name: make(name, rank, batch_size, device) for name in MAKERS}
-    times: dict[str, list[float]] = {name: [] for name in both}
-    walls: dict[str, list[float]] = {name: [] for name in both}
-    for turn in range(turns + 3):
-        for name in sorted(both, reverse=turn % 2 == 1):
-            taken, wall = seconds(both[name].step, device)
-            if turn >= 3:  # the first turns warm up
-                times[name].append(taken * 1e3)
-                walls[name].append(wall * 1e3)
+    taken = take_turns({name: lambda side=side: seconds_of(side.step, device) for name, side in both.items()}, turns, warm_up=3)
+    times, walls = ({name: [1e3 * pair[clock] for pair in pairs] for name, pairs in taken.items()} for clock in (0, 1))
     held = {name: round(megabytes(each.held()), 2) for name, each in both.items()}
     network, lora = sum(p.numel() for p in both[OURS].network.parameters()), both[OURS].lora_weights()
     return {
         "rank": rank, "network_weights": network, "lora_weights": lora, "lora_share": round(lora / network, 3),
         "milliseconds_per_step": {name: spread(values, 1) for name, values in times.items()},
         "wall_milliseconds_per_step": {name: spread(values, 1) for name, values in walls.items()},
-        "ratio_of_time": spread([a / b for a, b in zip(times[OURS], times[PEER], strict=True)], 3),
-        "ratio_of_wall_time": spread([a / b for a, b in zip(walls[OURS], walls[PEER], strict=True)], 3),
+        "ratio_of_time": spread(ratios_of(times[OURS], times[PEER]), 3),
+        "ratio_of_wall_time": spread(ratios_of(walls[OURS], walls[PEER]), 3),
         "held_mib": held, "ratio_of_held": round(held[OURS] / held[PEER], 3),
     }  # fmt: skip
 
 
 def peak(name: str, rank: int, batch_size: int, device: str) -> float | None:
-    """MiB that building one of the two and five steps take at most, the network included; in a process of its own."""
-    before = torch.cuda.memory_allocated() if device == "cuda" else _resident("VmRSS")
+    """Returns the MiB that building one of the two and five steps take at most, the network included.
+
+    To be called in a process of its own.
+
+    Args:
+        name: one of MAKERS.
+        rank: of the LoRA.
+        batch_size: examples in a step.
+        device: "cpu" or "cuda".
+    Returns: None where the system does not tell.
+    """
+    before = torch.cuda.memory_allocated() if device == "cuda" else memory().get("rss")
     trained = make(name, rank, batch_size, device)
     for _ in range(5):
         trained.step()
-    after = torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")
+    after = torch.cuda.max_memory_allocated() if device == "cuda" else memory().get("highest")
     return None if before is None or after is None else round((after - before) / MIB, 1)
 
 
-def _resident(kind: str) -> int | None:
-    """Bytes of this process's memory, VmRSS now or VmHWM at its highest; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:")), None)
-
-
-def peaks(rank: int, batch_size: int, device: str) -> dict[str, float | None]:
-    """peak() of both, each in a new process."""
-    found = {}
-    for name in MAKERS:
-        options = ["--peak-of", name, "--rank", str(rank), "--batch-size", str(batch_size)]
-        answer = subprocess.run([*_this_command(), *options], check=True, capture_output=True, text=True)
-        found[name] = json.loads(answer.stdout.splitlines()[-1])
-    return found
-
-
-def _this_command() -> list[str]:
-    """The command that started this program, without its own options."""
-    given = sys.orig_argv
-    return given[: len(given) - len(sys.argv) + 1]
+def peaks(rank: int, batch_size: int) -> dict[str, float | None]:
+    """Returns peak() of both, each from a new process."""
+    options = ["--rank", str(rank), "--batch-size", str(batch_size)]
+    return {name: run_again("--peak-of", name, *options)["peak_mib"] for name in MAKERS}
 
 
 def report(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -191,7 +174,7 @@ def report(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
     results = []
     for rank in arguments.rank:
         result = measure(rank, arguments.batch_size, arguments.turns, device)
-        result["peak_mib"] = peaks(rank, arguments.batch_size, device)
+        result["peak_mib"] = peaks(rank, arguments.batch_size)
         passed = {
             "weights": result["ratio_of_held"] <= BARS["weights"],
             "time": result["ratio_of_time"]["median"] <= BARS["time"],
@@ -201,34 +184,25 @@ def report(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
     return {
         "what": "time and memory of a distillation step beside teacher, student and target in three copies",
         "batch_size": arguments.batch_size, "turns": arguments.turns, "bars": BARS, "device": device,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "machine": {
-            "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "load_average": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-            "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        },
+        "versions": versions(), "machine": machine(),
         "results": results,
     }  # fmt: skip
 
 
 def main() -> None:
     """Reads the command line, measures, and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rank", type=int, nargs="+", default=[8, 64], help="of the LoRA; default 8 and 64")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="examples in a step; default %(default)s")
     parser.add_argument("--turns", type=int, default=60, help="steps of each; more against a busy machine")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--peak-of", choices=list(MAKERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.peak_of:
-        sys.stdout.write(f"{json.dumps(peak(arguments.peak_of, arguments.rank[0], arguments.batch_size, device))}\n")
+        hand_over({"peak_mib": peak(arguments.peak_of, arguments.rank[0], arguments.batch_size, device)})
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    text = json.dumps(report(arguments, device), indent=2) + "\n"
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
+    start_logging()
+    write_result(report(arguments, device), arguments.out)
 
 
 if __name__ == "__main__":

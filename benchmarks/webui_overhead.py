@@ -9,11 +9,8 @@ call of the sampler and its return: the grid, the loop, noise, callbacks. Both s
 network the clock is the processor time of the sampling thread, with it the wall clock.
 """
 
-import argparse
 import json
-import logging
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -21,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-logger = logging.getLogger("hyper_sd")
+from .measure import command_line, processor, ratios_of, start_logging, take_turns, write_result
+
 STEPS, WARM_UP = 8, 3
 OURS, PEER = "Hyper-SD TCD", "Euler a"
 BARS = {"without the network": 1.1, "CFG 1": 0.6}
@@ -37,13 +35,11 @@ def _timed(host, **changes) -> tuple[float, float]:
 
 def _compare(host, first: dict, second: dict, turns: int, clock: int) -> dict:
     """Returns milliseconds per step of two requests made in turn, and the first's ratio to the second within a turn."""
-    times = []
-    for turn in range(WARM_UP + turns):
-        order = [first, second] if turn % 2 else [second, first]
-        made = [_timed(host, **request)[clock] for request in order]
-        times.append(made if turn % 2 else made[::-1])
-    ours, peer = zip(*times[WARM_UP:], strict=True)
-    ratios = statistics.quantiles([a / b for a, b in zip(ours, peer, strict=True)], n=4)
+    sides = {
+        name: lambda request=request: _timed(host, **request)[clock] for name, request in (("ours", first), ("peer", second))
+    }
+    ours, peer = take_turns(sides, turns, WARM_UP).values()
+    ratios = statistics.quantiles(ratios_of(ours, peer), n=4)
     return {
         "ours_ms": round(1e3 * statistics.median(ours), 3),
         "peer_ms": round(1e3 * statistics.median(peer), 3),
@@ -69,15 +65,14 @@ def main() -> None:
     """Starts the host, measures, and writes the result."""
     from ..tests.webui.webui_host import WebUI, default_python, prepare
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--webui", type=Path, default=os.environ.get("A1111_PATH"), help="folder of an A1111 or Forge")
     parser.add_argument("--webui-python", default=os.environ.get("A1111_PYTHON"), help="its Python; default: the venv there")
-    parser.add_argument("--turns", type=int, default=40)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--turns", type=int, default=40, help="turns of both sides; default %(default)s")
     given = parser.parse_args()
     if not given.webui:
         parser.error("give --webui, or set A1111_PATH")
+    start_logging()
     with tempfile.TemporaryDirectory() as folder:
         host = WebUI(Path(given.webui).resolve(), Path(folder), given.webui_python or default_python(given.webui))
         prepare(host.data, host.kind)
@@ -85,12 +80,10 @@ def main() -> None:
         (host.data / "extensions/recorder/scripts/recorder.py").unlink()
         with host:
             result = measure(host, given.turns)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch_of_tests": torch.__version__}
-    result = {"host": host.kind, "steps": STEPS, "turns": given.turns, "bars": BARS, "machine": machine, **result}
-    text = json.dumps(result, indent=1)
-    logger.info(text)
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    machine = {"cpu": processor(), "cores": os.cpu_count(), "torch_of_tests": torch.__version__}
+    write_result(
+        {"host": host.kind, "steps": STEPS, "turns": given.turns, "bars": BARS, "machine": machine, **result}, given.out
+    )
 
 
 if __name__ == "__main__":

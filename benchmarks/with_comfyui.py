@@ -1,4 +1,4 @@
-"""How a benchmark gets a ComfyUI to import from: the same command once more, with the host on the path."""
+"""How a benchmark gets a ComfyUI to import from, and what it takes of it: the pack's nodes, a model in full size."""
 
 import argparse
 import asyncio
@@ -17,8 +17,15 @@ def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
 
 
 def enter_comfyui(parser: argparse.ArgumentParser, folder: Path | None) -> None:
-    """Returns when the host can be imported, without a graphics card too; ends the program with the second run's exit code
-    where it could not."""
+    """Returns when the host can be imported, without a graphics card too.
+
+    Where it cannot, the same command runs once more with the host on the path, and this one ends.
+
+    Args:
+        parser: reports what is wrong with the folder.
+        folder: the ComfyUI.
+    Raises: SystemExit with the second run's exit code.
+    """
     if not folder or not (Path(folder) / "main.py").is_file():
         parser.error(f"--comfyui or COMFYUI_PATH must name a ComfyUI folder, got {folder}")
     comfyui = str(Path(folder).resolve())
@@ -38,3 +45,29 @@ def pack_nodes() -> dict[str, Any]:
     from ..nodes.extension import HyperSDExtension
 
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(HyperSDExtension().get_node_list())}
+
+
+def full_unet() -> Any:
+    """Returns SD1.5's UNet in full size as a MODEL, with seeded random weights; the host must be on the path."""
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15(
+        {
+            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+            "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0], "context_dim": 768, "num_heads": 8,
+            "num_head_channels": -1, "use_spatial_transformer": True, "legacy": False, "use_linear_in_transformer": False,
+            "adm_in_channels": None, "dtype": torch.float32,
+        }
+    )  # fmt: skip
+    config.unet_config.update(num_heads=8, num_head_channels=-1)
+    model = comfy.model_base.BaseModel(config)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.diffusion_model.parameters():
+        scale = (parameter.numel() / parameter.shape[0]) ** -0.5 if parameter.ndim > 1 else 0.1
+        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
