@@ -69,7 +69,9 @@ class LoraPlan:
 
     def timesteps(self) -> list[int] | None:
         """Returns the grid, strictly decreasing from start_timestep; None where it is the host's own."""
-        return None if self.grid == "default" else hyper_sd_timesteps(self.steps, self.num_segments)
+        if self.grid == "default":
+            return None
+        return hyper_sd_timesteps(self.steps, self.num_segments, start_timestep=self.start_timestep)
 
     def __str__(self) -> str:
         parts = [f"{self.file}, strength {self.strength:g}" if self.file else f"no LoRA ({self.variant} checkpoint)"]

@@ -19,7 +19,7 @@ from ..errors import HyperSDError, UnsupportedModelError
 from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
+from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START, hyper_sd_sigmas
 from .schema import CATEGORY, found_as, require_choice
 
 FOLDERS = ("diffusion_models", "checkpoints")
@@ -136,7 +136,7 @@ class OneStepSampler(comfy.samplers.KSAMPLER):
 def one_step_sigmas(model: Any, start_timestep: int) -> torch.Tensor:
     """Returns [sigma(start_timestep), 0] from the MODEL's own noise levels, patches included."""
     schedule = NoiseSchedule.from_sigmas(model.get_model_object("model_sampling").sigmas.double().cpu())
-    return torch.tensor([schedule.sigma(start_timestep), 0.0])
+    return hyper_sd_sigmas(schedule, 1, start_timestep=start_timestep)
 
 
 OUTPUTS = [

@@ -1,5 +1,6 @@
 """The few-step grids: which timesteps a Hyper-SD model is evaluated at."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +28,9 @@ def segment_boundaries(num_segments: int) -> list[int]:
     """Returns the top timestep of each segment, highest first: [999, 749, 499, 249] for 4; equal to the trailing grid.
 
     Source: diffusers DDIMScheduler, timestep_spacing="trailing": round(arange(T, 0, -T / k)) - 1.
+    Args:
+        num_segments: how many segments the timesteps are divided into, 1..1000.
+    Raises: ScheduleError for another number.
     """
     num_segments = _whole("num_segments", num_segments, 1)
     if num_segments > TRAIN_TIMESTEPS:
@@ -41,56 +45,73 @@ def _trailing(count: int) -> tuple[int, ...]:
 
 
 def segment_boundary(timestep: int, num_segments: int) -> int:
-    """Returns t_b, the lower edge of the segment that `timestep` lies in: the farthest point it may be mapped to.
+    """Returns t_b, the lower edge of the segment that a timestep lies in: the farthest point it may be mapped to.
 
     A boundary belongs to the segment below it: with 4 segments 999 -> 749 -> 499 -> 249 -> 0.
+
     Source: Hyper-SD, arXiv 2404.13686, Eq. 11, shifted to indices (index i stands for time i + 1 of T).
+    Args:
+        timestep: 0..999.
+        num_segments: as segment_boundaries takes it.
+    Raises: ScheduleError as segment_boundaries.
     """
     return next((edge for edge in segment_boundaries(num_segments) if edge < timestep), 0)
 
 
-def hyper_sd_timesteps(steps: int, num_segments: int = 1, denoise: float = 1.0) -> list[int]:
-    """Returns the `steps` timesteps to evaluate, strictly decreasing, the first 999 at denoise 1.
+def hyper_sd_timesteps(
+    steps: int, num_segments: int = 1, denoise: float = 1.0, *, start_timestep: int = LAST_TIMESTEP
+) -> list[int]:
+    """Returns the timesteps to evaluate, strictly decreasing from start_timestep at denoise 1.
 
-    num_segments 1 is the TCD grid, num_segments = steps the trailing grid. Otherwise every segment start is on the grid and
-    the remaining steps divide the widest gaps. denoise < 1 cuts the grid anew below its first timestep.
+    With 1 segment this is the TCD grid, with as many segments as steps the trailing grid. Otherwise every segment start is on
+    the grid and the remaining steps divide the widest gaps. A denoise below 1 cuts the grid anew below its first timestep.
 
     Source: diffusers TCDScheduler.set_timesteps (num_segments 1), DDIMScheduler "trailing" (num_segments = steps).
     Args:
-        steps: model evaluations, 1 or more; as many as the timesteps below the start allow.
+        steps: model evaluations, 1 or more. The timesteps from the start down must be at least as many.
         num_segments: segments the model was distilled on, 1..steps.
-        denoise: share of the noise to start from, in (0, 1].
+        denoise: share of all timesteps to start below, in (0, 1].
+        start_timestep: the highest timestep to evaluate, 0..999. Only the one-step UNet has another than 999.
     Raises: ScheduleError when no grid without repeated timesteps exists.
     """
     steps, num_segments = _whole("steps", steps, 1), _whole("num_segments", num_segments, 1)
     if not 0 < denoise <= 1:
         raise ScheduleError(f"denoise must lie in (0, 1], got {denoise}; use 1 to start from pure noise.")
-    if num_segments == 1:
-        return _tcd_grid(steps, denoise)
+    start_timestep = _whole("start_timestep", start_timestep, 0)
+    if start_timestep > LAST_TIMESTEP:
+        raise ScheduleError(f"start_timestep must be at most {LAST_TIMESTEP}, got {start_timestep}.")
     if num_segments > steps:
         raise ScheduleError(
             f"{steps} steps cannot visit {num_segments} segments; use at least {num_segments} steps, or fewer segments."
         )
-    start = max(int(50 * denoise) * 20, int(TRAIN_TIMESTEPS * denoise) if denoise < 0.02 else 0) - 1
-    anchors = [start, *(edge for edge in segment_boundaries(num_segments) if edge < start)]
-    if start < 0 or steps > start + 1 or len(anchors) > steps:
+    highest = (start_timestep + 1) / TRAIN_TIMESTEPS
+    share = min(denoise, highest)
+    left = _timesteps_left(share, num_segments)
+    if steps > left:
+        name, limit = ("denoise", denoise) if denoise < highest or highest == 1 else ("start_timestep", start_timestep)
         raise ScheduleError(
-            f"denoise {denoise} leaves {start + 1} timesteps for {steps} steps; use fewer steps or a higher denoise."
+            f"{name} {limit} leaves {left} timesteps, too few for {steps} steps; use fewer steps or a higher {name}."
         )
-    return _divide_gaps(anchors, steps)
+    grid = _tcd_grid(steps, share) if num_segments == 1 else _segment_grid(steps, num_segments, left - 1)
+    return grid if denoise < highest else [start_timestep, *grid[1:]]
+
+
+def _timesteps_left(denoise: float, num_segments: int) -> int:
+    """Counts the timesteps below a share of them all; segments are cut at the points of the distillation grid."""
+    return int(TRAIN_TIMESTEPS * denoise) if num_segments == 1 or denoise < 0.02 else int(50 * denoise) * 20
 
 
 def _tcd_grid(steps: int, denoise: float) -> list[int]:
     """diffusers' rule: floor(linspace) picks from the distillation grid, cut at denoise."""
-    for spacing in SPACINGS:
-        count = int(TRAIN_TIMESTEPS // spacing * denoise)
-        if count >= steps:
-            picks = np.floor(np.linspace(0, count, num=steps, endpoint=False)).astype(int)
-            return [int((count - pick) * spacing - 1) for pick in picks]
-    raise ScheduleError(
-        f"denoise {denoise} leaves {int(TRAIN_TIMESTEPS * denoise)} timesteps, too few for {steps} steps; "
-        "use fewer steps or a higher denoise."
-    )
+    spacing = next(spacing for spacing in SPACINGS if int(TRAIN_TIMESTEPS // spacing * denoise) >= steps)
+    count = int(TRAIN_TIMESTEPS // spacing * denoise)
+    picks = np.floor(np.linspace(0, count, num=steps, endpoint=False)).astype(int)
+    return [int((count - pick) * spacing - 1) for pick in picks]
+
+
+def _segment_grid(steps: int, num_segments: int, start: int) -> list[int]:
+    """Visits the start and every segment start below it, and divides the gaps between them."""
+    return _divide_gaps([start, *(edge for edge in segment_boundaries(num_segments) if edge < start)], steps)
 
 
 def _divide_gaps(anchors: list[int], steps: int) -> list[int]:
@@ -107,23 +128,72 @@ def _divide_gaps(anchors: list[int], steps: int) -> list[int]:
     ]
 
 
+def cut_timesteps(steps: int, num_segments: int, denoise: float, *, start_timestep: int = LAST_TIMESTEP) -> list[int]:
+    """Returns the timesteps of an image-to-image pass: the nearest grid to hyper_sd_timesteps that exists at any strength.
+
+    Where the steps cannot visit every segment that is left below the strength, the trailing grid of so many steps is taken.
+
+    Args:
+        steps: model evaluations, 1 or more.
+        num_segments: segments the model was distilled on, also more than steps.
+        denoise: the strength, in [0, 1]. So low a strength that fewer timesteps than steps would be left is raised.
+        start_timestep: the highest timestep, as hyper_sd_timesteps takes it.
+    Raises: ScheduleError when there are more steps than timesteps up to start_timestep.
+    """
+    denoise = min(max(denoise, (steps + 0.5) / TRAIN_TIMESTEPS), (start_timestep + 1) / TRAIN_TIMESTEPS)
+    try:
+        grid = hyper_sd_timesteps(max(steps, num_segments), num_segments, denoise)
+    except ScheduleError:  # so low a strength that the timesteps below it are fewer than the segments
+        return hyper_sd_timesteps(steps, 1, denoise)
+    surplus = len(grid) - steps
+    between = [t for t in grid[1:] if t not in segment_boundaries(num_segments)]
+    if surplus > len(between):  # the steps cannot visit every segment that is left
+        return hyper_sd_timesteps(steps, steps, denoise)
+    dropped = set(between[len(between) - surplus :])
+    return [t for t in grid if t not in dropped]
+
+
+def sigmas_at(schedule: NoiseSchedule, timesteps: Sequence[float], end_on_zero: bool = True) -> torch.Tensor:
+    """Returns the sigmas of timesteps, and the end, float32 [steps + 1] on the CPU.
+
+    Args:
+        schedule: the model's noise levels.
+        timesteps: decreasing, each in 0..999.
+        end_on_zero: whether to end on sigma 0, as both hosts do. Otherwise the end is alpha_bar[0], sigma 0.029, as in
+            diffusers, where the timesteps leave room for it.
+    """
+    end = 0.0 if end_on_zero or timesteps[-1] <= 0 else schedule.sigma(0)
+    return torch.tensor([*map(schedule.sigma, timesteps), end], dtype=torch.float32)
+
+
 def hyper_sd_sigmas(
-    schedule: NoiseSchedule, steps: int, num_segments: int = 1, denoise: float = 1.0, end_on_zero: bool = True
+    schedule: NoiseSchedule,
+    steps: int,
+    num_segments: int = 1,
+    denoise: float = 1.0,
+    end_on_zero: bool = True,
+    *,
+    start_timestep: int = LAST_TIMESTEP,
 ) -> torch.Tensor:
     """Returns the sigmas of hyper_sd_timesteps and the end, float32 [steps + 1], strictly decreasing.
 
     Args:
-        end_on_zero: end on sigma 0, as both hosts do; False ends on alpha_bar[0], sigma 0.029, as diffusers does.
-    Raises: ScheduleError as hyper_sd_timesteps, or when the model's table is too coarse for so many steps.
+        schedule: the model's noise levels.
+        steps: as hyper_sd_timesteps takes it.
+        num_segments: as hyper_sd_timesteps takes it.
+        denoise: as hyper_sd_timesteps takes it.
+        end_on_zero: as sigmas_at takes it.
+        start_timestep: as hyper_sd_timesteps takes it.
+    Raises: ScheduleError as hyper_sd_timesteps, when timestep 0 is on the grid and not to be the end as well, or when the
+        model's table is too coarse for so many steps.
     """
-    timesteps = hyper_sd_timesteps(steps, num_segments, denoise)
+    timesteps = hyper_sd_timesteps(steps, num_segments, denoise, start_timestep=start_timestep)
     if not end_on_zero and timesteps[-1] == 0:
         raise ScheduleError(f"{steps} steps already visit timestep 0 and cannot end on it; end on sigma 0 instead.")
-    sigmas = [schedule.sigma(t) for t in timesteps] + [0.0 if end_on_zero else schedule.sigma(0)]
-    result = torch.tensor(sigmas, dtype=torch.float32)
-    if not bool((result[1:] < result[:-1]).all()):
+    sigmas = sigmas_at(schedule, timesteps, end_on_zero)
+    if not bool((sigmas[1:] < sigmas[:-1]).all()):
         raise ScheduleError(
             f"This model's noise schedule has {len(schedule.table)} levels, too few for {steps} distinct steps at "
             f"denoise {denoise}; use fewer steps."
         )
-    return result
+    return sigmas

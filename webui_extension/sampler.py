@@ -9,9 +9,9 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 from ..models.lora_plan import MAX_STEPS
 from ..samplers.schedule import schedule_of
 from ..samplers.tcd import Step, plan_steps, sample_tcd, seeded_noise
-from ..samplers.timesteps import ENDS
+from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, sigmas_at
 from . import host, options
-from .schedule import LABEL, Run, cut_timesteps, sigmas_at, whole_timesteps
+from .schedule import LABEL, Run
 
 NAME = "Hyper-SD TCD"
 ALIASES = ["hyper_sd_tcd"]
@@ -50,11 +50,12 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             return super().get_sigmas(p, steps)
         run, schedule = run_of(p), schedule_of(self.model_wrap_cfg)
         if self._pass is None:
-            timesteps = whole_timesteps(steps, run)
+            timesteps = hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
         elif steps < 1:
             return torch.zeros(1)  # strength 0: nothing to do
         else:
-            timesteps = cut_timesteps(self._pass[1], run, self._pass[2])
+            taken, strength = self._pass[1:]
+            timesteps = cut_timesteps(taken, run.num_segments, strength, start_timestep=run.start_timestep)
         if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
             p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))
         elif name != (getattr(p, "scheduler", None) or name):

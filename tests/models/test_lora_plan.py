@@ -1,6 +1,7 @@
 """The plan table: every family, step count and variant gives valid settings, or an error that says what is allowed."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.families import FAMILIES
 from hyper_sd.models.lora import plan
 from hyper_sd.models.lora_plan import SOURCES, VARIANTS
-from hyper_sd.samplers.timesteps import hyper_sd_timesteps
+from hyper_sd.samplers.timesteps import ONE_STEP_START, hyper_sd_timesteps
 
 LORAS = [entry for entry in load_catalog() if entry.folder == "loras"]
 ALLOWED = {"unified": range(1, 9), "n-step": range(2, 17), "cfg": range(3, 17), "merged": range(1, 9)}
@@ -132,6 +133,12 @@ def test_merged_checkpoint_gets_no_lora(family):
     assert (made.file, made.entry_id, made.strength, made.cfg, made.grid) == (None, None, 0.0, 2.0, "tcd")
     assert ("DPM++ SDE" in made.reason) == ("1024x1024" in made.reason) == (family == "sdxl")
     assert str(made).startswith("no LoRA (merged checkpoint), 4 steps")
+
+
+@pytest.mark.parametrize(("steps", "grid"), [(1, [800]), (2, [800, 399]), (4, [800, 599, 399, 199])])
+def test_grid_falls_from_the_plans_own_start(steps, grid):
+    made = replace(plan("sdxl", steps, "merged"), start_timestep=ONE_STEP_START)
+    assert made.timesteps() == grid
 
 
 @pytest.mark.parametrize("steps", [0, -1, 17, 100, 2.5, 4.0, float("nan"), True, "4", None])

@@ -7,6 +7,9 @@ import pytest
 from hyper_sd.errors import ScheduleError
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.samplers.timesteps import (
+    LAST_TIMESTEP,
+    ONE_STEP_START,
+    cut_timesteps,
     hyper_sd_sigmas,
     hyper_sd_timesteps,
     segment_boundaries,
@@ -88,6 +91,39 @@ def test_grid_equals_diffusers_for_tcd_at_every_strength(steps):
 def test_grid_is_cut_anew_for_img2img():
     assert hyper_sd_timesteps(5, denoise=0.7) == [699, 559, 419, 279, 139]  # the last 5 of 7 would start at 719
     assert hyper_sd_timesteps(4, 2, denoise=0.7) == [699, 499, 332, 166]
+
+
+def test_grid_starts_where_the_one_step_unet_was_distilled():
+    assert (LAST_TIMESTEP, ONE_STEP_START) == (999, 800)
+    assert hyper_sd_timesteps(1, start_timestep=ONE_STEP_START) == [800]
+    assert hyper_sd_sigmas(DIFFUSION, 1, start_timestep=ONE_STEP_START).tolist() == pytest.approx([5.1110, 0], abs=5e-5)
+
+
+@pytest.mark.parametrize("num_segments", [1, 3])
+@pytest.mark.parametrize("start", [37, 300, 799, 800, 998, 999])
+def test_grid_falls_from_any_start_and_denoise_cuts_below_it(start, num_segments):
+    grid = hyper_sd_timesteps(4, num_segments, start_timestep=start)
+    assert grid[0] == start
+    assert all(high > low >= 0 for high, low in pairwise(grid))
+    assert hyper_sd_timesteps(4, num_segments, 0.02, start_timestep=start) == hyper_sd_timesteps(4, num_segments, 0.02)
+    assert hyper_sd_timesteps(4, num_segments, 1.0, start_timestep=start) == grid
+
+
+@given(steps=st.integers(1, 60), num_segments=st.integers(1, 60), denoise=st.floats(0, 1), start=st.integers(60, 999))
+@settings(max_examples=300, deadline=None)
+def test_cut_grid_exists_at_every_strength(steps, num_segments, denoise, start):
+    grid = cut_timesteps(steps, num_segments, denoise, start_timestep=start)
+    assert len(grid) == steps
+    assert start >= grid[0]
+    assert grid[0] <= max(1000 * denoise, steps)
+    assert all(high > low >= 0 for high, low in pairwise(grid))
+
+
+def test_cut_grid_is_the_whole_one_where_it_exists():
+    assert cut_timesteps(4, 1, 1.0) == hyper_sd_timesteps(4)
+    assert cut_timesteps(5, 2, 0.7) == hyper_sd_timesteps(5, 2, 0.7)
+    assert cut_timesteps(2, 4, 0.5) == [499, 249]  # the two segments that are left
+    assert cut_timesteps(2, 4, 0.9) == hyper_sd_timesteps(2, 2, 0.9)  # four are left, so the trailing grid
 
 
 @pytest.mark.parametrize(
@@ -175,12 +211,16 @@ def test_sigmas_end_on_alpha_bar_zero_when_asked():
         ({"steps": True}, "got True"),
         ({"steps": 4, "num_segments": 0}, "got 0"),
         ({"steps": 4, "num_segments": 8}, "4 steps cannot visit 8 segments"),
-        ({"steps": 2000, "num_segments": 1500}, "denoise 1.0 leaves 1000 timesteps for 2000 steps|got 1500"),
+        ({"steps": 2000, "num_segments": 1500}, "denoise 1.0 leaves 1000 timesteps, too few for 2000 steps"),
         ({"steps": 1001}, "leaves 1000 timesteps, too few for 1001 steps"),
         ({"steps": 4, "denoise": 0}, "got 0"),
         ({"steps": 4, "denoise": 1.5}, "got 1.5"),
         ({"steps": 4, "denoise": -0.1}, "got -0.1"),
         ({"steps": 4, "denoise": math.nan}, "got nan"),
+        ({"steps": 4, "start_timestep": 1000}, "start_timestep must be at most 999, got 1000"),
+        ({"steps": 4, "start_timestep": -1}, "got -1"),
+        ({"steps": 4, "start_timestep": 2}, "start_timestep 2 leaves 3 timesteps, too few for 4 steps"),
+        ({"steps": 25, "num_segments": 2, "denoise": 0.03}, "denoise 0.03 leaves 20 timesteps, too few for 25 steps"),
         ({"steps": 40, "denoise": 0.03}, "denoise 0.03 leaves 30 timesteps, too few for 40 steps"),
     ],
 )

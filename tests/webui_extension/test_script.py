@@ -175,6 +175,15 @@ def test_one_step_checkpoint_starts_at_800_without_a_lora(host, variant):
     assert p.extra_generation_params["Hyper-SD variant"] == "one-step checkpoint"
 
 
+def test_the_plan_of_a_one_step_checkpoint_has_its_own_start(host):
+    from hyper_sd.webui_extension.chosen_model import Model as Chosen
+    from hyper_sd.webui_extension.planning import choose
+    from hyper_sd.webui_extension.settings_table import Settings
+
+    chosen = choose(Settings(enabled=True, variant="one-step checkpoint"), Chosen("sdxl", None, "SDXL"), 1)
+    assert chosen.timesteps() == [800]
+
+
 def test_merged_checkpoint_takes_no_lora(host):
     p = make(host, True, 4, "merged checkpoint")
     assert (p.activations, p.cfg_scale, p.steps) == ([[]], 2.0, 4)
