@@ -44,8 +44,9 @@ def contact_sheet(images: list[Image.Image], labels: list[str], columns: int | N
     """Returns one RGB sheet with every image on a tile of the same size, its label below it.
 
     Args:
-        images: at least one; labels: one for each.
-        columns: tiles in a row; default all in one row up to five.
+        images: at least one.
+        labels: one for each image.
+        columns: tiles in a row; None takes as many as there are images, at most five.
         title: a line at the top, broken where it is wider than the sheet.
     Raises: ValueError when images and labels do not match or columns is less than 1.
     """

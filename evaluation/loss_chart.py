@@ -1,4 +1,4 @@
-"""The losses of a training run as a chart: every step, the course they take, and the stages they belong to."""
+"""The losses of a training run as a chart: every step, a smoothed line, and the stages they belong to."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ..errors import TrainingError
 from .contact_sheet import INK, PAPER, _font
 
+Colour = tuple[int, int, int]
 SIZE = (800, 480)
 LEFT, RIGHT, TOP, BOTTOM = 76, 26, 74, 46  # margins around the plot
 TITLE, TEXT, SMALL = 21, 14, 13  # font sizes
@@ -24,7 +25,15 @@ TICKS = 6  # about as many on each axis
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values, the round ones among them that are written beside it, and how they are written."""
+    """The range of values along one side of the chart.
+
+    Args:
+        low: the value at its beginning.
+        high: the value at its end.
+        ticks: round values that are marked.
+        labels: how each of them is written.
+        logarithmic: whether equal distances are equal ratios.
+    """
 
     low: float
     high: float
@@ -43,7 +52,10 @@ class Axis:
 def linear_axis(low: float, high: float, whole: bool = False) -> Axis:
     """Returns an axis from one round number to another around the values.
 
-    Args: whole: no number between 0 and 1 is written, and the axis ends with the values.
+    Args:
+        low: the smallest value.
+        high: the largest value.
+        whole: marks whole numbers only, and ends the axis with the values.
     """
     rough = (high - low) / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
@@ -59,7 +71,7 @@ def linear_axis(low: float, high: float, whole: bool = False) -> Axis:
 
 
 def logarithmic_axis(low: float, high: float) -> Axis:
-    """Returns an axis a little beyond the values, with decades, and where there are few of them 2 and 5 between."""
+    """Returns an axis a little beyond the values that marks powers of ten, and, where these are few, 2 and 5 times each."""
     low, high = low / 1.2, high * 1.2
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors, skip = (ROUND if len(decades) <= 5 else (1,)), math.ceil(len(decades) / 10)
@@ -72,7 +84,7 @@ def _short(value: float) -> str:
 
 
 def loss_axis(losses: np.ndarray) -> Axis:
-    """Returns the axis for losses: logarithmic where they differ by more than LOG_RANGE, from 0 where that is near."""
+    """Returns the axis for losses: logarithmic where they span more than LOG_RANGE, and from 0 on where they come near it."""
     low, high = float(losses.min()), float(losses.max())
     if low > 0 and high / low > LOG_RANGE:
         return logarithmic_axis(low, high)
@@ -98,8 +110,8 @@ def loss_chart(losses: Sequence[float], stages: Sequence[tuple[str, int]] = ()) 
     """Returns an RGB chart of 800 x 480 pixels.
 
     Args:
-        losses: one a step; values that are not finite are left out, and the chart says how many.
-        stages: (title, index of the first step) of each; the smoothed line starts anew at each.
+        losses: one for each step; values that are not finite are left out, and the chart says how many.
+        stages: (title, index of the first step) of each; the smoothed line begins anew at each.
     Raises: TrainingError when there is no finite loss.
     """
     values = np.asarray(losses, float)
@@ -158,7 +170,7 @@ def _between(first: int, across: Axis) -> float:
 
 
 def _draw_ground(pen: ImageDraw.ImageDraw, across: Axis, up: Axis, spans: Sequence[tuple[str, int, int]]) -> None:
-    def box(left: float, top: float, width: int, height: int, fill: tuple[int, int, int]) -> None:
+    def box(left: float, top: float, width: int, height: int, fill: Colour) -> None:
         x, y = round(left) * FINE, round(top) * FINE
         pen.rectangle([x, y, x + width * FINE - 1, y + height * FINE - 1], fill)
 
@@ -178,12 +190,7 @@ def _draw_ground(pen: ImageDraw.ImageDraw, across: Axis, up: Axis, spans: Sequen
 
 
 def _draw_line(
-    pen: ImageDraw.ImageDraw,
-    across: np.ndarray,
-    up: np.ndarray,
-    colour: tuple[int, int, int],
-    width: float,
-    dots: bool = False,
+    pen: ImageDraw.ImageDraw, across: np.ndarray, up: np.ndarray, colour: Colour, width: float, dots: bool = False
 ) -> None:
     points = [(_x(a) * FINE, _y(u) * FINE) for a, u in zip(across, up, strict=True)]
     pen.line(points, colour, round(width * FINE), joint="curve")
@@ -193,7 +200,7 @@ def _draw_line(
 
 
 def _apart(places: Sequence[float], widths: Sequence[float]) -> Iterator[int]:
-    """Yields the labels that have room beside the one before."""
+    """Yields the numbers of the labels that have room beside the one before."""
     end = -math.inf
     for number, (place, width) in enumerate(zip(places, widths, strict=True)):
         if place - width / 2 > end:
@@ -227,7 +234,7 @@ def _shortened(text: str, font, width: float) -> str:
     return next((part for part in fits if font.getlength(part) <= width), "")
 
 
-def _write_head(image: Image.Image, summary: str, legend: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+def _write_head(image: Image.Image, summary: str, legend: Sequence[tuple[str, Colour]]) -> None:
     pen, title, font = ImageDraw.Draw(image), _font(TITLE), _font(TEXT)
     pen.text((10, 12), "Training loss", INK, title)
     pen.text((10 + title.getlength("Training loss") + 16, 18), summary, GREY, font)

@@ -7,7 +7,9 @@ def kid(features: torch.Tensor, reference: torch.Tensor) -> float:
     """Returns the kernel inception distance: the unbiased squared MMD under k(a, b) = (a . b / d + 1)^3. 0 for equal sets.
 
     Source: Binkowski et al., "Demystifying MMD GANs", arXiv 1801.01401, section 4.
-    Args: features [m, d], reference [n, d]: float, m and n at least 2.
+    Args:
+        features: float [m, d], m at least 2.
+        reference: float [n, d], n at least 2.
     Raises: ValueError for sets too small or of different width.
     """
     if min(len(features), len(reference)) < 2 or features.shape[1] != reference.shape[1]:
@@ -28,9 +30,14 @@ def retrieval_accuracy(
 ) -> float:
     """Returns the share of vectors that have a reference of their own class among their k nearest by cosine.
 
-    Args: features [m, d]; reference [n, d]; targets: the class of each vector; classes: the class of each reference.
+    Args:
+        features: float [m, d].
+        reference: float [n, d].
+        targets: the class of each vector.
+        classes: the class of each reference.
+        k: neighbours that are looked at.
     """
     similar = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(reference, dim=1).T
     nearest = torch.tensor(classes, device=similar.device)[similar.topk(k, dim=1).indices]
-    wanted = torch.tensor(targets, device=similar.device)[:, None]
-    return float((nearest == wanted).any(1).double().mean())
+    own = torch.tensor(targets, device=similar.device)[:, None]
+    return float((nearest == own).any(1).double().mean())

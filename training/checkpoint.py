@@ -1,4 +1,4 @@
-"""A run's whole state as one safetensors file: weights, averages, optimizer and step; replaced whole or not at all."""
+"""A run's whole state in one safetensors file, which is replaced whole or not at all: weights, averages, optimizer, step."""
 
 import json
 from pathlib import Path
@@ -37,9 +37,9 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
     """Writes a safetensors file under its final name only when it is whole.
 
     Args:
-        path: of the file, in a folder that is made if need be.
-        tensors: by name, on any device, also such as share memory.
-        metadata: of the file's head.
+        path: of the file; its folder is created where it is missing.
+        tensors: by name, on any device; they may share memory.
+        metadata: of the file's header.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
     # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
@@ -55,7 +55,14 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
 
 
 def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any]) -> None:
-    """Writes tensors grouped in parts, and plain values (JSON). Raises: CheckpointError as save_atomically."""
+    """Writes the state of a run.
+
+    Args:
+        path: of the file.
+        parts: tensors by name, in groups such as an adapter set or the optimizer.
+        values: of JSON.
+    Raises: CheckpointError where save_atomically() cannot write.
+    """
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
     try:
         save_atomically(path, tensors, {"format": FORMAT, "values": json.dumps(values)})

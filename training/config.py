@@ -1,4 +1,4 @@
-"""Everything a training run can be told, as frozen values that are checked once."""
+"""The settings of a training run, as frozen values that are checked once."""
 
 import dataclasses
 import math
@@ -20,8 +20,9 @@ class Stage:
     Args:
         num_segments: k; ignored by the finetune objective.
         steps: optimizer steps.
-        distance_weight, adversarial_weight: of the two parts of the student's loss.
-        learning_rate: None takes the run's.
+        distance_weight: of the distance in the student's loss.
+        adversarial_weight: of the discriminator's part in the student's loss.
+        learning_rate: of the student; None takes the run's.
     """
 
     num_segments: int
@@ -32,12 +33,15 @@ class Stage:
 
 
 def progressive_stages(steps: int, adversarial_weight: float = 0.1) -> tuple[Stage, ...]:
-    """Returns the paper's 8 -> 4 -> 2 -> 1 at `steps` each: MSE or Huber alone for 8 and 4, the adversarial loss joins at 2.
+    """Returns the paper's stages of 8, 4, 2 and 1 segments: the distance alone for 8 and 4, the adversarial loss from 2 on.
 
-    Source: Hyper-SD, arXiv 2404.13686, section 3.2; 0.1 is the weight of public relatives, the paper gives none.
+    Source: Hyper-SD, arXiv 2404.13686, section 3.2. The paper gives no weight; 0.1 is usual in public code of this kind.
+    Args:
+        steps: optimizer steps of each stage.
+        adversarial_weight: of the last stage; the one before has half of it.
     """
-    halves = {8: 0.0, 4: 0.0, 2: adversarial_weight / 2, 1: adversarial_weight}
-    return tuple(Stage(k, steps, 1.0, weight) for k, weight in halves.items())
+    weights = {8: 0.0, 4: 0.0, 2: adversarial_weight / 2, 1: adversarial_weight}
+    return tuple(Stage(k, steps, 1.0, weight) for k, weight in weights.items())
 
 
 @dataclass(frozen=True)
@@ -46,28 +50,32 @@ class TrainingConfig:
 
     Args:
         stages: at least one.
-        objective: "tscd" distillation or "finetune", plain denoising.
+        objective: "tscd", distillation, or "finetune", plain denoising.
         batch_size: examples per optimizer step, over all processes and accumulated parts.
         accumulation: parts a process splits its share of the batch into.
-        learning_rate, warmup_steps, final_rate: of the student; every stage warms up linearly and falls as a cosine to
-            final_rate * learning_rate; 1 keeps it constant.
+        learning_rate: of the student.
+        warmup_steps: in which the rate of every stage rises linearly.
+        final_rate: factor that the rate of every stage falls to, as a cosine; 1 keeps it constant.
+        weight_decay: of AdamW.
         max_grad_norm: gradients are scaled down to this norm.
         ema_decay: of the target, per step.
-        guidance_scale: (w_min, w_max) of the teacher, uniform; (1, 1) is no guidance.
-        solver_steps: the teacher's grid; divides 1000.
+        guidance_scale: (lowest, highest) of the teacher, drawn uniformly between them; (1, 1) is no guidance.
+        solver_steps: of the teacher's grid; a divisor of 1000.
         endpoint: "random" (TSCD; CTM with one segment) or "boundary" (PCM).
-        distance, huber_c: "mse", or "huber" sqrt(d^2 + c^2) - c.
-        offset_noise: strength, 0 = off.
-        adversarial_real: what counts as real: "target", its jump, which the heads hardly tell from the student's; or "data",
-            noised to t_end, which makes one step much sharper and draws it away from the guided teacher
-            (benchmarks/README.md).
+        distance: "mse", or "huber", sqrt(d^2 + c^2) - c.
+        huber_c: c of "huber".
+        offset_noise: strength of a constant that is added to the noise of every channel; 0 is none.
+        adversarial_real: what the discriminator takes for real. "target" is the target's jump, which the heads hardly tell
+            from the student's. "data" are the examples, noised to t_end, which make one step much sharper and draw it away
+            from the guided teacher (docs/benchmarks.md).
         discriminator_learning_rate: of the heads, and of the backbone's adapters.
         train_backbone: gives the discriminator's backbone an adapter set of its own.
-        rank, lora_alpha: of every adapter set; lora_alpha None means rank.
-        precision: arithmetic; adapters stay in float32.
+        rank: of every adapter set.
+        lora_alpha: of every adapter set; None takes the rank, which is scale 1.
+        precision: of the arithmetic, "fp32", "bf16" or "fp16"; the adapters stay in float32.
         gradient_checkpointing: recomputes blocks in the backward pass, slower and smaller.
         seed: of everything that is drawn.
-        checkpoint_every: optimizer steps.
+        checkpoint_every: optimizer steps between two checkpoints.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
 
@@ -116,18 +124,22 @@ class TrainingConfig:
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def has_target(self) -> bool:
+        """Whether a moving average of the student is kept."""
         return self.objective == "tscd"
 
     @property
     def is_guided(self) -> bool:
+        """Whether the teacher is guided, which takes the conditioning of the empty prompt."""
         return self.objective == "tscd" and self.guidance_scale != (1.0, 1.0)
 
     @property
     def is_adversarial(self) -> bool:
+        """Whether any stage has a discriminator."""
         return self.objective == "tscd" and any(stage.adversarial_weight for stage in self.stages)
 
     def part_size(self, world: int = 1) -> int:
@@ -151,6 +163,11 @@ class TrainingConfig:
                 return index, inside
             inside -= stage.steps
         raise TrainingError(f"The run ends before step {step}.")
+
+    def ends_stage(self, steps_done: int) -> bool:
+        """Returns whether a stage ends with this step; `steps_done` counts it already."""
+        index, inside = self.stage_at(steps_done - 1)
+        return inside == self.stages[index].steps - 1
 
     def rate_at(self, step: int) -> float:
         """Returns the factor of the learning rate at `step` counted from 0, relative to the run's learning_rate."""
@@ -192,7 +209,10 @@ def to_plain(config: TrainingConfig) -> dict[str, Any]:
 
 
 def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
-    """Returns the settings of a JSON or TOML table. Raises: TrainingError for unknown or missing names."""
+    """Returns the settings of a JSON or TOML table.
+
+    Raises: TrainingError for unknown or missing names.
+    """
     known = {f.name for f in dataclasses.fields(TrainingConfig)}
     stage_known = {f.name for f in dataclasses.fields(Stage)}
     stages = values.get("stages")
@@ -204,10 +224,10 @@ def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
             f"Unknown settings {sorted(unknown)}; there are {sorted(known)}, and per stage {sorted(stage_known)}."
         )
     try:
-        made = {**values, "stages": tuple(Stage(**s) for s in stages)}
-        if "guidance_scale" in made:
-            low, high = made["guidance_scale"]
-            made["guidance_scale"] = (float(low), float(high))
-        return TrainingConfig(**made)
+        settings = {**values, "stages": tuple(Stage(**s) for s in stages)}
+        if "guidance_scale" in settings:
+            low, high = settings["guidance_scale"]
+            settings["guidance_scale"] = (float(low), float(high))
+        return TrainingConfig(**settings)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The settings do not fit: {error}.") from error

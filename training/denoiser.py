@@ -1,6 +1,7 @@
 """The network that is trained, seen in one way whatever host it comes from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,11 @@ Call = Callable[[nn.Module, torch.Tensor, torch.Tensor, Conditioning], torch.Ten
 def call_diffusers_unet(network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """Calls a diffusers UNet2DConditionModel.
 
-    Args: conditioning: "context" [batch, tokens, width]; SDXL also "pooled" [batch, width] and "time_ids" [batch, 6].
+    Args:
+        network: the model.
+        x: noisy latents, [batch, ...].
+        time: as the network takes it, [batch].
+        conditioning: "context" [batch, tokens, width], for SDXL also "pooled" [batch, width] and "time_ids" [batch, 6].
     """
     added = None
     if "pooled" in conditioning:
@@ -28,48 +33,62 @@ def call_diffusers_transformer(
 ) -> torch.Tensor:
     """Calls a diffusers SD3Transformer2DModel.
 
-    Args: conditioning: "context" [batch, tokens, width], "pooled" [batch, width].
+    Args:
+        network: the model.
+        x: noisy latents, [batch, ...].
+        time: as the network takes it, [batch].
+        conditioning: "context" [batch, tokens, width] and "pooled" [batch, width].
     """
-    return network(
-        x,
-        timestep=time,
-        encoder_hidden_states=conditioning["context"],
-        pooled_projections=conditioning["pooled"],
-        return_dict=False,
-    )[0]
+    states = {"encoder_hidden_states": conditioning["context"], "pooled_projections": conditioning["pooled"]}
+    return network(x, timestep=time, **states, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
 class Denoiser:
     """A network, its diffusion process, and how it is called.
 
-    Args: call: call(network, x [batch, ...], time [batch], conditioning) -> prediction [batch, ...].
+    Args:
+        network: that is trained.
+        diffusion: the process it was trained for.
+        call: (network, x [batch, ...], time [batch], conditioning) -> its prediction [batch, ...].
     """
 
     network: nn.Module
     diffusion: Diffusion
     call: Call = call_diffusers_unet
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Clears requires_grad of the network's parameters meanwhile."""
+        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
     def predict(self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Returns the network's prediction about `x` [batch, ...] at timesteps `t` [batch], in x's dtype."""
         return self.call(self.network, x, self.diffusion.model_time(t), conditioning).to(x.dtype)
 
     def guided(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        conditioning: Conditioning,
-        unconditional: Conditioning,
-        guidance_scale: torch.Tensor,
+        self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, unconditional: Conditioning, guidance: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the classifier-free guided prediction, both halves in one call; without an empty prompt, the plain one.
+        """Returns the classifier-free guided prediction [batch, ...], both halves from one call of the network.
 
-        Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598, in the hosts' form
-        without + guidance_scale * (with - without).
-        Args: guidance_scale: [batch], 1 = off.
+        Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598, in the form that hosts use:
+        without + guidance * (with - without).
+        Args:
+            x: noisy latents, [batch, ...].
+            t: timesteps, [batch].
+            conditioning: of the prompts.
+            unconditional: of the empty prompt; an empty one gives the plain prediction.
+            guidance: scale, [batch]; 1 is no guidance.
         """
         if not unconditional:
             return self.predict(x, t, conditioning)
         both = {key: torch.cat([conditioning[key], unconditional[key]]) for key in conditioning}
         positive, negative = self.predict(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), both).chunk(2)
-        return negative + guidance_scale.to(x).view(-1, *[1] * (x.ndim - 1)) * (positive - negative)
+        return negative + guidance.to(x).view(-1, *[1] * (x.ndim - 1)) * (positive - negative)

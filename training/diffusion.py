@@ -17,8 +17,9 @@ class Diffusion:
     Diffusion models: alpha^2 + sigma^2 = 1, alpha^2 = alpha_bar. Flow models: alpha + sigma = 1.
 
     Args:
-        alpha, sigma: float64 [1000], by timestep.
-        prediction_type: "epsilon" noise; "v_prediction" alpha noise - sigma x0; "sample" x0; "flow" noise - x0.
+        alpha: of x0, float64 [1000], by timestep.
+        sigma: of the noise, float64 [1000], by timestep.
+        prediction_type: "epsilon", the noise; "v_prediction", alpha noise - sigma x0; "sample", x0; or "flow", noise - x0.
     """
 
     alpha: torch.Tensor
@@ -32,8 +33,11 @@ class Diffusion:
 
     @classmethod
     def from_schedule(cls, schedule: NoiseSchedule, prediction_type: str | None = None) -> "Diffusion":
-        """Returns the process of a sampler's sigma table; the default prediction is "flow" for flow tables, else "epsilon".
+        """Returns the process of a sampler's sigma table.
 
+        Args:
+            schedule: the table.
+            prediction_type: None is "flow" for the table of a flow model, "epsilon" otherwise.
         Raises: UnsupportedModelError where prediction and table do not belong together.
         """
         prediction_type = prediction_type or ("flow" if schedule.is_flow else "epsilon")
@@ -84,7 +88,8 @@ class Diffusion:
     def jump(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """Psi: moves `x` from timesteps `t` along its predicted direction to `s`, x_s = alpha_s x0 + sigma_s noise.
 
-        Written as a sum of x and the prediction, so that s = t returns x itself.
+        It is written as a sum of x and the prediction, so that s = t returns x itself.
+
         Source: DDIM, arXiv 2010.02502, Eq. 12 without noise; Hyper-SD, arXiv 2404.13686, Eq. 11.
         """
         return self._map(x, prediction, *self.levels(t, x), *self.levels(s, x))

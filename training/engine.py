@@ -1,4 +1,4 @@
-"""What runs a step: one process here, or many under accelerate (launch.py), behind the same few methods."""
+"""What runs a step: one process here, or many under accelerate (launch/accelerate_engine.py), with the same methods."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -27,7 +27,8 @@ class LocalEngine:
 
     Args:
         device: of the network.
-        precision: "fp32", "bf16" or "fp16", which scales the loss against underflow.
+        precision: of the arithmetic, "fp32", "bf16" or "fp16"; with "fp16" the loss is scaled up, so that small gradients are
+            not lost.
     """
 
     rank, world = 0, 1
@@ -49,7 +50,12 @@ class LocalEngine:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager:
-        """Returns the context of one part of a step; processes exchange gradients in the last part only."""
+        """Returns the context of one part of a step.
+
+        Args:
+            module: the objective, as prepare() returned it.
+            last: whether it is the step's last part, the only one in which processes exchange gradients.
+        """
         return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:

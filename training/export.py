@@ -1,4 +1,4 @@
-"""A trained LoRA's way to disk: as the file every host reads, under a name of its own, whole or not at all."""
+"""Writes a trained LoRA as the file that every host reads, under a name of its own, whole or not at all."""
 
 import hashlib
 import itertools
@@ -44,13 +44,13 @@ def save_lora(
         path: of the file; one that is there is replaced.
         layers: with the adapter set.
         name: of the adapter set.
-        metadata: further entries of the file's head.
+        metadata: further entries of the file's header.
         dtype: of the weights in the file.
-        rename: as lora_state_dict.
+        rename: as in lora_state_dict().
         transformer: whether the names are those of diffusers' transformers in place of kohya's.
     Raises: TrainingError when it cannot be written.
     """
-    head = {
+    header = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(layers.rank),
         "ss_network_alpha": f"{layers.lora_alpha:g}",
@@ -59,16 +59,16 @@ def save_lora(
         tensors = transformer_state_dict(layers, name, dtype)
         # The scale is folded in; diffusers builds the adapter from this, and others can tell that nothing is left to scale.
         config = {"r": layers.rank, "lora_alpha": layers.rank, "target_modules": list(layers.layers)}
-        head = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+        header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
     else:
         tensors = lora_state_dict(layers, name, dtype, rename)
-    save_atomically(path, tensors, head | (metadata or {}))
+    save_atomically(path, tensors, header | (metadata or {}))
 
 
 def load_lora(path: Path, layers: LoraLayers, name: str = STUDENT, *, rename: Rename | None = None) -> None:
-    """Adds an adapter set with the weights of a LoRA file in kohya's names; see set_from_tensors.
+    """Adds an adapter set with the weights of a LoRA file in kohya's names; the arguments are those of set_from_tensors().
 
-    Raises: TrainingError when the file cannot be read, or as set_from_tensors.
+    Raises: TrainingError when the file cannot be read or does not fit.
     """
     try:
         tensors = load_file(path)
@@ -78,11 +78,11 @@ def load_lora(path: Path, layers: LoraLayers, name: str = STUDENT, *, rename: Re
 
 
 class TrainedLora(dict):
-    """A LoRA as tensors by name, which is ComfyUI's LORA_MODEL, with what is known of their training.
+    """A LoRA as tensors by name, which is ComfyUI's LORA_MODEL, with what is known of its training.
 
     Args:
-        tensors: a LoRA file's tensors, in names the host reads.
-        metadata: base, objective, steps, settings and whatever else belongs into the file; strings only.
+        tensors: as in a LoRA file, in names that the host reads.
+        metadata: base model, objective, steps, settings and whatever else belongs into the file; strings only.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None):
@@ -129,17 +129,19 @@ def ready_tensors(lora: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def described(lora: Mapping[str, torch.Tensor], title: str, licence_note: str) -> dict[str, str]:
-    """Returns the file's metadata: what the training node knows, else what the tensors tell, and title, date and licence."""
+    """Returns the file's metadata: what is known of the training, what the tensors show, title, date and licence.
+
+    Args:
+        lora: tensors by name; a TrainedLora knows of its training.
+        title: of the file.
+        licence_note: free text, may be empty.
+    """
     keys = [(key, tensor) for name, tensor in lora.items() if (key := split_key(name))]
     ranks = sorted({len(tensor) for key, tensor in keys if key.part == "down"})
-    told = {
-        "hyper_sd_origin": "trained by another node",
+    metadata = {
         "hyper_sd_modules": str(len({key.module for key, _ in keys if key.part != "alpha"})),
         "hyper_sd_rank": "-".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else "none",
-    }
-    known = getattr(lora, "metadata", None)
-    metadata = told if known is None else {key: told[key] for key in ("hyper_sd_modules", "hyper_sd_rank")} | known
-    metadata |= {
+        **getattr(lora, "metadata", {"hyper_sd_origin": "trained by another node"}),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": title,
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -150,7 +152,7 @@ def described(lora: Mapping[str, torch.Tensor], title: str, licence_note: str) -
 
 
 def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
-    """Returns a safetensors file's head and data; the metadata gains modelspec.hash_sha256, over the data."""
+    """Returns a safetensors file's header and data; the metadata gains modelspec.hash_sha256, a hash of the data."""
     plain = safetensors.torch.save(tensors)
     end = 8 + int.from_bytes(plain[:8], "little")
     data = memoryview(plain)[end:]
@@ -164,11 +166,11 @@ def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, kept: str = 
     """Writes folder/<stem>_00001_.safetensors, or the next number that is free, and returns its path.
 
     Args:
-        folder: made if need be.
+        folder: created where it is missing.
         stem: the file's name without number and ending.
         blocks: the file's content, in order.
-        kept: a sentence for the error, on where the LoRA still is.
-    Raises: TrainingError when the disk is full or the folder cannot be written; then nothing new is there.
+        kept: a sentence that the error ends with, on where the LoRA still is.
+    Raises: TrainingError when the disk is full or the folder cannot be written; then no new file is there.
     """
     needed = sum(map(len, blocks))
     partial = disk.part_beside(folder / stem)  # in the same folder, so that its name is all that changes
@@ -192,10 +194,10 @@ def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licenc
     Args:
         root: the folder of LoRAs.
         name: the file's name, or folder/name.
-        lora: tensors by name; what a TrainedLora knows of its training goes into the file's head.
-        licence_note: free text for the head, may be empty.
-        kept: a sentence for the error, on where the LoRA still is.
-    Raises: TrainingError for a name or values that cannot be, a full disk, or a folder that cannot be written.
+        lora: tensors by name; what a TrainedLora knows of its training goes into the file's header.
+        licence_note: free text for the header, may be empty.
+        kept: a sentence that the error ends with, on where the LoRA still is.
+    Raises: TrainingError for a bad name, tensors that are not finite, a full disk, or a folder that cannot be written.
     """
     *parents, stem = clean_name(name)
     tensors = ready_tensors(lora)
@@ -210,7 +212,7 @@ def numbered(folder: Path, stem: str) -> dict[int, Path]:
 
 
 def _claim(partial: Path, folder: Path, stem: str) -> Path:
-    """Gives the file the first number that is free; of two that want the same, one gets the next."""
+    """Gives the file the first free number, or the next one where another program takes that number at the same moment."""
     for number in itertools.count(max(numbered(folder, stem), default=0) + 1):
         path = folder / f"{stem}_{number:05}_{SUFFIX}"
         try:

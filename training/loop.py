@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,20 +31,22 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a step left behind.
+    """What is known after a step.
 
     Args:
-        step, total_steps: optimizer steps done, and of the whole run.
-        stage, stage_index: the stage this step belonged to; stage_finished: it was the stage's last.
+        step: optimizer steps done.
+        total_steps: optimizer steps of the whole run.
+        stage: that the step belonged to.
+        stage_finished: whether the step was the last of its stage.
         losses: means over the batch: "loss", "distance", in adversarial stages "adversarial" and "discriminator".
         learning_rate: of the student.
-        rate: steps per second over the last 50; eta_seconds: to the end of the run at that rate.
+        rate: steps a second over the last 50.
+        eta_seconds: to the end of the run at that rate.
     """
 
     step: int
     total_steps: int
     stage: Stage
-    stage_index: int
     stage_finished: bool
     losses: dict[str, float]
     learning_rate: float
@@ -68,30 +70,33 @@ def train(
     Ctrl-C, or `stop` returning True saves a checkpoint and ends the run; the same call continues it, to the bit. The weights of
     the network are never written; their requires_grad flags are cleared meanwhile and put back.
 
-    A checkpoint on the way that cannot be written is logged and tried again at the next; so is one that a closed generator or
-    Ctrl-C leaves, which keep their own reason to end.
+    A checkpoint that cannot be written on the way is logged and tried again at the next one. When the generator is closed or
+    Ctrl-C pressed, it is only logged, so that the run ends for the reason it had.
 
     Args:
-        layers: on denoiser.network, with the rank of the config; a set "teacher" is what "tscd" distils, and stays as it is.
+        config: of the run.
+        denoiser: the network.
+        layers: on denoiser.network, with the rank of the config. A set "teacher" is what "tscd" distils, and stays as it is.
+        examples: what is learnt from.
         folder: where checkpoint.safetensors is kept; None keeps none.
-        engine: default one process on the network's device.
+        engine: what runs a step; None takes one process on the network's device.
         stop: asked after every step.
-    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice;
-        CheckpointError where the last checkpoint cannot be written, the trained weights then are in `layers` all the same.
+    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice.
+        CheckpointError where the last checkpoint cannot be written; the trained weights are in `layers` all the same.
     """
     device = next(denoiser.network.parameters()).device
     engine = engine or LocalEngine(device, config.precision)
     with ExitStack() as stack:
-        stack.enter_context(frozen(denoiser.network))
+        stack.enter_context(denoiser.frozen())
         if config.gradient_checkpointing:
             stack.enter_context(recomputing(denoiser.network, layers))
         run = Run(config, denoiser, layers, examples, engine, folder)
-        clock = _Clock(config.total_steps, run.step)
+        clock = _Clock(run.step)
         try:
             while run.step < config.total_steps and not stop():
                 losses = run.advance()
                 yield clock.state(config, run.step, losses)
-                if run.step % config.checkpoint_every == 0 or run.stage_finished:
+                if run.step % config.checkpoint_every == 0 or config.ends_stage(run.step):
                     run.try_save()
         except (GeneratorExit, KeyboardInterrupt):
             run.try_save()
@@ -102,37 +107,27 @@ def train(
 class _Clock:
     """Measures the rate over the last 50 steps."""
 
-    def __init__(self, total: int, step: int):
-        self.total, self.times = total, deque([(step, time.monotonic())], maxlen=50)
+    def __init__(self, step: int):
+        self.times = deque([(step, time.monotonic())], maxlen=50)
 
     def state(self, config: TrainingConfig, step: int, losses: dict[str, float]) -> TrainingState:
         self.times.append((step, time.monotonic()))
         (first, began), (last, now) = self.times[0], self.times[-1]
         rate = (last - first) / max(now - began, 1e-9)
-        index, inside = config.stage_at(step - 1)
-        stage = config.stages[index]
         return TrainingState(
-            step=step, total_steps=self.total, stage=stage, stage_index=index, stage_finished=inside == stage.steps - 1,
-            losses=losses, learning_rate=config.learning_rate * config.rate_at(step - 1), rate=rate,
-            eta_seconds=(self.total - step) / rate,
-        )  # fmt: skip
-
-
-@contextmanager
-def frozen(network: torch.nn.Module) -> Iterator[None]:
-    """Clears requires_grad of every parameter and restores it."""
-    wanted = [p for p in network.parameters() if p.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
+            step=step,
+            total_steps=config.total_steps,
+            stage=config.stages[config.stage_at(step - 1)[0]],
+            stage_finished=config.ends_stage(step),
+            losses=losses,
+            learning_rate=config.learning_rate * config.rate_at(step - 1),
+            rate=rate,
+            eta_seconds=(config.total_steps - step) / rate,
+        )
 
 
 class Run:
-    """The state of a run between two steps: adapter sets, heads, optimizer and the number of steps done."""
+    """The state of a run between two steps: adapter sets, heads, optimizer and the number of steps done; see train()."""
 
     def __init__(
         self,
@@ -150,9 +145,8 @@ class Run:
         self.step, self.saved, self.whole = 0, -1, True
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
-        objective = (
-            Finetune(config, denoiser, layers) if config.objective == "finetune" else Tscd(config, denoiser, layers, self.heads)
-        )
+        distils = config.objective == "tscd"
+        objective = Tscd(config, denoiser, layers, self.heads) if distils else Finetune(config, denoiser, layers)
         self.objective, self.optimizer = engine.prepare(objective, self._make_optimizer())
         if self.path and self.path.exists():
             self._load()
@@ -189,14 +183,11 @@ class Run:
             group["base_lr"] = group["lr"]
         return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=config.weight_decay)
 
-    @property
-    def stage_finished(self) -> bool:
-        """Whether the last step ended a stage."""
-        index, inside = self.config.stage_at(self.step - 1)
-        return inside == self.config.stages[index].steps - 1
-
     def advance(self) -> dict[str, float]:
-        """Takes one optimizer step and returns the mean losses. Raises: TrainingError as train()."""
+        """Takes one optimizer step and returns the mean losses.
+
+        Raises: TrainingError as train().
+        """
         config, engine, step = self.config, self.engine, self.step
         factor = config.rate_at(step)
         for position, group in enumerate(self.optimizer.param_groups):
@@ -239,18 +230,21 @@ class Run:
         return dict(zip(sums, means, strict=True))
 
     def _not_finite(self, what: str, losses: dict[str, float]) -> str:
-        kept = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"
-        found = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        saved = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         return (
-            f"The {what} is not a number any more at step {self.step + 1} ({found}). {kept}. Lower the learning rate "
+            f"The {what} is not a number any more at step {self.step + 1} ({values}). {saved}. Lower the learning rate "
             f"(now {self.config.learning_rate:g}), use precision bf16 or fp32, or check the data for broken latents."
         )
 
     def save(self) -> None:
-        """Writes the checkpoint unless this step is saved already; the main process does. Raises: CheckpointError."""
+        """Writes the checkpoint in the main process, unless this step is saved already.
+
+        Raises: CheckpointError where it cannot be written.
+        """
         if self.path is None or self.step == self.saved or self.engine.rank or not self.whole:
             return
-        parts = {name: dict(made.named_parameters()) for name, made in self.layers.sets.items()}
+        parts = {name: dict(adapters.named_parameters()) for name, adapters in self.layers.sets.items()}
         parts["optimizer"] = flatten_optimizer(self.optimizer)
         if self.heads is not None:
             parts["heads"] = self.heads.state_dict()
@@ -259,7 +253,7 @@ class Run:
         self.saved = self.step
 
     def try_save(self) -> None:
-        """Saves; what stands in the way is logged, and does not end the run."""
+        """Saves; an error is logged and does not end the run."""
         try:
             self.save()
         except CheckpointError as error:
@@ -274,8 +268,8 @@ class Run:
             raise TrainingError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(changed)}). Use those again, or another folder."
             )
-        for name, made in self.layers.sets.items():
-            made.load_state_dict(parts[name])
+        for name, adapters in self.layers.sets.items():
+            adapters.load_state_dict(parts[name])
         if self.heads is not None:
             self.heads.load_state_dict(parts["heads"])
         restore_optimizer(self.optimizer, parts.get("optimizer", {}))

@@ -27,7 +27,7 @@ EXCLUDED = (
 
 
 def adaptable_layers(network: nn.Module, excluded: Sequence[str] = EXCLUDED) -> dict[str, nn.Module]:
-    """Returns the Linear and ungrouped Conv2d layers by name, but those whose name matches a pattern of `excluded`."""
+    """Returns the Linear and ungrouped Conv2d layers by name, without those whose name matches a pattern of `excluded`."""
     return {
         name: layer
         for name, layer in network.named_modules()
@@ -42,11 +42,11 @@ class AdapterSet(nn.Module):
     Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1; for convolutions the pair of LoCon: `down` has the layer's kernel,
     `up` is 1x1.
     Args:
-        layers: by name.
+        layers: the adapted layers of the network, by name.
         rank: 1 or more.
-        lora_alpha: scale = lora_alpha / rank.
+        lora_alpha: scale is lora_alpha / rank.
         dtype: of the weights.
-        seed: of the first values of `down`, with the layer's position.
+        seed: from which, and from a layer's position, the first values of its `down` are drawn.
     """
 
     def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int = 0):
@@ -78,13 +78,13 @@ class LoraLayers:
     The network keeps its parameters, buffers and modules; `detach` takes the hooks off again.
 
     Args:
-        network: its own parameters are to be frozen by the caller.
+        network: that is adapted; the caller freezes its own parameters.
         rank: of every set.
-        lora_alpha: of every set; defaults to rank, scale 1.
+        lora_alpha: of every set; None takes the rank, which is scale 1.
         excluded: name patterns of layers to leave alone.
         dtype: of the adapter weights; the arithmetic runs in the dtype of each layer's input.
-        order: a layer's name -> what the layers are sorted by, on which the weights of new sets depend; None keeps the
-            network's own order.
+        order: a layer's name -> what the layers are sorted by, which decides the weights of new sets; None keeps the network's
+            own order.
     Raises: TrainingError when there is no layer to adapt, or rank is not positive.
     """
 
@@ -98,10 +98,8 @@ class LoraLayers:
         order: Callable[[str], Any] | None = None,
     ):
         layers = adaptable_layers(network, excluded)
-        self.network, self.layers = (
-            network,
-            layers if order is None else {name: layers[name] for name in sorted(layers, key=order)},
-        )
+        names = layers if order is None else sorted(layers, key=order)
+        self.network, self.layers = network, {name: layers[name] for name in names}
         if not self.layers:
             raise TrainingError(f"{type(network).__name__} has no Linear or Conv2d layer to adapt; check the excluded names.")
         if rank < 1:
@@ -110,12 +108,17 @@ class LoraLayers:
         self.sets: dict[str, AdapterSet] = {}
         self.active: str | None = None
         self.frozen = False
-        self._hooks = [
-            layer.register_forward_hook(self._make_hook(position)) for position, layer in enumerate(self.layers.values())
-        ]
+        numbered = enumerate(self.layers.values())
+        self._hooks = [layer.register_forward_hook(self._make_hook(position)) for position, layer in numbered]
 
     def add(self, name: str, copy_of: str | None = None, seed: int = 0) -> AdapterSet:
-        """Adds a set, new or with the weights of another, and returns it."""
+        """Adds a set and returns it.
+
+        Args:
+            name: of the set; one of that name is replaced.
+            copy_of: name of the set whose weights it gets; None makes a new one, which changes nothing yet.
+            seed: of a new set.
+        """
         adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, seed)
         if copy_of is not None:
             adapters.copy_from(self.sets[copy_of])
@@ -124,9 +127,11 @@ class LoraLayers:
 
     @contextmanager
     def using(self, name: str | None, frozen: bool = False) -> Iterator[None]:
-        """Activates a set (None: the bare network) and restores what was active before, also after an error.
+        """Activates a set and restores what was active before, also after an error.
 
-        Args: frozen: gradients pass through the set but do not reach it.
+        Args:
+            name: of the set; None activates the bare network.
+            frozen: whether gradients pass through the set without reaching its weights.
         """
         before = self.active, self.frozen
         self.active, self.frozen = name, frozen
@@ -136,7 +141,7 @@ class LoraLayers:
             self.active, self.frozen = before
 
     def detach(self) -> None:
-        """Takes the hooks off; the network is as it was."""
+        """Takes the hooks off, which leaves the network as it was."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

@@ -26,17 +26,19 @@ def lora_state_dict(
     """Returns lora_down.weight, lora_up.weight and alpha of every adapted layer.
 
     Args:
+        layers: with the adapter set.
         name: of the adapter set.
-        rename: network's module name -> the file's; default unet_names.lora_names, for diffusers' networks. A host's network
-            needs the host's own mapping to diffusers' names.
+        dtype: of the tensors.
+        rename: a module's name in the network -> its name in the file; None takes unet_names.lora_names, for diffusers'
+            networks. A host's network needs the host's own mapping to diffusers' names.
     """
     adapters, tensors = layers.sets[name], {}
     rename = rename or lora_names(layers.network)
     for module, down, up in zip(layers.layers, adapters.down, adapters.up, strict=True):
         key = kohya_name(rename(module))
-        tensors[f"{key}.lora_down.weight"] = down.detach().to("cpu", dtype)
-        tensors[f"{key}.lora_up.weight"] = up.detach().to("cpu", dtype)
-        tensors[f"{key}.alpha"] = torch.tensor(adapters.lora_alpha, dtype=dtype)
+        tensors[f"{key}.{DOWN}"] = down.detach().to("cpu", dtype)
+        tensors[f"{key}.{UP}"] = up.detach().to("cpu", dtype)
+        tensors[f"{key}.{ALPHA}"] = torch.tensor(adapters.lora_alpha, dtype=dtype)
     return tensors
 
 
@@ -64,58 +66,57 @@ def set_from_tensors(
 ) -> AdapterSet:
     """Adds an adapter set with the weights of a LoRA in kohya's names, to train on, to teach or to sample with.
 
-    Another lora_alpha / rank ratio in the LoRA is folded into `up`; what a smaller rank leaves free
-    starts as in a new set, where it changes nothing yet.
+    Where the LoRA has another scale than the set, `up` is multiplied by the ratio of the two. Rows that a smaller rank leaves
+    free start as in a new set, where they change nothing yet.
 
     Args:
-        rename: as lora_state_dict; default both namings of diffusers' networks.
+        tensors: of the LoRA, by name.
+        layers: that get the set.
+        name: of the set.
+        rename: as in lora_state_dict(); None tries both namings of diffusers' networks.
         source: what messages call the LoRA.
-        partial: modules that the LoRA lacks start as in a new set; one of them at least must be there.
+        partial: whether modules may be missing in the LoRA, which then start as in a new set; one at least must be there.
     Raises: TrainingError when its modules are not the network's, or its rank is higher than the set's; no set is added then.
     """
     keys = _matching_keys(tensors, layers, rename, source, partial)
     _check_shapes(tensors, layers, keys, source)
-    made = layers.add(name)
-    for key, down, up in zip(keys, made.down, made.up, strict=True):
-        if f"{key}.lora_down.weight" not in tensors:
+    adapters = layers.add(name)
+    for key, down, up in zip(keys, adapters.down, adapters.up, strict=True):
+        if f"{key}.{DOWN}" not in tensors:
             continue
-        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        low, high = tensors[f"{key}.{DOWN}"], tensors[f"{key}.{UP}"]
         rank = len(low)
-        scale = float(tensors.get(f"{key}.alpha", rank)) / rank / made.scale
+        scale = float(tensors.get(f"{key}.{ALPHA}", rank)) / rank / adapters.scale
         up.zero_()
         down[:rank], up[:, :rank] = low.to(down).view_as(down[:rank]), high.to(up).view_as(up[:, :rank]) * scale
-    return made
+    return adapters
 
 
 def _matching_keys(
-    tensors: Mapping[str, torch.Tensor],
-    layers: LoraLayers,
-    rename: Rename | None,
-    source: str,
-    partial: bool,
+    tensors: Mapping[str, torch.Tensor], layers: LoraLayers, rename: Rename | None, source: str, partial: bool
 ) -> list[str]:
     """Returns the LoRA's name of every adapted layer, in the naming that all its tensors follow."""
-    given = {key for key in tensors if not key.endswith(".alpha")}
+    weights = {key for key in tensors if not key.endswith(f".{ALPHA}")}
     for names in [rename] if rename else [lora_names(layers.network), str]:
         keys = [kohya_name(names(module)) for module in layers.layers]
-        pairs = [{f"{key}.{part}.weight" for part in ("lora_down", "lora_up")} for key in keys]
-        wanted = set().union(*(pair for pair in pairs if pair & given or not partial))
-        strangers = given ^ wanted
-        if wanted and not strangers:
+        pairs = [{f"{key}.{DOWN}", f"{key}.{UP}"} for key in keys]
+        expected = set().union(*(pair for pair in pairs if pair & weights or not partial))
+        different = weights ^ expected
+        if expected and not different:
             return keys
-    example = f", for example {min(strangers)}" if strangers else ""
+    example = f", for example {min(different)}" if different else ""
     raise TrainingError(
-        f"{source} does not fit this model: {len(strangers)} of {max(len(wanted), len(given))} tensors differ{example}; "
+        f"{source} does not fit this model: {len(different)} of {max(len(expected), len(weights))} tensors differ{example}; "
         "choose a LoRA made for this family of models."
     )
 
 
 def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str) -> None:
-    """Holds the LoRA against the layers; kernels may lie flat in their rows, as ComfyUI's own training writes them."""
+    """Refuses tensors of another shape than the layers'; kernels may be flattened, as ComfyUI's own training writes them."""
     for key, layer in zip(keys, layers.layers.values(), strict=True):
-        if f"{key}.lora_down.weight" not in tensors:
+        if f"{key}.{DOWN}" not in tensors:
             continue
-        low, high = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        low, high = tensors[f"{key}.{DOWN}"], tensors[f"{key}.{UP}"]
         rank, (out_width, *inner) = len(low), layer.weight.shape
         flat = [math.prod(inner)]
         fits = list(low.shape[1:]) in (inner, flat) and list(high.flatten(1).shape) == [out_width, rank]
@@ -130,10 +131,12 @@ def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.T
     """Returns the LoRA that changes a network by exactly as much as both together, each at strength 1.
 
     up1 down1 + up2 down2 = [up1 up2] [down1; down2]: the ranks add up, the `down`s stand above one another, the `up`s side by
-    side. Every module gets the same rank, that of the largest sum, filled up with zeros, and an alpha equal to it, scale 1.
+    side. Every module gets the rank of the largest sum, filled up with zeros, and an alpha equal to it, which is scale 1.
+    Kernels that are flattened in one of the two get the shape they have in the other.
 
-    Args: first, second: tensors in kohya's names; in each, alpha left out means scale 1. Kernels that lie flat in one of them
-        get the shape they have in the other.
+    Args:
+        first: tensors in kohya's names; without an alpha the scale is 1.
+        second: the same of the other LoRA.
     Raises: TrainingError for tensors other than pairs of `down` and `up`, and for modules whose shapes differ.
     """
     parts = _pairs(first), _pairs(second)
@@ -151,16 +154,16 @@ def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.T
 
 def _pairs(tensors: Mapping[str, torch.Tensor]) -> dict[str, Pair]:
     """Returns the pair of every module."""
-    modules = {}
+    parts_of: dict[str, set[str]] = {}
     for key in tensors:
         module, _, part = key.partition(".")
         if part not in (DOWN, UP, ALPHA):
             raise TrainingError(f"{key} is no part of a plain LoRA; choose one with {DOWN}, {UP} and alpha alone.")
-        modules.setdefault(module, set()).add(part)
-    for module, found in modules.items():
-        if not found >= {DOWN, UP}:
-            raise TrainingError(f"The LoRA has only {', '.join(sorted(found))} of {module}; choose a file that is whole.")
-    return {module: _pair(tensors, module) for module in modules}
+        parts_of.setdefault(module, set()).add(part)
+    for module, parts in parts_of.items():
+        if not parts >= {DOWN, UP}:
+            raise TrainingError(f"The LoRA has only {', '.join(sorted(parts))} of {module}; choose a file that is whole.")
+    return {module: _pair(tensors, module) for module in parts_of}
 
 
 def _pair(tensors: Mapping[str, torch.Tensor], module: str) -> Pair:
@@ -171,8 +174,8 @@ def _pair(tensors: Mapping[str, torch.Tensor], module: str) -> Pair:
 def _side_by_side(module: str, pairs: list[Pair]) -> Pair:
     like_down, like_up = max(pairs, key=lambda pair: pair[0].ndim)
     if len({(down[0].numel(), len(up)) for down, up in pairs}) > 1:
-        found = " and ".join(f"{tuple(down.shape)} to {tuple(up.shape)}" for down, up in pairs)
-        raise TrainingError(f"The two LoRAs differ in {module}: {found}; choose two of the same family of models.")
+        shapes = " and ".join(f"{tuple(down.shape)} to {tuple(up.shape)}" for down, up in pairs)
+        raise TrainingError(f"The two LoRAs differ in {module}: {shapes}; choose two of the same family of models.")
     dtype, device = torch.promote_types(pairs[0][0].dtype, pairs[-1][0].dtype), pairs[0][0].device
     downs = [down.to(device, dtype).reshape(-1, *like_down.shape[1:]) for down, _ in pairs]
     ups = [up.to(device, dtype).reshape(len(up), -1, *like_up.shape[2:]) for _, up in pairs]

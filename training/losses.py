@@ -1,10 +1,10 @@
-"""The losses of a training as a text file beside its checkpoint, and the number that is shown of them."""
+"""The losses of a training: a text file beside its checkpoint, and the one number that people are shown."""
 
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-SHOWN = 20  # steps whose mean is shown
+SHOWN = 20  # the last steps, whose mean people are shown
 
 
 def smoothed(losses: Sequence[float]) -> float:
@@ -18,7 +18,7 @@ class LossLog:
 
     Args:
         path: of the text file.
-        total: steps of the phase; the log of a finished one is taken as it is.
+        total: steps of the phase; no more losses than these are read.
         writes: False keeps them in memory alone, as all processes but the first do.
     """
 
@@ -27,10 +27,10 @@ class LossLog:
         self.values = _numbers(path)[:total]
 
     def add(self, step: int, loss: float) -> None:
-        """Notes the loss of a step, counted from 1; what stands there from an attempt further on is dropped."""
+        """Adds the loss of a step, counted from 1, and drops those of later steps, which an ended attempt has left."""
         goes_back = len(self.values) >= step
         del self.values[step - 1 :]
-        new = [loss] * (step - len(self.values))  # more than one where lines were lost with a crash
+        new = [loss] * (step - len(self.values))  # more than one where a crash has lost lines
         if self._file is None or goes_back:
             self.close()
             self._open()

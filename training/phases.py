@@ -1,4 +1,4 @@
-"""One training of one or more phases in a folder of its own: what is trained from what, what is kept, how it goes on later."""
+"""One training of one or two phases in a folder of its own, which a later call continues where an earlier one ended."""
 
 import contextlib
 import json
@@ -30,16 +30,16 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Trainee:
-    """The network that is trained, whoever holds it.
+    """The network that is trained, of whichever host.
 
     Args:
         denoiser: the network, its noise schedule and how it is called.
         engine: what runs a step; the same one serves all phases.
         family: a key of models.families.FAMILIES.
-        is_embedded: whether it is the model that ships with the pack, which has presets of its own.
+        is_embedded: whether it is the model that ships with the pack, which has its own presets.
         precision: of the arithmetic, as TrainingConfig.precision.
         lora_name: a module of the network -> its name in a LoRA file.
-        layer_order: a module of the network -> its place among the others; None takes the network's own order.
+        layer_order: as LoraLayers takes it.
     """
 
     denoiser: Denoiser
@@ -51,7 +51,7 @@ class Trainee:
     layer_order: Callable[[str], Any] | None = None
 
     def layers(self, rank: int, lora_alpha: float | None, excluded: tuple[str, ...]) -> LoraLayers:
-        """Returns new adapter layers on the network; see LoraLayers."""
+        """Returns new adapter layers on the network; the arguments are those of LoraLayers."""
         return LoraLayers(self.denoiser.network, rank, lora_alpha, excluded, order=self.layer_order)
 
 
@@ -62,11 +62,11 @@ class Job:
     Args:
         trainee: the network.
         examples: what it learns from.
-        phases: in order; a distillation after a style distils the network with that style.
+        phases: in order. A distillation after a style distils the network with that style.
         start: tensors in kohya's names that the only phase, or a distillation after a style, starts from; may be empty.
         folder: of the checkpoints, the losses and the sheets of samples.
         excluded: patterns of layers that are left alone.
-        settings: what decides the folder, as JSON values.
+        settings: what decides the folder's name, as JSON values.
         heads: weights of a discriminator's heads, which the last phase's checkpoint holds as well.
     """
 
@@ -99,11 +99,11 @@ class StepReport:
     """What is known after a step.
 
     Args:
-        phase: the step belongs to.
+        phase: that the step belongs to.
         state: of that phase's run.
         steps_done: of all phases.
         layers: with the set "student".
-        losses: of this phase, one a step.
+        losses: of this phase, one for each step.
     """
 
     phase: Phase
@@ -121,10 +121,10 @@ class Outcome:
         tensors: the LoRA in kohya's names, float32.
         rank: of the LoRA.
         losses: of every step.
-        stages: titles with first steps, for a chart.
-        warning: a text, often empty.
-        is_finished: False where it was stopped.
-        steps_taken: in this call, fewer than all where a checkpoint was there.
+        stages: "title" and "first_step" of each, for a chart.
+        warning: a text for the person, often empty.
+        is_finished: whether it came to its end; False where it was stopped.
+        steps_taken: in this call, fewer than all where an earlier call had taken some.
     """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -145,8 +145,8 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
 
     Args:
         job: what to train.
-        on_step: called after every step. What it raises ends the training, saves a checkpoint and is passed on.
-        at_end: called with the trained set, after the last phase.
+        on_step: called after every step. When it raises, a checkpoint is saved and the exception passed on.
+        at_end: called with the trained set after the last phase.
         stop: asked after every step; True saves a checkpoint and ends the training.
     Raises: TrainingError as train(), and where the disk has no room for the checkpoints.
     """
@@ -169,14 +169,14 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
 
 
 def stage_title(phase: Phase, stage: Stage) -> str:
-    """Returns what a stage is called: of a distillation its segments, otherwise its phase."""
+    """Returns what a stage is called: by its segments in a distillation, else as its phase."""
     if phase.config.objective == "finetune":
         return phase.title
     return f"{stage.num_segments} segment{'s' if stage.num_segments > 1 else ''}"
 
 
 def stage_in_words(phase: Phase, stage: Stage) -> str:
-    """Returns what is done in a stage, such as "distillation (4 segments)"."""
+    """Returns what a stage does, such as "distillation (4 segments)"."""
     title = stage_title(phase, stage)
     return title if title == phase.title else f"{phase.title} ({title})"
 
@@ -185,9 +185,9 @@ def _add_starting_sets(job: Job, layers: LoraLayers, number: int, style: Mapping
     """Gives the layers what a phase starts from, and the teacher where a style was learnt before."""
     rename = job.trainee.lora_name
     last = number == len(job.phases) - 1  # a style that is distilled later is learnt from nothing
-    begin = concatenated(style, job.start) if style and job.start and last else style or (job.start if last else {})
-    if begin:
-        set_from_tensors(begin, layers, STUDENT, rename=rename, source="The LoRA in start_from", partial=True)
+    first = concatenated(style, job.start) if style and job.start and last else style or (job.start if last else {})
+    if first:
+        set_from_tensors(first, layers, STUDENT, rename=rename, source="The LoRA in start_from", partial=True)
     if number and style:
         set_from_tensors(style, layers, TEACHER, rename=rename)
 
@@ -203,7 +203,7 @@ def _train_phase(
     try:
         with contextlib.closing(run) as states:
             for state in states:
-                # Without the discriminator's part, which swings as both sides learn and does not say how far the LoRA is.
+                # The discriminator's part goes up and down as both sides learn, and does not show how far the LoRA is.
                 log.add(state.step, state.losses["distance"])
                 outcome.steps_taken += 1
                 on_step(StepReport(phase, state, before + state.step, layers, log.values))
@@ -223,7 +223,10 @@ def _train_phase(
 
 
 def _require_room(job: Job) -> None:
-    """Raises: TrainingError where the disk would be full before the training ends."""
+    """Refuses a training whose checkpoints the disk has no room for.
+
+    Raises: TrainingError naming what is needed and what is free.
+    """
     layers = adaptable_layers(job.trainee.denoiser.network, job.excluded)
     widths = sum(len(layer.weight) + layer.weight[0].numel() for layer in layers.values())
     needed = judges = job.heads * 3 * FLOAT32_BYTES  # with their two moments
@@ -241,8 +244,11 @@ def _require_room(job: Job) -> None:
 
 
 def write_settings(job: Job, name: str) -> None:
-    """Leaves what decides the training in its folder, for people.
+    """Writes what decides the training into its folder, for people to read.
 
+    Args:
+        job: the training.
+        name: that a person gave it.
     Raises: TrainingError where the folder cannot be written.
     """
     path = job.folder / SETTINGS

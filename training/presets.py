@@ -1,7 +1,9 @@
-"""What a run is set to where a person gives only an objective and a size: the configs of its one or two phases."""
+"""What a person asks of a training, and what its runs are set to where that is only an objective and a size."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from ..errors import TrainingError
 from ..models.lora_plan import EMBEDDED
@@ -10,7 +12,7 @@ from .config import Stage, TrainingConfig
 STYLE_THEN_DISTIL, STYLE, DISTIL = "style, then distil", "style finetune", "TSCD distillation"
 OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
 STYLE_SHARE = 0.4  # of the steps of "style, then distil"
-AUTO = "auto"
+AUTO, NONE, ON, OFF, UNIFIED = "auto", "none", "on", "off", "Hyper-SD unified"
 MOST_SEGMENTS = 8
 # Of the single segment; half at two, none above, as in the paper. The heads have a few steps only: they learn fast.
 ADVERSARIAL_WEIGHT, HEADS_RATE = 0.1, 1e-3
@@ -21,9 +23,12 @@ class Preset:
     """A size of run for one family of models.
 
     Args:
-        steps: optimizer steps of all phases; rank: of the LoRA; batch_size: examples per step.
-        style_rate, distil_rate: learning rates of the two phases.
-        refine_rate: of a distillation after a style that starts from a distilled LoRA.
+        steps: optimizer steps of all phases.
+        rank: of the LoRA.
+        batch_size: examples a step.
+        style_rate: learning rate of a style.
+        distil_rate: learning rate of a distillation.
+        refine_rate: learning rate of a distillation after a style that starts from a distilled LoRA.
         stages: numbers of segments of a distillation that starts from the base model.
     """
 
@@ -38,7 +43,7 @@ class Preset:
 
 # 1e-4 is usual for LoRAs of these models; the embedded model is a fiftieth of SD1.5's size and learns
 # at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
-# What follows a style has little left to learn there, and loses of the style at a higher rate (benchmarks/README.md).
+# What follows a style has little left to learn there, and loses of the style at a higher rate (docs/benchmarks.md).
 PRESETS: dict[str, dict[str, Preset]] = {
     "Small": {
         "sd15": Preset(300, 16, 2, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
@@ -57,14 +62,74 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
 }
 FAMILIES = tuple(PRESETS["Small"])
+CHOICES = {
+    "objective": OBJECTIVES,
+    "preset": tuple(PRESETS),
+    "gradient_checkpointing": (AUTO, ON),
+    "adversarial": (AUTO, ON, OFF),
+}
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a person asks of a training, under the names of the node's inputs, which are those of a run file, too.
+
+    Args:
+        objective: one of OBJECTIVES.
+        preset: one of PRESETS.
+        steps: optimizer steps of all phases together; 0 takes the preset's.
+        rank: of the LoRA; 0 takes the preset's.
+        learning_rate: of every phase; 0 takes the preset's.
+        name: of the training; its folder begins with it.
+        start_from: "none", "Hyper-SD unified", or a LoRA that the caller knows by this name.
+        stages: segments of the distillation as parse_stages() reads them; "auto" takes the preset's, or one segment alone
+            where the LoRA to start from is distilled.
+        batch_size: examples a step; 0 takes the preset's, but no more than there are examples.
+        teacher_cfg: guidance scale that is distilled; 1 is no guidance.
+        seed: of everything that is drawn.
+        gradient_checkpointing: "on", or "auto" for where the training would not fit otherwise.
+        adversarial: whether a distillation after a style also learns what the examples look like, from a discriminator:
+            "on", "off", or "auto", which is on for the embedded model alone, where it is measured (docs/benchmarks.md); for
+            the others it takes gigabytes more.
+        preview_every: steps between two sheets of samples; 0 is about eight times a training.
+    Raises: TrainingError for a value that its list does not have.
+    """
+
+    objective: str = STYLE_THEN_DISTIL
+    preset: str = next(iter(PRESETS))
+    steps: int = 0
+    rank: int = 0
+    learning_rate: float = 0.0
+    name: str = "my_style"
+    start_from: str = NONE
+    stages: str = AUTO
+    batch_size: int = 0
+    teacher_cfg: float = 5.0
+    seed: int = 0
+    gradient_checkpointing: str = AUTO
+    adversarial: str = AUTO
+    preview_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            _require_one_of(name, getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One training run of a plan, the student carried over to the next. Args: title: what it does, for a progress text."""
+    """One of the runs that a training consists of; what the student learns in one is carried over to the next.
+
+    Args:
+        title: what the run does, for a progress text.
+        config: of the run.
+    """
 
     title: str
     config: TrainingConfig
+
+    def changed(self, **settings: Any) -> "Phase":
+        """Returns the phase with other values for some settings of its run."""
+        return replace(self, config=replace(self.config, **settings))
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
@@ -84,66 +149,57 @@ def parse_stages(text: str) -> tuple[int, ...]:
 
 
 def phases(
-    objective: str,
-    family: str,
-    *,
-    preset: str,
-    examples: int,
-    steps: int = 0,
-    rank: int = 0,
-    learning_rate: float = 0.0,
-    stages: str = AUTO,
-    batch_size: int = 0,
-    guidance_scale: float = 5.0,
-    seed: int = 0,
-    precision: str = "fp32",
-    starts_distilled: bool = False,
-    adversarial: bool | None = None,
+    request: TrainRequest, family: str, *, examples: int, precision: str = "fp32", starts_distilled: bool = False
 ) -> tuple[Phase, ...]:
     """Returns the runs that lead to the LoRA, first to last: plain denoising, TSCD, or the one and then the other.
 
     Args:
-        objective: one of OBJECTIVES; family: one of FAMILIES; preset: one of PRESETS.
-        examples: how many there are; a preset's batch is no larger.
-        steps: of all phases together; with rank, learning_rate and batch_size 0 takes the preset's, anything else counts.
-        stages: as parse_stages; "auto" takes the preset's, and one segment alone where the LoRA starts distilled.
-        guidance_scale: of the teacher, 1 = off.
+        request: what a person asks for.
+        family: one of FAMILIES.
+        examples: how many there are.
+        precision: of the arithmetic, as TrainingConfig.precision.
         starts_distilled: training goes on from a LoRA that is distilled to one segment, such as the unified one.
-        adversarial: the distillation after a style also learns what the examples look like, from a discriminator; None: for
-            the embedded model, where it is measured (benchmarks/README.md); for the others it takes gigabytes more.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
-    size = _preset(objective, family, preset)
-    total = steps if steps != 0 else size.steps  # not `or`: a person's nan must reach the checks of TrainingConfig
+    _require_one_of("family", family, FAMILIES)
+    preset, objective = PRESETS[request.preset][family], request.objective
     shared = {
-        "rank": rank if rank != 0 else size.rank,
-        "batch_size": batch_size if batch_size != 0 else max(1, min(size.batch_size, examples)),
-        "seed": seed, "precision": precision, "final_rate": 0.1,
-    }  # fmt: skip
-    second = size.refine_rate if starts_distilled and objective == STYLE_THEN_DISTIL else size.distil_rate
-    rates = [learning_rate if learning_rate != 0 else own for own in (size.style_rate, second)]
-    style_steps = {STYLE: total, DISTIL: 0}.get(objective, round(STYLE_SHARE * total))
-    made = []
+        "rank": request.rank or preset.rank,
+        "batch_size": request.batch_size or max(1, min(preset.batch_size, examples)),
+        "gradient_checkpointing": request.gradient_checkpointing == ON,
+        "seed": request.seed,
+        "precision": precision,
+        "final_rate": 0.1,
+    }
+    steps = request.steps or preset.steps
+    style_steps = {STYLE: steps, DISTIL: 0}.get(objective, round(STYLE_SHARE * steps))
+    planned = []
     if objective != DISTIL:
-        plan = (Stage(1, style_steps),)
-        made.append(Phase("style", _config(plan, objective="finetune", distance="mse", learning_rate=rates[0], **shared)))
+        rate = request.learning_rate or preset.style_rate
+        style = _config((Stage(1, style_steps),), objective="finetune", distance="mse", learning_rate=rate, **shared)
+        planned.append(Phase("style", style))
     if objective != STYLE:
-        automatic = (1,) if starts_distilled else size.stages
-        plan = _equal_stages(automatic if stages.strip().lower() == AUTO else parse_stages(stages), total - style_steps)
-        distil = {"guidance_scale": (guidance_scale, guidance_scale), "learning_rate": rates[1], **shared}
-        if objective == STYLE_THEN_DISTIL and (family == EMBEDDED if adversarial is None else adversarial):
-            plan = tuple(replace(stage, adversarial_weight=_adversarial_weight(stage.num_segments)) for stage in plan)
-            distil |= {"adversarial_real": "data", "discriminator_learning_rate": HEADS_RATE}
-        made.append(Phase("distillation", _config(plan, **distil)))
-    return tuple(made)
+        refines = starts_distilled and objective == STYLE_THEN_DISTIL
+        shared["learning_rate"] = request.learning_rate or (preset.refine_rate if refines else preset.distil_rate)
+        automatic = (1,) if starts_distilled else preset.stages
+        segments = automatic if request.stages.strip().lower() == AUTO else parse_stages(request.stages)
+        stages = _equal_stages(segments, steps - style_steps)
+        planned.append(Phase("distillation", _distillation(request, stages, family, shared)))
+    return tuple(planned)
 
 
-def _preset(objective: str, family: str, preset: str) -> Preset:
-    choices = {"objective": (objective, OBJECTIVES), "family": (family, FAMILIES), "preset": (preset, tuple(PRESETS))}
-    for name, (given, allowed) in choices.items():
-        if given not in allowed:
-            raise TrainingError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {given!r}.")
-    return PRESETS[preset][family]
+def _distillation(request: TrainRequest, stages: tuple[Stage, ...], family: str, shared: Mapping[str, Any]) -> TrainingConfig:
+    adversarial = family == EMBEDDED if request.adversarial == AUTO else request.adversarial == ON
+    settings = {"guidance_scale": (request.teacher_cfg, request.teacher_cfg), **shared}
+    if adversarial and request.objective == STYLE_THEN_DISTIL:
+        stages = tuple(replace(stage, adversarial_weight=_adversarial_weight(stage.num_segments)) for stage in stages)
+        settings |= {"adversarial_real": "data", "discriminator_learning_rate": HEADS_RATE}
+    return _config(stages, **settings)
+
+
+def _require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise TrainingError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def _equal_stages(segments: tuple[int, ...], steps: int) -> tuple[Stage, ...]:

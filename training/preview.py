@@ -1,4 +1,4 @@
-"""Images drawn in between, to watch a training: the sampler of both hosts on the network that is being trained."""
+"""Sheets of samples that show how a training goes: the sampler of both hosts, on the network that is being trained."""
 
 import logging
 import time
@@ -52,15 +52,15 @@ def sample_latents(
     The same seed gives the noise that ComfyUI gives, so that a preview and an image of its sampler node agree.
 
     Args:
-        denoiser: with whatever adapter set is active.
+        denoiser: the network.
         conditioning: tensors [batch, ...] on the network's device.
         unconditional: the same of the empty prompt; not used without guidance.
-        shape: [batch, channels, height, width] of the latents.
-        steps: as samplers.timesteps.hyper_sd_timesteps.
-        num_segments: as samplers.timesteps.hyper_sd_timesteps.
-        eta: as samplers.tcd.sample_tcd.
-        guidance_scale: 1 = off.
-        seed: of the starting noise and of what eta adds.
+        shape: of the latents, [batch, channels, height, width].
+        steps: as samplers.timesteps.hyper_sd_timesteps() takes them.
+        num_segments: as samplers.timesteps.hyper_sd_timesteps() takes it.
+        eta: as samplers.tcd.sample_tcd() takes it.
+        guidance_scale: 1 is no guidance.
+        seed: of the starting noise, and of the noise that eta adds.
     Raises: ScheduleError where no such grid exists.
     """
     schedule = schedule_of_diffusion(denoiser.diffusion)
@@ -91,6 +91,7 @@ class Previews:
         cfg: of a phase that is not distilled.
         decode: latents [count, ...] as the network sees them -> images.
         restore: called after each sheet, since decoding may have moved the network off its device.
+        sheet: the latest one.
     """
 
     job: Job
@@ -115,7 +116,14 @@ class Previews:
         return not self._spent or self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
 
     def draw_sheet(self, phase: Phase, layers: LoraLayers, stage: Stage, steps_done: int) -> Image.Image | None:
-        """Draws, keeps and returns a sheet; what goes wrong is logged, for a training must not end with it."""
+        """Draws, keeps and returns a sheet; an error is logged, since it must not end the training.
+
+        Args:
+            phase: that is trained.
+            layers: with the set "student".
+            stage: whose segments a distilled phase is sampled with.
+            steps_done: of all phases.
+        """
         before = time.monotonic()
         try:
             with torch.no_grad():
@@ -123,7 +131,7 @@ class Previews:
             self.path(steps_done).parent.mkdir(parents=True, exist_ok=True)
             self.sheet.save(self.path(steps_done))
             return self.sheet
-        except Exception as error:  # whatever a VAE, a previewer or a disk comes up with; a person's stop is none of these
+        except Exception as error:  # whatever a VAE, a previewer or a disk raises; a person's stop is no Exception
             logger.warning("No preview after step %d: %s", steps_done, error)
             return None
         finally:
@@ -132,7 +140,7 @@ class Previews:
             self._spent += self._latest
 
     def last_sheet(self, phase: Phase, layers: LoraLayers) -> None:
-        """Takes the sheet of a training that ended before, or draws it."""
+        """Takes the sheet of a training that had ended before, or draws one."""
         self.sheet = self.finished() or self.draw_sheet(phase, layers, phase.config.stages[-1], self.job.total_steps)
 
     def path(self, steps_done: int) -> Path:
@@ -140,7 +148,7 @@ class Previews:
         return self.job.folder / f"samples_{steps_done:06}.png"
 
     def finished(self) -> Image.Image | None:
-        """Returns the sheet of a training that ended before, None where there is none."""
+        """Returns the sheet of a training that had ended before, None where there is none."""
         try:
             with Image.open(self.path(self.job.total_steps)) as image:
                 return image.convert("RGB")
@@ -159,16 +167,16 @@ class Previews:
 
     def _images(self, layers: LoraLayers, numbers: Sequence[int], cfg: float, segments: int) -> list[Image.Image]:
         """Returns the images of some captions: of each one, an image for each number of steps."""
-        trainee, drawn = self.job.trainee, []
+        trainee, latents = self.job.trainee, []
         batch = self.job.examples.batch(numbers, 0).to(trainee.engine.device)
         with trainee.engine.autocast(), layers.using(STUDENT):
             for steps in STEPS:
-                latents = sample_latents(
+                drawn = sample_latents(
                     trainee.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,
                     steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=numbers[0],
                 )  # fmt: skip
-                drawn.append(latents.float())
-        images = self.decode(torch.stack(drawn, 1).flatten(0, 1))
+                latents.append(drawn.float())
+        images = self.decode(torch.stack(latents, 1).flatten(0, 1))
         for image in images:
             image.thumbnail((TILE, TILE))
         return images

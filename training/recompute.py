@@ -21,7 +21,7 @@ def recomputed_blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def recomputing(network: nn.Module, layers: LoraLayers) -> Iterator[None]:
-    """Meanwhile the network's blocks keep only their inputs; in the backward pass each sees the adapter set it saw before.
+    """Lets the network's blocks keep only their inputs; in the backward pass each sees the adapter set it saw before.
 
     Raises: TrainingError for a network without a block of a known class.
     """

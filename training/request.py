@@ -1,4 +1,4 @@
-"""What a person asks of a training, and the job that follows from it: phases, folder, memory, and what the file says."""
+"""The job that follows from what a person asks of a training: phases, folder, memory, and what the LoRA's file says."""
 
 import fnmatch
 import hashlib
@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import TrainingError
 from ..models.families import FAMILIES
 from ..models.lora_plan import EMBEDDED
 from .config import FREE_TO_CHANGE, to_plain
@@ -22,56 +20,10 @@ from .lora_layers import EXCLUDED
 from .lora_tensors import DOWN
 from .memory import estimate, fit
 from .phases import Job, Trainee
-from .presets import AUTO, OBJECTIVES, PRESETS, STYLE_THEN_DISTIL, Phase, phases
+from .presets import Phase, TrainRequest, phases
 
-NONE, ON, OFF, UNIFIED = "none", "on", "off", "Hyper-SD unified"
 SAMPLED = 16  # values of each tensor that enter a fingerprint
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a person chose, by the names of the node's inputs, which are those of a run file, too.
-
-    Args:
-        objective: one of presets.OBJECTIVES.
-        preset: one of presets.PRESETS.
-        steps: optimizer steps of all phases; with rank, learning_rate and batch_size 0 takes the preset's.
-        rank: of the LoRA.
-        learning_rate: of both phases.
-        name: of the training; its folder begins with it.
-        start_from: "none", "Hyper-SD unified", or a LoRA that the door knows by this name.
-        stages: segments of the distillation such as "8-4-2-1", or "auto".
-        batch_size: examples a step.
-        teacher_cfg: guidance that is distilled, 1 is off.
-        seed: of everything that is drawn.
-        gradient_checkpointing: "auto" or "on".
-        adversarial: "auto", "on" or "off".
-        preview_every: steps between two sheets of samples; 0 is about eight times a training.
-    Raises: TrainingError for a value that its list does not have.
-    """
-
-    objective: str = STYLE_THEN_DISTIL
-    preset: str = next(iter(PRESETS))
-    steps: int = 0
-    rank: int = 0
-    learning_rate: float = 0.0
-    name: str = "my_style"
-    start_from: str = NONE
-    stages: str = AUTO
-    batch_size: int = 0
-    teacher_cfg: float = 5.0
-    seed: int = 0
-    gradient_checkpointing: str = AUTO
-    adversarial: str = AUTO
-    preview_every: int = 0
-
-    def __post_init__(self) -> None:
-        switches = {"gradient_checkpointing": (AUTO, ON), "adversarial": (AUTO, ON, OFF)}
-        for name, allowed in {"objective": OBJECTIVES, "preset": PRESETS, **switches}.items():
-            if getattr(self, name) not in allowed:
-                listed = ", ".join(map(repr, allowed))
-                raise TrainingError(f"{name} must be one of {listed}, got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True)
@@ -95,40 +47,26 @@ class StartingLora:
 
     @property
     def excluded(self) -> tuple[str, ...]:
-        """Patterns of layers that are left alone: those of every training, but those that the LoRA changes."""
+        """Patterns of layers that are left alone: those of every training, without those of layers that the LoRA changes."""
         return tuple(pattern for pattern in EXCLUDED if not fnmatch.filter(self.changed, pattern))
 
 
 def phases_of(request: TrainRequest, trainee: Trainee, examples: Examples, start: StartingLora) -> tuple[Phase, ...]:
-    """Returns the phases of a request, with ranks that hold what they start from.
+    """Returns the phases of a request, with ranks that have room for the LoRA they start from.
 
     Raises: TrainingError as presets.phases().
     """
     planned = phases(
-        request.objective,
+        request,
         EMBEDDED if trainee.is_embedded else trainee.family,
-        preset=request.preset,
-        examples=sum(map(len, examples.buckets)),
-        steps=request.steps,
-        rank=request.rank,
-        learning_rate=request.learning_rate,
-        stages=request.stages,
-        batch_size=request.batch_size,
-        guidance_scale=request.teacher_cfg,
-        seed=request.seed,
+        examples=_count(examples),
         precision=trainee.precision,
         starts_distilled=start.is_distilled,
-        adversarial=None if request.adversarial == AUTO else request.adversarial == ON,
     )
     ranks = [phase.config.rank for phase in planned]
     # A distillation after a style holds that style and the LoRA it starts from side by side.
     ranks[-1] = ranks[0] + start.rank if len(planned) > 1 else max(ranks[0], start.rank)
-    recompute = {"gradient_checkpointing": request.gradient_checkpointing == ON}
-    return tuple(_changed(phase, rank=rank, **recompute) for phase, rank in zip(planned, ranks, strict=True))
-
-
-def _changed(phase: Phase, **settings: Any) -> Phase:
-    return replace(phase, config=replace(phase.config, **settings))
+    return tuple(phase.changed(rank=rank) for phase, rank in zip(planned, ranks, strict=True))
 
 
 def job_of(
@@ -144,12 +82,12 @@ def job_of(
     """Returns the job, in a folder that any other model, data, starting LoRA or setting would change.
 
     Args:
-        request: gives the name.
+        request: whose name the folder's begins with.
         trainee: the network.
         examples: what it learns from.
         planned: the phases.
         start: the LoRA it starts from.
-        root: the folder below which the job's own lies.
+        root: the folder that the job's own is in.
         fingerprints: hashes of "model", "data" and "start".
     """
     configs = [{k: v for k, v in to_plain(phase.config).items() if k not in FREE_TO_CHANGE} for phase in planned]
@@ -161,11 +99,11 @@ def job_of(
 
 
 def fitted(job: Job, free_bytes: Callable[[float], float]) -> tuple[Job, int, int]:
-    """Returns the job with what its memory asks for, and the bytes it takes and that are free; measured on the network.
+    """Returns the job with settings that fit into the memory, the bytes that it takes and those that are free.
 
     Args:
-        job: what will be trained.
-        free_bytes: bytes that the training takes -> bytes that are free for it, other models having made room.
+        job: what will be trained; its network is measured.
+        free_bytes: bytes that the training takes -> bytes that are free for it, once other models have made room.
     Raises: TrainingError where not even one image at a time fits.
     """
     trainee, largest = job.trainee, job.phases[-1].config  # a distillation after a style has its rank and more
@@ -191,7 +129,7 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
-    """Returns what the LoRA's file is to say of its training, kohya's names included."""
+    """Returns what the LoRA's file says of its training, under this project's names and kohya's."""
     last, diffusion, family = job.phases[-1].config, job.trainee.denoiser.diffusion, job.trainee.family
     zero_terminal_snr = bool(diffusion.alpha[-1] < 1e-3)
     return {
@@ -199,7 +137,7 @@ def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
         "hyper_sd_prediction": diffusion.prediction_type + (", zero terminal SNR" if zero_terminal_snr else ""),
         "hyper_sd_model_hash": job.settings["model"],
         "hyper_sd_data_hash": job.settings["data"],
-        "hyper_sd_images": str(sum(map(len, job.examples.buckets))),
+        "hyper_sd_images": str(_count(job.examples)),
         "hyper_sd_objective": request.objective,
         "hyper_sd_steps": str(job.total_steps),
         "hyper_sd_rank": str(rank),
@@ -216,6 +154,10 @@ def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
         "ss_network_alpha": str(rank),
         "ss_base_model_version": FAMILIES[family].kohya_base,
     }
+
+
+def _count(examples: Examples) -> int:
+    return sum(map(len, examples.buckets))
 
 
 def _version() -> str:

@@ -38,11 +38,12 @@ def sample_timesteps(
     Source: Hyper-SD, arXiv 2404.13686, Eq. 11 and algorithm 1. "boundary" (t_end = t_b) is the choice of PCM, arXiv 2405.18407;
     "random" with one segment is that of CTM, arXiv 2310.02279.
     Args:
+        batch: how many of each to draw.
         num_segments: k, 1 or more.
-        solver_timesteps: increasing, at least two; put 0 in front to also draw the pair below the first solver step.
-        generator: on the CPU; default torch's global one.
+        solver_timesteps: increasing, at least two; with 0 in front the pair below the first solver step is drawn as well.
+        generator: on the CPU; None takes torch's global one.
         endpoint: "random" or "boundary".
-    Raises: TrainingError, ScheduleError for arguments outside these.
+    Raises: TrainingError or ScheduleError for arguments outside these.
     """
     if len(solver_timesteps) < 2 or any(a >= b for a, b in pairwise(solver_timesteps)):
         raise TrainingError(f"solver_timesteps must increase and be at least two, got {list(solver_timesteps)}.")

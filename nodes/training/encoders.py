@@ -1,4 +1,4 @@
-"""The host's VAE and CLIP as training's encoders: their results are those of VAEEncode and CLIPTextEncode, kept by content."""
+"""The host's VAE and CLIP as encoders of training data, with the results of VAEEncode and CLIPTextEncode."""
 
 import hashlib
 from typing import Any
@@ -10,8 +10,8 @@ from ...errors import TrainingError
 from ...training.data.cache import Encoders
 from ...training.data.examples import Conditioning
 
-STATES = "states"  # what a CONDITIONING entry has beside its dictionary of tensors
-SAMPLE = 8  # values of each tensor that stand for all of it
+STATES = "states"  # the name of the tensor that a CONDITIONING's entry has beside its dictionary
+SAMPLE = 8  # values of each tensor that enter a fingerprint
 UNSET = ("clip_l.transformer.text_projection.weight",)
 PHRASE = "a photo of (two:1.2) grey cats"  # its tokens tell one vocabulary from another
 
@@ -19,7 +19,9 @@ PHRASE = "a photo of (two:1.2) grey cats"  # its tokens tell one vocabulary from
 def encode_pixels(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Returns latents as VAEEncode gives them: unscaled, float32 [batch, channels, height, width].
 
-    Args: pixels: float32 [batch, 3, height, width] in [-1, 1].
+    Args:
+        vae: of the host.
+        pixels: float32 [batch, 3, height, width] in [-1, 1].
     """
     return vae.encode(pixels.add(1).div(2).movedim(1, -1))
 
@@ -38,7 +40,7 @@ def conditioning_entry(tensors: Conditioning) -> list:
 
 
 def host_encoders(clip: Any, vae: Any) -> Encoders:
-    """Returns the host's CLIP and VAE as encoders, for one image or prompt at a time: prompts differ in length, so in shape.
+    """Returns the host's CLIP and VAE as encoders of one image or prompt at a time, since prompts differ in length.
 
     Raises: TrainingError for a CLIP with hooks, whose results depend on the step they are used at.
     """
@@ -53,32 +55,28 @@ def host_encoders(clip: Any, vae: Any) -> Encoders:
 
 
 def fingerprint(clip: Any, vae: Any) -> str:
-    """Returns a name of both encoders' weights and settings that is the same whenever they are loaded again.
+    """Returns a hash of both encoders' weights and settings, which is the same whenever they are loaded again.
 
-    Of each tensor count its name, its shape and a sample of its values; patches and the CLIP's layer count as well.
+    It covers the name, the shape and a sample of the values of each tensor, the patches and the CLIP's layer.
     """
     digest = hashlib.sha256()
     tokens = clip.tokenize(PHRASE)
     _feed(digest, [type(clip.cond_stage_model), clip.layer_idx, clip.tokenizer_options, tokens])
     _feed(digest, [type(vae.first_stage_model), vae.vae_dtype])
     # SD1.5 checkpoints lack this weight, and the host leaves it as the memory was; their models do not use it.
-    unset = (
-        UNSET
-        if isinstance(clip.cond_stage_model, comfy.sd1_clip.SD1ClipModel) and clip.cond_stage_model.clip_name == "l"
-        else ()
-    )
+    text = clip.cond_stage_model
+    unset = UNSET if isinstance(text, comfy.sd1_clip.SD1ClipModel) and text.clip_name == "l" else ()
     for patcher in (clip.patcher, vae.patcher):
-        kept = patcher.backup  # the weights from before the patches that are applied at the moment
+        unpatched = patcher.backup  # the weights from before the patches that are applied at the moment
         for name, tensor in sorted(patcher.model.state_dict().items()):
-            if name in unset:
-                continue
-            _feed(digest, [name, kept[name].weight if name in kept else tensor])
+            if name not in unset:
+                _feed(digest, [name, unpatched[name].weight if name in unpatched else tensor])
         _feed(digest, patcher.patches)
     return digest.hexdigest()
 
 
 def _feed(digest: Any, value: Any) -> None:
-    """Adds a value's content to the digest, never where it lies in memory."""
+    """Adds a value's content to the digest, whatever its address in memory."""
     if torch.is_tensor(value):
         flat = value.detach().reshape(-1)
         sample = flat[:: max(len(flat) // SAMPLE, 1)][:SAMPLE].float().cpu()

@@ -13,7 +13,7 @@ from ..schema import TRAINING, found_as
 
 
 def losses_and_stages(loss_map: Mapping[str, Any]) -> tuple[list[float], list[tuple[str, int]]]:
-    """Returns a LOSS_MAP's losses, and the title and first step of each stage where it has stages.
+    """Returns a LOSS_MAP's losses, and the title and the first step of each of its stages.
 
     Raises: TrainingError when there is no loss in it.
     """

@@ -1,4 +1,4 @@
-"""The network inside a MODEL as the training core sees it: loaded whole, trainable in place, and afterwards as it was."""
+"""The network inside a MODEL as the training core takes it: loaded whole, trained in place, and afterwards as it was."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the net
 
 
 class Stopped(KeyboardInterrupt):
-    """The host's interrupt on its way through the training loop, which answers Ctrl-C with a checkpoint."""
+    """The host's interrupt as the training loop takes it: like Ctrl-C, which it answers with a checkpoint."""
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def stopping() -> Iterator[None]:
 
 
 class HostEngine(LocalEngine):
-    """One process on the host's device; a backward pass that computes blocks again can be interrupted, too."""
+    """One process on the host's device; a backward pass that recomputes blocks can be interrupted, too."""
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradients of `loss`."""
@@ -61,7 +61,8 @@ class HostNetwork:
         patcher: a clone of the MODEL.
         family: "sd15" or "sdxl".
         diffusion: its noise schedule and kind of prediction.
-        precision: of the arithmetic, as TrainingConfig.precision; dtype: of what the network is given.
+        precision: of the arithmetic, as TrainingConfig.precision.
+        dtype: of the tensors that the network is given.
     """
 
     patcher: Any
@@ -72,18 +73,22 @@ class HostNetwork:
 
     @property
     def model(self) -> Any:
+        """The host's object around the network."""
         return self.patcher.model
 
     @property
     def network(self) -> nn.Module:
+        """The network itself."""
         return self.model.diffusion_model
 
     @property
     def device(self) -> torch.device:
+        """Where the host computes with it."""
         return self.patcher.load_device
 
     @property
     def denoiser(self) -> Denoiser:
+        """The network with its noise schedule and the way it is called."""
         return Denoiser(self.network, self.diffusion, self._call)
 
     def engine(self) -> HostEngine:
@@ -100,16 +105,17 @@ class HostNetwork:
         return demo_model.is_embedded(self.patcher)
 
     def free_bytes(self, needed: float) -> float:
-        """Returns the bytes that are free once other models have made room for `needed`."""
+        """Returns the bytes that are free after other models have made room for `needed` bytes."""
         self.load(needed)
         return comfy.model_management.get_free_memory(self.device)
 
     def load(self, memory: float = 0) -> None:
-        """Brings the whole network to its device, with the MODEL's patches, as ordinary tensors.
+        """Brings the whole network to its device, with the MODEL's patches.
 
-        What nodes load under inference mode cannot be trained through; each such tensor is replaced by a copy, layer by layer.
+        Tensors that a node has loaded under inference mode cannot be trained through; each of them is replaced by a copy.
 
-        Args: memory: bytes to be left free for the training.
+        Args:
+            memory: bytes to be left free for the training.
         Raises: UnsupportedModelError when the host keeps a part of the weights elsewhere.
         """
         with torch.inference_mode(False), torch.no_grad():
@@ -137,44 +143,46 @@ class HostNetwork:
     def conditioning(self, entry: list, latents: torch.Tensor, kind: str) -> Conditioning:
         """Returns what the host itself would give the network for one entry of a CONDITIONING, float32 on the CPU.
 
-        Args: latents: [1, channels, height, width], for the size SDXL is told; kind: "positive" or "negative".
+        Args:
+            entry: of the CONDITIONING.
+            latents: [1, channels, height, width]; SDXL is told their size.
+            kind: "positive" or "negative".
         Raises: TrainingError for an entry of another kind of model, or with a ControlNet.
         """
-        wide, pooled = self.model.model_config.unet_config.get("context_dim"), entry[1].get("pooled_output")
+        width, pooled = self.model.model_config.unet_config.get("context_dim"), entry[1].get("pooled_output")
         if entry[1].get("control") is not None:
             raise TrainingError(f"{kind} goes through a ControlNet; training takes the conditioning before it.")
-        if entry[0].shape[-1] != wide or (self.model.adm_channels and pooled is None):
+        if entry[0].shape[-1] != width or (self.model.adm_channels and pooled is None):
             raise TrainingError(
                 f"{kind} was made by the CLIP of another model: it has {entry[0].shape[-1]} values a token "
-                f"{'and no pooled output' if pooled is None else 'and a pooled output'}, this model takes {wide}"
+                f"{'and no pooled output' if pooled is None else 'and a pooled output'}, this model takes {width}"
                 f"{' and a pooled output' if self.model.adm_channels else ''}; wire the CLIP that belongs to it."
             )
         converted = comfy.sampler_helpers.convert_cond([entry])
-        made = comfy.samplers.encode_model_conds(self.model.extra_conds, converted, latents, self.device, kind)
-        given = made[0]["model_conds"]
-        unknown = given.keys() - CONDITIONS.keys()
+        encoded = comfy.samplers.encode_model_conds(self.model.extra_conds, converted, latents, self.device, kind)
+        conditions = encoded[0]["model_conds"]
+        unknown = conditions.keys() - CONDITIONS.keys()
         if unknown:
             raise TrainingError(
                 f"{kind} carries {', '.join(sorted(unknown))}, which training has no use for; wire a plain prompt."
             )
-        return {CONDITIONS[name]: c.cond.detach().to("cpu", torch.float32, copy=True) for name, c in given.items()}
+        return {CONDITIONS[name]: c.cond.detach().to("cpu", torch.float32, copy=True) for name, c in conditions.items()}
 
     def examples(
         self, latents: Sequence[dict[str, Any]], positive: Sequence[list], negative: Sequence[list]
     ) -> GroupedExamples:
-        """Returns LATENTs and CONDITIONINGs as examples; see grouped_examples."""
-        conversions = {"as_latents": self.latents, "as_conditioning": self.conditioning}
-        return grouped_examples(latents, positive, negative, **conversions)
+        """Returns LATENTs and CONDITIONINGs as examples; the arguments are those of grouped_examples()."""
+        return grouped_examples(latents, positive, negative, as_latents=self.latents, as_conditioning=self.conditioning)
 
     def lora_name(self) -> Callable[[str], str]:
-        """Returns the function from a module of the network to its name in a LoRA file, diffusers' for SD1.5, else its own."""
+        """Returns a function from a module of the network to its name in a LoRA file: diffusers' for SD1.5, else its own."""
         if self.family != "sd15":
             return str
         listed = comfy.utils.unet_to_diffusers(self.model.model_config.unet_config).items()
         return {own.removesuffix(".weight"): name.removesuffix(".weight") for name, own in listed}.__getitem__
 
     def host_names(self) -> dict[str, str]:
-        """Returns the host's names of modules, as LoRA files have them -> the network's."""
+        """Returns the network's names of its modules by those that the host knows in LoRA files."""
         listed = comfy.lora.model_lora_keys_unet(self.model, {}).items()
         paths = ((name, target if isinstance(target, str) else target[0]) for name, target in listed)
         return {name: path.removeprefix("diffusion_model.").removesuffix(".weight") for name, path in paths}
@@ -185,10 +193,10 @@ class HostNetwork:
         return fingerprint({**schedule, **self.network.state_dict()})
 
     def _call(self, network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        given = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
+        conditions = {name: tensor.to(self.dtype) for name, tensor in conditioning.items()}
         with stopping():
             options = {"optimized_attention_override": _differentiable_attention}
-            return network(x.to(self.dtype), time.float(), transformer_options=options, **given)
+            return network(x.to(self.dtype), time.float(), transformer_options=options, **conditions)
 
 
 def host_network(model: Any) -> HostNetwork:
@@ -227,18 +235,18 @@ def _prediction_type(sampling: Any) -> str:
     known = comfy.model_sampling
     kinds = {known.EPS: "epsilon", known.V_PREDICTION: "v_prediction", known.X0: "sample"}
     own = type(sampling)
-    found = next((name for kind, name in kinds.items() if own.calculate_denoised is kind.calculate_denoised), None)
+    predicted = next((name for kind, name in kinds.items() if own.calculate_denoised is kind.calculate_denoised), None)
     discrete = isinstance(sampling, known.ModelSamplingDiscrete) and own.timestep is known.ModelSamplingDiscrete.timestep
-    if found is None or own.calculate_input is not known.EPS.calculate_input or not discrete:
+    if predicted is None or own.calculate_input is not known.EPS.calculate_input or not discrete:
         raise UnsupportedModelError(
             f"Training takes models with a discrete noise schedule that predict noise, velocity or the image; this one samples "
             f"as {', '.join(base.__name__ for base in own.__bases__)}. Take off the node that patches its sampling."
         )
-    return found
+    return predicted
 
 
 def _differentiable_attention(chosen: Callable, *args, **kwargs) -> torch.Tensor:
-    """Takes torch's attention in place of the chosen one: short of memory, the host's split one cannot be trained through."""
+    """Takes torch's attention: the one that the host chooses when memory is short cannot be trained through."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a training's latents in this host: by a VAE, or as the host previews what it samples."""
+"""A training's latents as pictures in this host: by a VAE, or as the host previews what it samples."""
 
 import latent_preview
 import numpy as np
@@ -22,7 +22,7 @@ def decoder(host: HostNetwork, vae):
 
 
 def _without_vae(host: HostNetwork, latents: torch.Tensor) -> list[Image.Image]:
-    """Returns what the host shows while it samples, or would show with its previews turned on."""
+    """Returns the previews that the host shows while it samples, also where they are turned off."""
     known = host.model.latent_format
     previewer = latent_preview.get_previewer(host.device, known)
     if previewer is None:

@@ -1,4 +1,4 @@
-"""What a person sees of a training while it runs: progress bar, text on the node, sheets of samples."""
+"""What a person sees of a training while it runs: a progress bar, a text on the node, and sheets of samples."""
 
 import logging
 import time
@@ -6,6 +6,7 @@ import time
 import comfy.model_management
 import comfy.utils
 
+from ...models.progress import format_duration
 from ...training.losses import smoothed
 from ...training.phases import Job, Outcome, StepReport, stage_in_words
 from ...training.preview import Previews
@@ -17,13 +18,13 @@ SHEET = 1024  # pixels of the preview on the node
 
 
 class NodeText:
-    """The text on a node, none where a program calls it that has no page to show it on."""
+    """The text on a node; where a program without a page calls the node, it is not shown."""
 
     def __init__(self, node_id: str | None):
         self.node_id, self.last = node_id, 0.0
 
     def show(self, text: str, now: bool = False) -> None:
-        """Shows a text, at most every TEXT_EVERY seconds unless it has to be now; such a one is logged as well."""
+        """Shows a text, at most one in TEXT_EVERY seconds; with `now` it is shown in any case, and logged as well."""
         if now:
             logger.info(text)
         if not now and time.monotonic() - self.last < TEXT_EVERY:
@@ -33,7 +34,7 @@ class NodeText:
 
 
 class Watch:
-    """Follows a training: progress bar, text, previews; ends it within one step when the host is told to stop."""
+    """Shows how a training goes after each step, and ends it when the host is told to stop."""
 
     def __init__(self, job: Job, previews: Previews, node_text: NodeText):
         self.job, self.previews, self.node_text = job, previews, node_text
@@ -41,10 +42,9 @@ class Watch:
 
     def __call__(self, report: StepReport) -> None:
         state, sheet = report.state, None
-        left = f"{int(state.eta_seconds) // 60}:{int(state.eta_seconds) % 60:02} left"
         self.node_text.show(
             f"{stage_in_words(report.phase, state.stage)} {state.step} of {state.total_steps}, "
-            f"loss {smoothed(report.losses):.4g}, {state.rate:.3g} steps/s, {left}"
+            f"loss {smoothed(report.losses):.4g}, {state.rate:.3g} steps/s, {format_duration(state.eta_seconds)} left"
         )
         if self.previews.due(report.steps_done):
             sheet = self.previews.draw_sheet(report.phase, report.layers, state.stage, report.steps_done)
@@ -53,7 +53,7 @@ class Watch:
 
 
 def show_last_sheet(job: Job, previews: Previews) -> None:
-    """Shows the sheet at a training's end on the node."""
+    """Shows the last sheet of a training on the node."""
     bar = comfy.utils.ProgressBar(job.total_steps)
     bar.update_absolute(job.total_steps, preview=("JPEG", previews.sheet, SHEET) if previews.sheet else None)
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from ...errors import TrainingError
+from ...models import embedded
+from ...models.families import FAMILIES
 from ...training.data.buckets import Size, nearest_bucket
 from ...training.data.cache import encode, latents_path, prompt_path
 from ...training.data.images import METADATA, SUFFIXES, ImageRules, Skipped, scan_folder
@@ -23,22 +25,33 @@ from .encoders import conditioning_entry, encode_prompt, host_encoders
 PACK = Path(__file__).resolve().parents[2]
 SMALLEST = 64  # pixels of a side
 SMALL = 256  # resolutions below take finer buckets where the VAE allows it
-NAMED = 5  # skipped files that the summary names
+NAMED = 5  # the most skipped files that the summary names
 
 Report = Callable[[str, int, int, float | None], None]  # what is done, done, total, seconds left
 
 
 @dataclass(frozen=True)
 class Example:
-    """Latents [1, ...] as VAEEncode gives them, and the entry of CONDITIONING that belongs to them."""
+    """One image with its caption.
+
+    Args:
+        latents: [1, ...] as VAEEncode gives them.
+        positive: the caption's entry of CONDITIONING.
+    """
 
     latents: torch.Tensor
     positive: list
 
 
 @dataclass(frozen=True)
-class Found:
-    """Examples, what could not be used, and the negative conditioning's one entry."""
+class Encoded:
+    """What a folder or an IMAGE batch gives.
+
+    Args:
+        examples: in order.
+        skipped: what could not be used, and why.
+        negative: the entry of CONDITIONING of the empty prompt.
+    """
 
     examples: tuple[Example, ...]
     skipped: tuple[Skipped, ...]
@@ -46,34 +59,38 @@ class Found:
 
 
 def folder_path(folder: str) -> Path | None:
-    """Returns the folder a person means; None for a blank.
+    """Returns the folder a person means; None for an empty text.
 
-    A relative one lies below the host's input folder, or else below this pack, which has demo/style.
+    A relative path lies below the host's input folder, or else below this pack, which has demo/style.
     """
     folder = folder.strip().strip('"').strip()  # Windows copies a path with quotes around it
     if not folder:
         return None
-    own, given = PACK / folder, Path(folder_paths.get_input_directory(), Path(folder).expanduser())
-    return own if own.is_dir() and not given.is_dir() else given
+    in_pack, in_input = PACK / folder, Path(folder_paths.get_input_directory(), Path(folder).expanduser())
+    return in_pack if in_pack.is_dir() and not in_input.is_dir() else in_input
 
 
 def cache_folder() -> Path:
-    """Returns where encoded images and prompts are kept; it may be deleted at any time, and fills again."""
+    """Returns where encoded images and prompts are kept; a person may delete it at any time."""
     return Path(folder_paths.get_user_directory(), "hyper_sd", "training_cache")
 
 
 def drawn_at(clip: Any) -> int:
-    """Returns the side in pixels of the squares that a CLIP's model draws, told from the text encoders in it."""
+    """Returns the side in pixels of the squares that a CLIP's model draws, which its text encoders show."""
     encoders = clip.cond_stage_model
     if isinstance(getattr(encoders, "clip_l", None), DemoTextEncoder):
-        return 128
-    return 1024 if hasattr(encoders, "clip_g") else 512
+        return embedded.SIZE
+    return FAMILIES["sdxl" if hasattr(encoders, "clip_g") else "sd15"].size
 
 
 def image_rules(clip: Any, vae: Any, resolution: int, default_caption: str) -> ImageRules:
     """Returns which images are taken and to what sizes: sides are multiples of 64, or of 8 latents at small resolutions.
 
-    Args: resolution: in pixels, 0 for what the model is drawn at.
+    Args:
+        clip: of the model.
+        vae: of the model.
+        resolution: in pixels, 0 for what the model draws.
+        default_caption: of images that have none; empty for none.
     Raises: TrainingError for a resolution in 1..63.
     """
     if 0 < resolution < SMALLEST:
@@ -83,7 +100,7 @@ def image_rules(clip: Any, vae: Any, resolution: int, default_caption: str) -> I
     return ImageRules(resolution, max(step, factor), default_caption=default_caption.strip() or None)
 
 
-def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Report) -> Found:
+def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Report) -> Encoded:
     """Returns a folder's images, encoded now or before.
 
     Raises: TrainingError when the folder holds nothing usable or the cache cannot be written.
@@ -98,7 +115,7 @@ def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Re
         Example(load_file(latents_path(cache, encoders.fingerprint, item))["latents"], entries[item.caption])
         for item in images.items
     )
-    return Found(examples, images.skipped, entries[""])
+    return Encoded(examples, images.skipped, entries[""])
 
 
 def caption_lines(captions: str, count: int, rules: ImageRules) -> list[str | None]:
@@ -114,7 +131,7 @@ def caption_lines(captions: str, count: int, rules: ImageRules) -> list[str | No
     return [line or rules.default_caption for line in (lines * count if len(lines) == 1 else lines)]
 
 
-def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules: ImageRules, report: Report) -> Found:
+def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules: ImageRules, report: Report) -> Encoded:
     """Returns an IMAGE batch [batch, height, width, 3], brought to the nearest size as those of a folder are.
 
     Raises: TrainingError for captions that do not fit, and for images that are too small or have no caption.
@@ -136,7 +153,7 @@ def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules:
         report("Encoding", number, count, None)
         if line is not None:
             examples.append(Example(vae.encode(image), entries[line]))
-    return Found(tuple(examples), skipped, entries[""])
+    return Encoded(tuple(examples), skipped, entries[""])
 
 
 def _fitted(images: torch.Tensor, size: Size) -> torch.Tensor:
@@ -154,8 +171,8 @@ def passed_through(latents: dict | None, positive: list | None) -> tuple[dict, l
     if latents is None and positive is None:
         return None
     if latents is None or positive is None:
-        given, missing = ("latents", "positive") if positive is None else ("positive", "latents")
-        raise TrainingError(f"{given} is wired in and {missing} is not; wire both, they belong together.")
+        wired, missing = ("latents", "positive") if positive is None else ("positive", "latents")
+        raise TrainingError(f"{wired} is wired in and {missing} is not; wire both, they belong together.")
     count = len(latents["samples"])
     if len(positive) not in {1, count}:
         raise TrainingError(
@@ -174,15 +191,21 @@ def grouped(examples: Iterable[Example]) -> tuple[list[dict], list[list]]:
 
 
 def in_words(examples: Sequence[Example], factor: int, skipped: Sequence[Skipped], others: int = 0) -> str:
-    """Returns what was found: "20 images in 2 sizes (14 of 512x512, 6 of 384x640), 1 skipped: x.png has no caption"."""
+    """Returns a summary: "20 images in 2 sizes (14 of 512x512, 6 of 384x640), 1 skipped: x.png has no caption".
+
+    Args:
+        examples: images that were encoded.
+        factor: pixels to a latent.
+        skipped: images that were not.
+        others: latents that were encoded elsewhere.
+    """
     sizes = Counter(f"{e.latents.shape[-1] * factor}x{e.latents.shape[-2] * factor}" for e in examples).most_common()
     parts = []
     if examples:
         noun = "image" if len(examples) == 1 else "images"
         each = ", ".join(f"{count} of {size}" for size, count in sizes)
-        parts.append(
-            f"{len(examples)} {noun} " + (f"of {sizes[0][0]}" if len(sizes) == 1 else f"in {len(sizes)} sizes ({each})")
-        )
+        of_sizes = f"of {sizes[0][0]}" if len(sizes) == 1 else f"in {len(sizes)} sizes ({each})"
+        parts.append(f"{len(examples)} {noun} {of_sizes}")
     if others:
         parts.append(f"{others} {'latent' if others == 1 else 'latents'} as given")
     if skipped:
@@ -199,8 +222,6 @@ def folder_state(folder: Path) -> str:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith((*SUFFIXES, ".txt")) or name.lower() in METADATA:
-                status = Path(parent, name).stat()
-                digest.update(
-                    f"{Path(parent, name)}\0{status.st_size} {status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-                )
+                path, status = Path(parent, name), Path(parent, name).stat()
+                digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

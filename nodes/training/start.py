@@ -1,17 +1,16 @@
-"""The LoRA that a training starts from, by the name that the node offers it under."""
+"""The LoRA that a training starts from, by its name in the node's list."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedModelError
-from ...models.catalog import load_catalog
 from ...models.lora import plan
 from ...models.lora_keys import split_key
 from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
-from ...training.request import NONE, UNIFIED, StartingLora
+from ...training.presets import NONE, UNIFIED
+from ...training.request import StartingLora
 from ..lora import planned_file
-from ..lora_files import DEMO, lora_path, read_file, require_fit
+from ..lora_files import lora_path, read_file, require_fit, variant_of
 from .network import HostNetwork
 
 logger = logging.getLogger("hyper_sd")
@@ -19,8 +18,12 @@ PARTS = {"down": DOWN, "up": UP, "alpha": ALPHA}
 
 
 def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
-    """Returns the LoRA of a name that the node offers.
+    """Returns the LoRA of a name in the node's list.
 
+    Args:
+        host: the network.
+        model: the MODEL that the network is of.
+        name: in the list.
     Raises: UnsupportedModelError for a file that is missing, of another family, or no plain LoRA.
     """
     if name == NONE:
@@ -41,9 +44,4 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
             raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
         changed.add(own[split.module])
         renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
-    return StartingLora(renamed, name == UNIFIED or _is_unified(name), frozenset(changed))
-
-
-def _is_unified(name: str) -> bool:
-    released = any(entry.name == Path(name).name and entry.kind == "unified" for entry in load_catalog())
-    return released or (name.startswith(DEMO) and "unified" in name)
+    return StartingLora(renamed, name == UNIFIED or variant_of(name) == "unified", frozenset(changed))

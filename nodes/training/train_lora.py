@@ -14,9 +14,9 @@ from ...errors import TrainingError
 from ...training.data.examples import GroupedExamples
 from ...training.export import TrainedLora, clean_name
 from ...training.phases import run_job, write_settings
-from ...training.presets import AUTO, OBJECTIVES, PRESETS, Phase
+from ...training.presets import CHOICES, NONE, OBJECTIVES, PRESETS, UNIFIED, Phase, TrainRequest
 from ...training.preview import Previews
-from ...training.request import NONE, OFF, ON, UNIFIED, TrainRequest, fingerprint, fitted, job_of, metadata_of, phases_of
+from ...training.request import fingerprint, fitted, job_of, metadata_of, phases_of
 from ..lora_files import add_lora, lora_options, lora_path
 from ..schema import TRAINING, found_as, node_id_of
 from .network import Stopped, host_network
@@ -25,134 +25,72 @@ from .progress import NodeText, Watch, show_last_sheet, summary
 from .start import starting_lora
 
 FOLDER = "hyper_sd_training"  # below the host's output folder
-DATA = [
-    io.Model.Input(
-        "model",
-        tooltip="SD1.5 or SDXL, as its loader gives it, or with other LoRAs on it. It is trained where it is, without a second "
-        "copy, and is afterwards as before.",
-    ),
-    io.Latent.Input("latents", tooltip="The images, from Hyper-SD Training Data or VAE Encode. Batches may differ in size."),
-    io.Conditioning.Input("positive", tooltip="The captions: one for each image in the same order, or one for all of them."),
-]
-PLAN = [
-    io.Combo.Input(
-        "objective",
-        options=list(OBJECTIVES),
-        default=OBJECTIVES[0],
-        tooltip="style, then distil: learns the style and makes it work at 1 to 8 steps. style finetune: the style alone, for "
-        "many steps. TSCD distillation: few steps alone, the images only serve as examples.",
-    ),
-    io.Combo.Input(
-        "preset",
-        options=list(PRESETS),
-        default="Small",
-        tooltip="How long and how large. Small to see whether it learns, Medium for use, Thorough for the last bit. Inputs "
-        "at 0 follow it.",
-    ),
-    io.Int.Input(
-        "steps",
-        default=0,
-        min=0,
-        max=1_000_000,
-        tooltip="Optimizer steps of the whole run. 0 takes the preset's. More when the samples still get better at the end.",
-    ),
-    io.Int.Input(
-        "rank",
-        default=0,
-        min=0,
-        max=256,
-        tooltip="Size of the LoRA, 1 to 256. 0 takes the preset's. Higher learns finer detail, and makes a larger file.",
-    ),
-    io.Float.Input(
-        "learning_rate",
-        default=0.0,
-        min=0.0,
-        max=1.0,
-        step=0.000001,
-        round=False,
-        tooltip="0 takes the preset's, about 0.0001. Lower it when the loss jumps or images break, raise it when nothing "
-        "changes.",
-    ),
-    io.String.Input(
-        "name",
-        default="my_style",
-        tooltip="Of the run: its folder below output/hyper_sd_training begins with it. Queue the same again to go on after a "
-        "stop; another name starts anew.",
-    ),
-]
-OPTIONS = [
-    io.Conditioning.Input(
-        "negative",
-        optional=True,
-        tooltip="The empty prompt, from Hyper-SD Training Data. Distillation needs it, unless teacher_cfg is 1.",
-    ),
-    io.Vae.Input("vae", optional=True, tooltip="Shows the samples in full quality. Without it they are coarse previews."),
-    io.Combo.Input(
-        "start_from",
-        options=[NONE, UNIFIED, *lora_options()],
-        default=NONE,
-        optional=True,
-        tooltip="A LoRA to go on from. Hyper-SD unified works at 1 to 8 steps already, so a distillation from it is much "
-        "shorter. After a style the two are added.",
-    ),
-    io.String.Input(
-        "stages",
-        default=AUTO,
-        optional=True,
-        tooltip="Segments of the distillation, from many to few, such as 8-4-2-1; the last is the number of steps the LoRA is "
-        "made for, 1 for any of 1 to 8. auto takes the preset's.",
-    ),
-    io.Int.Input(
-        "batch_size",
-        default=0,
-        min=0,
-        max=1024,
-        optional=True,
-        tooltip="Images per step, 1 to 1024. 0 takes the preset's. Lower it when memory does not suffice.",
-    ),
-    io.Float.Input(
-        "teacher_cfg",
-        default=5.0,
-        min=1.0,
-        max=20.0,
-        step=0.5,
-        optional=True,
-        tooltip="CFG that is distilled into the LoRA, 1 to 20. Lower it (3) when images look burnt, raise it for more "
-        "contrast; 1 needs no negative.",
-    ),
-    io.Int.Input(
-        "preview_every",
-        default=0,
-        min=0,
-        max=1_000_000,
-        optional=True,
-        tooltip="Steps between two sheets of sample images. 0 is about eight times a run, in at most 5 % of its time.",
-    ),
-    io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=2**63 - 1,
-        control_after_generate=False,  # a seed that the page changes would start every run anew
-        optional=True,
-        tooltip="Of everything that is drawn. Another number gives another, equally good run.",
-    ),
-    io.Combo.Input(
-        "gradient_checkpointing",
-        options=[AUTO, ON],
-        default=AUTO,
-        optional=True,
-        tooltip="on takes less memory and about half as long again; what is learnt is the same. auto does so only where the "
-        "training would not fit otherwise.",
-    ),
-    io.Combo.Input(
-        "adversarial",
-        options=[AUTO, ON, OFF],
-        default=AUTO,
-        optional=True,
-        tooltip="In style, then distil: at the stages 1 and 2 a discriminator shows the LoRA what your images look like, so "
-        "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
-    ),
+DEFAULTS = TrainRequest()
+TOOLTIPS = {
+    "model": "SD1.5 or SDXL, as its loader gives it, or with other LoRAs on it. It is trained where it is, without a second "
+    "copy, and is afterwards as before.",
+    "latents": "The images, from Hyper-SD Training Data or VAE Encode. Batches may differ in size.",
+    "positive": "The captions: one for each image in the same order, or one for all of them.",
+    "objective": "style, then distil: learns the style and makes it work at 1 to 8 steps. style finetune: the style alone, for "
+    "many steps. TSCD distillation: few steps alone, the images only serve as examples.",
+    "preset": "How long and how large. Small to see whether it learns, Medium for use, Thorough for the last bit. Inputs "
+    "at 0 follow it.",
+    "steps": "Optimizer steps of the whole run. 0 takes the preset's. More when the samples still get better at the end.",
+    "rank": "Size of the LoRA, 1 to 256. 0 takes the preset's. Higher learns finer detail, and makes a larger file.",
+    "learning_rate": "0 takes the preset's, about 0.0001. Lower it when the loss jumps or images break, raise it when nothing "
+    "changes.",
+    "name": "Of the run: its folder below output/hyper_sd_training begins with it. Queue the same again to go on after a "
+    "stop; another name starts anew.",
+    "negative": "The empty prompt, from Hyper-SD Training Data. Distillation needs it, unless teacher_cfg is 1.",
+    "vae": "Shows the samples in full quality. Without it they are coarse previews.",
+    "start_from": "A LoRA to go on from. Hyper-SD unified works at 1 to 8 steps already, so a distillation from it is much "
+    "shorter. After a style the two are added.",
+    "stages": "Segments of the distillation, from many to few, such as 8-4-2-1; the last is the number of steps the LoRA is "
+    "made for, 1 for any of 1 to 8. auto takes the preset's.",
+    "batch_size": "Images per step, 1 to 1024. 0 takes the preset's. Lower it when memory does not suffice.",
+    "teacher_cfg": "CFG that is distilled into the LoRA, 1 to 20. Lower it (3) when images look burnt, raise it for more "
+    "contrast; 1 needs no negative.",
+    "preview_every": "Steps between two sheets of sample images. 0 is about eight times a run, in at most 5 % of its time.",
+    "seed": "Of everything that is drawn. Another number gives another, equally good run.",
+    "gradient_checkpointing": "on takes less memory and about half as long again; what is learnt is the same. auto does so "
+    "only where the training would not fit otherwise.",
+    "adversarial": "In style, then distil: at the stages 1 and 2 a discriminator shows the LoRA what your images look like, so "
+    "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
+}
+
+
+def _wired(kind: Any, name: str, **options: Any) -> io.Input:
+    """Returns an input that another node's output is wired into."""
+    return kind.Input(name, tooltip=TOOLTIPS[name], **options)
+
+
+def _setting(kind: Any, name: str, **options: Any) -> io.Input:
+    """Returns an input for a value of TrainRequest, with its default; whole numbers begin at 0."""
+    lowest = {"min": 0} if kind is io.Int else {}
+    return kind.Input(name, default=getattr(DEFAULTS, name), tooltip=TOOLTIPS[name], **lowest | options)
+
+
+INPUTS = [
+    _wired(io.Model, "model"),
+    _wired(io.Latent, "latents"),
+    _wired(io.Conditioning, "positive"),
+    _setting(io.Combo, "objective", options=list(OBJECTIVES)),
+    _setting(io.Combo, "preset", options=list(PRESETS)),
+    _setting(io.Int, "steps", max=1_000_000),
+    _setting(io.Int, "rank", max=256),
+    _setting(io.Float, "learning_rate", min=0.0, max=1.0, step=0.000001, round=False),
+    _setting(io.String, "name"),
+    _wired(io.Conditioning, "negative", optional=True),
+    _wired(io.Vae, "vae", optional=True),
+    _setting(io.Combo, "start_from", options=[NONE, UNIFIED, *lora_options()], optional=True),
+    _setting(io.String, "stages", optional=True),
+    _setting(io.Int, "batch_size", max=1024, optional=True),
+    _setting(io.Float, "teacher_cfg", min=1.0, max=20.0, step=0.5, optional=True),
+    _setting(io.Int, "preview_every", max=1_000_000, optional=True),
+    # A seed that the page changes would start every run anew.
+    _setting(io.Int, "seed", max=2**63 - 1, control_after_generate=False, optional=True),
+    _setting(io.Combo, "gradient_checkpointing", options=list(CHOICES["gradient_checkpointing"]), optional=True),
+    _setting(io.Combo, "adversarial", options=list(CHOICES["adversarial"]), optional=True),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
@@ -176,7 +114,7 @@ class HyperSDTrainLora(io.ComfyNode):
             category=TRAINING,
             **found_as("train", "finetune", "fine-tune", "style", "distil", "LoRA training"),
             description="Learns a style from images, makes it work at 1 to 8 steps, or both; stopped, it goes on where it was.",
-            inputs=[*DATA, *PLAN, *OPTIONS],
+            inputs=INPUTS,
             outputs=OUTPUTS,
             hidden=[io.Hidden.unique_id],
             is_experimental=True,
@@ -219,7 +157,17 @@ class HyperSDTrainLora(io.ComfyNode):
 def train_lora(
     model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, request: TrainRequest, node_text: NodeText
 ) -> io.NodeOutput:
-    """Returns the node's outputs; see its inputs."""
+    """Returns the node's outputs.
+
+    Args:
+        model: MODEL of the host.
+        latents: LATENTs.
+        positive: CONDITIONINGs of the captions.
+        negative: CONDITIONINGs of the empty prompt, may be empty.
+        vae: shows the samples; None shows previews.
+        request: the other inputs.
+        node_text: on the node.
+    """
     host = host_network(model)
     examples = host.examples(latents, positive, negative)
     start = starting_lora(host, model, request.start_from)

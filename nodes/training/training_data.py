@@ -7,36 +7,23 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
-from server import PromptServer
 
 from ...errors import TrainingError
-from ..schema import TRAINING, found_as
+from ...models.progress import format_duration
+from ..schema import TRAINING, found_as, node_id_of, show_text
+from . import sources
 from .encoders import conditioning_entry, encode_prompt
-from .sources import (
-    Found,
-    Report,
-    folder_path,
-    folder_state,
-    from_folder,
-    from_images,
-    grouped,
-    image_rules,
-    in_words,
-    passed_through,
-)
 
 
-def reporter(node_id: str | None) -> Report:
-    """Returns what shows progress on the node; it raises the host's own exception when the person stops the run."""
+def reporter(node_id: str | None) -> sources.Report:
+    """Returns a function that shows progress on the node, and raises the host's own exception when a person stops the run."""
     bar = comfy.utils.ProgressBar(1, node_id)
 
     def report(what: str, done: int, total: int, seconds: float | None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, max(total, 1))
-        if node_id:
-            minutes, rest = divmod(round(seconds or 0), 60)
-            left = "" if seconds is None else f", {minutes} min {rest} s left" if minutes else f", {rest} s left"
-            PromptServer.instance.send_progress_text(f"{what}: {done} of {total}{left}", node_id)
+        left = "" if seconds is None else f", {format_duration(seconds)} left"
+        show_text(f"{what}: {done} of {total}{left}", node_id)
 
     return report
 
@@ -50,9 +37,9 @@ def _require(clip: Any, vae: Any) -> None:
         )
 
 
-def _negative(found: Sequence[Found], clip: Any) -> Any:
-    if found:
-        return [found[0].negative]
+def _negative(parts: Sequence[sources.Encoded], clip: Any) -> Any:
+    if parts:
+        return [parts[0].negative]
     if clip is not None:
         return [conditioning_entry(encode_prompt(clip, ""))]
     return ExecutionBlocker("negative is that of the empty prompt; wire clip into Hyper-SD Training Data to have it.")
@@ -132,7 +119,7 @@ class HyperSDTrainingData(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder=None) -> bool | str:
         """Looks for the folder before the run."""
-        path = folder_path(folder or "")  # wired from another node, it is known only later
+        path = sources.folder_path(folder or "")  # wired from another node, it is known only later
         if path is not None and not path.is_dir():
             return f"{path} is not a folder; give a whole path, or the name of a folder below ComfyUI's input folder."
         return True
@@ -140,8 +127,8 @@ class HyperSDTrainingData(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=None, **inputs) -> str:
         """Changes when a file in the folder does."""
-        path = folder_path(folder or "")
-        return folder_state(path) if path else ""
+        path = sources.folder_path(folder or "")
+        return sources.folder_state(path) if path else ""
 
     @classmethod
     def execute(
@@ -156,31 +143,30 @@ class HyperSDTrainingData(io.ComfyNode):
         latents=None,
         positive=None,
     ) -> io.NodeOutput:
-        node_id = getattr(cls.hidden, "unique_id", None)  # a program that calls the node has no page to show it on
-        given, path, found, factor = passed_through(latents, positive), folder_path(folder), [], 1
+        node_id, path = node_id_of(cls), sources.folder_path(folder)
+        passed, parts, factor = sources.passed_through(latents, positive), [], 1
         if captions.strip() and images is None:
             raise TrainingError(
                 "captions belong to the images input, where nothing is wired in; a folder's captions lie in it."
             )
         if path or images is not None:
             _require(clip, vae)
-            rules, factor = image_rules(clip, vae, resolution, default_caption), vae.spacial_compression_encode()
+            rules, factor = sources.image_rules(clip, vae, resolution, default_caption), vae.spacial_compression_encode()
             report = reporter(node_id)
             if path:
-                found.append(from_folder(path, clip, vae, rules, report))
+                parts.append(sources.from_folder(path, clip, vae, rules, report))
             if images is not None:
-                found.append(from_images(images, captions, clip, vae, rules, report))
-        elif given is None:
+                parts.append(sources.from_images(images, captions, clip, vae, rules, report))
+        elif passed is None:
             raise TrainingError("There is nothing to train on; give a folder, wire in images, or latents with positive.")
-        examples = [example for part in found for example in part.examples]
-        groups = grouped(examples)
-        if given:
-            groups = groups[0] + [given[0]], groups[1] + [given[1]]
-        skipped = [entry for part in found for entry in part.skipped]
-        text = in_words(examples, factor, skipped, len(given[1]) if given else 0)
-        if node_id:
-            PromptServer.instance.send_progress_text(text, node_id)
-        return io.NodeOutput(*groups, _negative(found, clip), text)
+        examples = [example for part in parts for example in part.examples]
+        groups = sources.grouped(examples)
+        if passed:
+            groups = groups[0] + [passed[0]], groups[1] + [passed[1]]
+        skipped = [entry for part in parts for entry in part.skipped]
+        text = sources.in_words(examples, factor, skipped, len(passed[1]) if passed else 0)
+        show_text(text, node_id)
+        return io.NodeOutput(*groups, _negative(parts, clip), text)
 
 
 NODES = [HyperSDTrainingData]

@@ -10,7 +10,7 @@ from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
 from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.memory import HEADROOM, MemoryEstimate, estimate, fit
+from hyper_sd.training.memory import HEADROOM, Activations, MemoryEstimate, estimate, fit
 from hyper_sd.training.objectives.discriminator import Features, Heads
 from hyper_sd.training.recompute import recomputing
 
@@ -56,8 +56,7 @@ def test_estimate_is_the_truth_at_full_size(processor, height, width):
     layers = LoraLayers(denoiser.network, 4)
     found = estimate(denoiser, layers, CONFIG, (4, height, width), texts(1))
     layers.add("student")
-    assert found.examples == 4
-    assert found.activations == pytest.approx(counted(denoiser, layers, 4, height, width), rel=0.15)
+    assert found.plain.of(4) == pytest.approx(counted(denoiser, layers, 4, height, width), rel=0.15)
 
 
 def test_checkpointed_estimate_is_the_inputs_and_the_largest_block():
@@ -67,17 +66,16 @@ def test_checkpointed_estimate_is_the_inputs_and_the_largest_block():
     layers.add("student")
     with recomputing(denoiser.network, layers):
         inputs = counted(denoiser, layers, 4, 64, 64)
-    assert inputs < found.checkpointed < found.activations
-    assert found.checkpointed - inputs < 0.5 * found.activations
+    assert inputs < found.recomputed.of(4) < found.plain.of(4)
+    assert found.recomputed.of(4) - inputs < 0.5 * found.plain.of(4)
 
 
 def test_estimate_scales_with_the_examples_at_once():
     denoiser = unet()
     whole, parts = (estimate(denoiser, 4, dataclasses.replace(CONFIG, accumulation=n), (4, 32, 32), texts(2)) for n in (1, 4))
-    assert (whole.examples, parts.examples) == (4, 1)
-    assert whole.activations - whole.fixed == pytest.approx(4 * (parts.activations - parts.fixed), rel=1e-6)
-    assert whole.needed(dataclasses.replace(CONFIG, accumulation=4)) == pytest.approx(parts.needed(
-        dataclasses.replace(CONFIG, accumulation=4)), rel=1e-6)  # fmt: skip
+    assert whole == parts
+    all_at_once, one_at_a_time = (whole.needed(dataclasses.replace(CONFIG, accumulation=n)) for n in (1, 4))
+    assert all_at_once - one_at_a_time == pytest.approx(3 * HEADROOM * whole.plain.each, rel=1e-6)
 
 
 @pytest.mark.parametrize(("names", "copies"), [([], 5), (["student"], 5), (["teacher"], 6), (["student", "teacher"], 6)])
@@ -108,7 +106,7 @@ def test_discriminator_is_counted_with_its_heads_and_the_second_look():
 
     assert (plain.heads, found.heads) == (0, weights)
     assert found.adapters - plain.adapters == 4 * 4 * weights  # with gradients and two moments
-    assert 1.1 < found.activations / plain.activations < 2  # the encoder once more
+    assert 1.1 < found.plain.of(4) / plain.plain.of(4) < 2  # the encoder once more
 
 
 def test_discriminator_is_counted_for_a_network_kept_in_bf16():
@@ -152,17 +150,21 @@ def test_mixed_precision_takes_less():
     plain, mixed = (
         estimate(unet(), 4, dataclasses.replace(CONFIG, precision=p), (4, 64, 64), texts(1)) for p in ("fp32", "bf16")
     )
-    assert mixed.activations < 0.9 * plain.activations
-    assert mixed.fixed > plain.fixed
+    assert mixed.plain.of(4) < 0.9 * plain.plain.of(4)
+    assert mixed.plain.fixed > plain.plain.fixed
 
 
 def test_network_of_any_kind_and_dtype_is_measured():
-    denoiser, examples = make_denoiser(), make_examples(2)
-    found = estimate(denoiser, 2, CONFIG, examples.latents.shape, examples.conditioning)
-    assert found.activations > 0
+    measured = {}
+    for dtype in (torch.float32, torch.float64):
+        denoiser, examples = make_denoiser(dtype=dtype), make_examples(2, dtype)
+        layers = LoraLayers(denoiser.network, 2)
+        measured[dtype] = estimate(denoiser, layers, CONFIG, examples.latents.shape, examples.conditioning)
+    single, double = measured.values()
+    assert double.plain.each == 2 * single.plain.each > 4 * 2 * 4 * 4  # latents of 2 x 4 x 4 alone take as much
 
 
-FOUND = MemoryEstimate(adapters=GB, activations=8 * GB, checkpointed=4 * GB, examples=4)
+FOUND = MemoryEstimate(adapters=GB, plain=Activations(0, 2 * GB), recomputed=Activations(0, GB))
 
 
 @pytest.mark.parametrize(("free", "checkpointing", "accumulation"), [
@@ -183,6 +185,6 @@ def test_what_cannot_fit_names_gigabytes_and_remedies():
 
 
 def test_recomputing_that_saves_nothing_is_not_turned_on():
-    same = dataclasses.replace(FOUND, checkpointed=FOUND.activations)
+    same = dataclasses.replace(FOUND, recomputed=FOUND.plain)
     fitted = fit(same, 6 * GB, CONFIG)
     assert (fitted.gradient_checkpointing, fitted.accumulation) == (False, 2)

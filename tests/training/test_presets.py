@@ -2,7 +2,15 @@ import math
 
 import pytest
 from hyper_sd.errors import TrainingError
-from hyper_sd.training.presets import FAMILIES, OBJECTIVES, PRESETS, parse_stages, phases
+from hyper_sd.training.presets import FAMILIES, OBJECTIVES, PRESETS, TrainRequest, parse_stages, phases
+
+KNOWN = ("precision", "starts_distilled")
+
+
+def planned(objective, family, *, examples=100, **settings):
+    """Returns the phases of a request with these settings; those in KNOWN are told of the model and the LoRA it starts from."""
+    known = {name: settings.pop(name) for name in KNOWN if name in settings}
+    return phases(TrainRequest(objective=objective, **settings), family, examples=examples, **known)
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -22,7 +30,7 @@ def test_stages_that_cannot_be_are_refused_with_what_is_allowed(text):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_gives_a_run_of_its_length(objective, family, preset):
-    plan, size = phases(objective, family, preset=preset, examples=100), PRESETS[preset][family]
+    plan, size = planned(objective, family, preset=preset), PRESETS[preset][family]
     assert sum(phase.config.total_steps for phase in plan) == size.steps
     assert {(p.config.rank, p.config.batch_size) for p in plan} == {(size.rank, size.batch_size)}
     assert all(p.config.warmup_steps < min(s.steps for s in p.config.stages) for p in plan)
@@ -37,13 +45,13 @@ def test_larger_presets_are_longer_and_no_narrower():
 
 
 def test_style_is_one_phase_of_plain_denoising():
-    (phase,) = phases("style finetune", "sd15", preset="Medium", examples=100, stages="not read here")
+    (phase,) = planned("style finetune", "sd15", preset="Medium", stages="not read here")
     assert (phase.title, phase.config.objective, phase.config.distance) == ("style", "finetune", "mse")
     assert phase.config.learning_rate == 1e-4
 
 
 def test_distillation_is_one_phase_in_stages_of_equal_length():
-    (phase,) = phases("TSCD distillation", "sd15", preset="Medium", examples=100, guidance_scale=4.0)
+    (phase,) = planned("TSCD distillation", "sd15", preset="Medium", teacher_cfg=4.0)
     config = phase.config
     assert (phase.title, config.objective, config.guidance_scale) == ("distillation", "tscd", (4.0, 4.0))
     assert [(s.num_segments, s.steps) for s in config.stages] == [(8, 250), (4, 250), (2, 250), (1, 250)]
@@ -51,7 +59,7 @@ def test_distillation_is_one_phase_in_stages_of_equal_length():
 
 
 def test_style_then_distil_shares_the_steps_two_to_three():
-    style, distil = phases("style, then distil", "embedded", preset="Small", examples=100, steps=101, stages="4-2-1")
+    style, distil = planned("style, then distil", "embedded", preset="Small", steps=101, stages="4-2-1")
     assert style.config.total_steps == 40
     assert [(s.num_segments, s.steps) for s in distil.config.stages] == [(4, 20), (2, 20), (1, 21)]
     assert (style.config.learning_rate, distil.config.learning_rate) == (3e-3, 1.5e-3)
@@ -59,8 +67,8 @@ def test_style_then_distil_shares_the_steps_two_to_three():
 
 def test_distillation_after_a_style_that_starts_distilled_learns_slowly():
     def rates(objective, **settings):
-        made = phases(objective, "embedded", preset="Small", examples=100, starts_distilled=True, **settings)
-        return [phase.config.learning_rate for phase in made]
+        plan = planned(objective, "embedded", preset="Small", starts_distilled=True, **settings)
+        return [phase.config.learning_rate for phase in plan]
 
     assert rates("style, then distil") == [3e-3, 5e-4]
     assert rates("style, then distil", learning_rate=2e-3) == [2e-3, 2e-3]
@@ -68,11 +76,12 @@ def test_distillation_after_a_style_that_starts_distilled_learns_slowly():
 
 
 @pytest.mark.parametrize(("family", "asked", "is_on"), [
-    ("embedded", None, True), ("sd15", None, False), ("sdxl", None, False), ("sd15", True, True), ("embedded", False, False),
+    ("embedded", "auto", True), ("sd15", "auto", False), ("sdxl", "auto", False), ("sd15", "on", True),
+    ("embedded", "off", False),
 ])  # fmt: skip
 def test_adversarial_part_joins_at_two_segments_and_knows_the_examples(family, asked, is_on):
-    style, distil = phases("style, then distil", family, preset="Medium", examples=100, stages="4-2-1", adversarial=asked)
-    (alone,) = phases("TSCD distillation", family, preset="Medium", examples=100, adversarial=True)
+    style, distil = planned("style, then distil", family, preset="Medium", stages="4-2-1", adversarial=asked)
+    (alone,) = planned("TSCD distillation", family, preset="Medium", adversarial="on")
     assert [s.adversarial_weight for s in distil.config.stages] == ([0, 0.05, 0.1] if is_on else [0, 0, 0])
     assert distil.config.adversarial_real == ("data" if is_on else "target")
     assert not style.config.is_adversarial
@@ -81,7 +90,7 @@ def test_adversarial_part_joins_at_two_segments_and_knows_the_examples(family, a
 
 def test_distillation_that_starts_distilled_stays_at_one_segment():
     def segments(**options):
-        (phase,) = phases("TSCD distillation", "sdxl", preset="Thorough", examples=9, starts_distilled=True, **options)
+        (phase,) = planned("TSCD distillation", "sdxl", preset="Thorough", examples=9, starts_distilled=True, **options)
         return [s.num_segments for s in phase.config.stages]
 
     assert segments() == segments(stages=" Auto ") == [1]
@@ -89,7 +98,7 @@ def test_distillation_that_starts_distilled_stays_at_one_segment():
 
 
 def test_given_values_replace_the_presets_in_every_phase():
-    plan = phases(
+    plan = planned(
         "style, then distil", "sd15", preset="Small", examples=3, steps=50, rank=5, learning_rate=2e-4, batch_size=7, seed=11,
         precision="bf16",
     )  # fmt: skip
@@ -100,7 +109,7 @@ def test_given_values_replace_the_presets_in_every_phase():
 
 
 def test_preset_batch_is_no_larger_than_the_data():
-    (phase,) = phases("style finetune", "embedded", preset="Medium", examples=5)
+    (phase,) = planned("style finetune", "embedded", preset="Medium", examples=5)
     assert phase.config.batch_size == 5
 
 
@@ -120,17 +129,17 @@ def test_preset_batch_is_no_larger_than_the_data():
 def test_bad_values_are_refused_and_do_not_count_as_zero(objective, name, value, words):
     options = {"family": "sd15", "preset": "Small", "examples": 10, name: value}
     with pytest.raises(TrainingError, match=words):
-        phases(objective, **options)
+        planned(objective, **options)
 
 
 @pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
 def test_bad_guidance_is_refused(value):
     with pytest.raises(TrainingError, match="guidance_scale must be"):
-        phases("TSCD distillation", "sd15", preset="Small", examples=10, guidance_scale=value)
+        planned("TSCD distillation", "sd15", preset="Small", examples=10, teacher_cfg=value)
 
 
 def test_unknown_objectives_and_too_few_steps_are_refused():
     with pytest.raises(TrainingError, match="objective must be one of 'style, then distil'"):
-        phases("tscd", "sd15", preset="Small", examples=10)
+        planned("tscd", "sd15", preset="Small", examples=10)
     with pytest.raises(TrainingError, match="3 steps are too few for the 4 stages 8-4-2-1; use 4 steps or more"):
-        phases("TSCD distillation", "sd15", preset="Medium", examples=10, steps=3)
+        planned("TSCD distillation", "sd15", preset="Medium", examples=10, steps=3)

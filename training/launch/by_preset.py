@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from ...disk import format_bytes
 from ...errors import TrainingError, UnsupportedModelError
+from ...models import embedded
 from ...models.catalog import load_catalog
 from ...models.lora import check_family, read_lora
 from ...models.unet_names import original_names
@@ -19,12 +20,11 @@ from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name
 from ..losses import smoothed
 from ..phases import Job, Outcome, StepReport, Trainee, run_job, stage_in_words, write_settings
-from ..presets import Phase
+from ..presets import NONE, UNIFIED, Phase, TrainRequest
 from ..preview import Previews
-from ..request import NONE, UNIFIED, StartingLora, TrainRequest, fingerprint, fitted, job_of, metadata_of, phases_of
+from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
-from .embedded_model import UNIFIED_LORA
 from .run_file import RunFile
 from .step_log import StepLog
 
@@ -78,7 +78,8 @@ def starting_lora(name: str, model: DiffusersModel, trainee: Trainee) -> Startin
         raise UnsupportedModelError(
             f"start_from takes the path of {entry.name} here; get it by `python install.py download {entry.id} --into FOLDER`."
         )
-    path = UNIFIED_LORA if name == UNIFIED else Path(name)
+    unified = embedded.lora_file("unified", 1)
+    path = unified if name == UNIFIED else Path(name)
     info = read_lora(path)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
@@ -88,8 +89,9 @@ def starting_lora(name: str, model: DiffusersModel, trainee: Trainee) -> Startin
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UnsupportedModelError(f"{path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
-    released = any(entry.name == path.name and entry.kind == "unified" for entry in load_catalog())
-    return _renamed(tensors, path, model, trainee, is_distilled=path == UNIFIED_LORA or released)
+    released = load_catalog().lora_named(path.name)
+    is_distilled = path == unified or (released is not None and released.kind == "unified")
+    return _renamed(tensors, path, model, trainee, is_distilled)
 
 
 def _renamed(

@@ -13,8 +13,7 @@ import torch
 from ...errors import TrainingError
 from ..config import TrainingConfig, from_plain
 from ..engine import usual_precision
-from ..presets import AUTO, OBJECTIVES
-from ..request import NONE, OFF, ON, UNIFIED, TrainRequest
+from ..presets import AUTO, NONE, OBJECTIVES, OFF, ON, UNIFIED, TrainRequest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,7 +16,8 @@ from ..lora_layers import LoraLayers
 def encoder_stages(network: nn.Module) -> list[str]:
     """Returns the names of the modules whose outputs are the features: each encoder level, then the middle block.
 
-    Knows the UNets of diffusers and the original Stable Diffusion layout, which the hosts use.
+    It knows the UNets of diffusers, and those of the original Stable Diffusion layout, which the hosts use.
+
     Raises: UnsupportedModelError for other networks.
     """
     if hasattr(network, "down_blocks") and hasattr(network, "mid_block"):
@@ -34,13 +35,16 @@ def encoder_stages(network: nn.Module) -> list[str]:
 
 
 class _Reached(Exception):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass after the last layer whose output is needed."""
 
 
 class Features:
     """Runs the denoiser up to its middle block and returns what the stages put out.
 
-    Args: layers: its adapter sets; backbone: the set that is active meanwhile, None for the bare teacher.
+    Args:
+        denoiser: the network.
+        layers: its adapter sets.
+        backbone: name of the set that is active meanwhile; None for the bare network.
     """
 
     def __init__(self, denoiser: Denoiser, layers: LoraLayers, backbone: str | None = None):
@@ -51,11 +55,18 @@ class Features:
     def __call__(
         self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, frozen: bool = False
     ) -> list[torch.Tensor]:
-        """Returns a feature map [batch, channels, height, width] per stage. Args: frozen: no gradient to the backbone's set."""
-        found: list[torch.Tensor] = []
+        """Returns a feature map [batch, channels, height, width] of every stage.
+
+        Args:
+            x: noisy latents, [batch, ...].
+            t: timesteps, [batch].
+            conditioning: of the prompts.
+            frozen: whether gradients pass through the backbone's set without reaching its weights.
+        """
+        features: list[torch.Tensor] = []
 
         def keep(module: nn.Module, args: tuple, output: torch.Tensor | tuple) -> None:
-            found.append(output if isinstance(output, torch.Tensor) else output[0])
+            features.append(output if isinstance(output, torch.Tensor) else output[0])
             if module is self.stages[-1]:
                 raise _Reached
 
@@ -68,7 +79,7 @@ class Features:
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return features
 
 
 class Heads(nn.Module):
@@ -76,7 +87,8 @@ class Heads(nn.Module):
 
     Source: SDXL-Lightning, arXiv 2402.13929, section 3.3, which concatenates the features of both points; Hyper-SD,
     arXiv 2404.13686, section 3.2.
-    Args: channels: of each stage's feature map.
+    Args:
+        channels: of each stage's feature map.
     """
 
     def __init__(self, channels: Sequence[int]):
@@ -92,22 +104,27 @@ class Heads(nn.Module):
         )
 
     def forward(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
-        """Returns one logit per example [batch]: the mean over every stage's map. Args: features of the two points."""
+        """Returns one logit for each example [batch], the mean over every stage's map.
+
+        Args:
+            here: features of one point, a map for each stage.
+            there: features of the other point.
+        """
         maps = [head(torch.cat(pair, 1)).flatten(1).mean(1) for head, *pair in zip(self.heads, here, there, strict=True)]
         stacked = torch.stack(maps)
         return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)
 
     def judge_frozen(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
-        """As forward, with no gradient to the heads."""
+        """Returns what forward() does, without a gradient to the heads."""
         fixed = {name: p.detach() for name, p in self.named_parameters()}
         return functional_call(self, fixed, (here, there))
 
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """The hinge loss: mean(relu(1 - real)) + mean(relu(1 + fake)). Args: logits [batch]."""
+    """Returns the hinge loss, mean(relu(1 - real)) + mean(relu(1 + fake)), of logits [batch]."""
     return torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()
 
 
 def generator_loss(fake: torch.Tensor) -> torch.Tensor:
-    """The student's part: -mean(fake)."""
+    """Returns the student's part, -mean(fake), of logits [batch]."""
     return -fake.mean()

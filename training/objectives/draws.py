@@ -78,7 +78,7 @@ def _draw_guidance(config: TrainingConfig, batch: int, generator: torch.Generato
 
 
 def distance(a: torch.Tensor, b: torch.Tensor, kind: str, huber_c: float) -> torch.Tensor:
-    """Returns the mean distance of two tensors as a scalar, computed in float32 or better.
+    """Returns the mean distance of two tensors as a scalar, computed in float32 or float64.
 
     Source of "huber": Song and Dhariwal, "Improved Techniques for Training Consistency Models", arXiv 2310.14189.
 

@@ -11,7 +11,7 @@ from .draws import Draws, distance
 
 
 class Finetune(nn.Module):
-    """Plain denoising: the distance of the student's prediction to the noise (or velocity) that was added."""
+    """Plain denoising: the distance of the student's prediction to the noise, or the velocity, that was added."""
 
     def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers):
         super().__init__()
@@ -25,6 +25,6 @@ class Finetune(nn.Module):
         x = diffusion.add_noise(x0, draws.noise, draws.t_n)
         with self.layers.using(STUDENT):
             prediction = self.denoiser.predict(x, draws.t_n, batch.conditioning)
-        wanted = diffusion.training_target(x0, draws.noise, draws.t_n)
-        loss = distance(prediction, wanted, self.config.distance, self.config.huber_c)
+        target = diffusion.training_target(x0, draws.noise, draws.t_n)
+        loss = distance(prediction, target, self.config.distance, self.config.huber_c)
         return {"loss": stage.distance_weight * loss, "distance": loss.detach()}

@@ -15,12 +15,16 @@ from .draws import Draws, distance
 class Tscd(nn.Module):
     """Trajectory segmented consistency distillation.
 
-    loss = d(Psi(x_tn, student, t_end), Psi(x_tprev, target, t_end)) + adversarial loss; x_tprev is one DDIM step of the guided
-    teacher away from x_tn; gradients reach the student (and the discriminator's own weights) only. The teacher is the bare
-    network, or the network with the set "teacher" where there is one: a style learnt before is then what is distilled.
+    loss = d(Psi(x_tn, student, t_end), Psi(x_tprev, target, t_end)) + adversarial loss, where x_tprev is one DDIM step of the
+    guided teacher away from x_tn. Gradients reach the student, and the discriminator's own weights, only. The teacher is the
+    bare network, or the network with the set "teacher" where there is one: then a style learnt before is distilled.
 
     Source: Hyper-SD, arXiv 2404.13686, Eq. 11-12 and algorithm 1. The solver is not named there; DDIM is that of LCM and TCD.
-    Args: layers: with the sets "student" and "target", and "teacher" if wanted; heads: for stages with an adversarial weight.
+    Args:
+        config: of the run.
+        denoiser: the network.
+        layers: with the sets "student" and "target", and "teacher" if there is one.
+        heads: of the discriminator, for stages with an adversarial weight.
     """
 
     def __init__(self, config: TrainingConfig, denoiser: Denoiser, layers: LoraLayers, heads: Heads | None = None):
@@ -34,14 +38,14 @@ class Tscd(nn.Module):
     def forward(self, batch: Batch, draws: Draws, stage: Stage) -> dict[str, torch.Tensor]:
         """Returns {"loss", "distance"} and, in adversarial stages, {"adversarial", "discriminator"}."""
         x_n = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_n)
-        wanted = self.target_point(x_n, batch, draws)
+        target = self.target_point(x_n, batch, draws)
         with self.layers.using(STUDENT):
             prediction = self.denoiser.predict(x_n, draws.t_n, batch.conditioning)
-        found = self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end)
-        apart = distance(found, wanted, self.config.distance, self.config.huber_c)
+        point = self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end)
+        apart = distance(point, target, self.config.distance, self.config.huber_c)
         losses = {"loss": stage.distance_weight * apart, "distance": apart.detach()}
         if stage.adversarial_weight and self.heads is not None:
-            generator, discriminator = self._adversarial(x_n, found, wanted, batch, draws)
+            generator, discriminator = self._adversarial(x_n, point, target, batch, draws)
             losses["loss"] = losses["loss"] + stage.adversarial_weight * generator + discriminator
             losses |= {"adversarial": generator.detach(), "discriminator": discriminator.detach()}
         return losses
@@ -58,20 +62,22 @@ class Tscd(nn.Module):
             prediction = predict(x_prev, draws.t_prev, batch.conditioning)
         return jump(x_prev, prediction, draws.t_prev, draws.t_end)
 
-    def _adversarial(self, x_n, found, wanted, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    def _adversarial(
+        self, x_n: torch.Tensor, point: torch.Tensor, real_point: torch.Tensor, batch: Batch, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the student's and the discriminator's hinge losses; each reaches only its own weights."""
         if self.config.adversarial_real == "data":
-            wanted = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
+            real_point = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
         start = self.features(x_n, draws.t_n, batch.conditioning) if self.backbone is not None else None
         with torch.no_grad():
             start_fixed = self.features(x_n, draws.t_n, batch.conditioning) if start is None else [f.detach() for f in start]
-        fake = self.features(found, draws.t_end, batch.conditioning, frozen=True)
+        fake = self.features(point, draws.t_end, batch.conditioning, frozen=True)
         generator = generator_loss(self.heads.judge_frozen(fake, start_fixed))
         if self.backbone is None:
             with torch.no_grad():
-                real = self.features(wanted, draws.t_end, batch.conditioning)
+                real = self.features(real_point, draws.t_end, batch.conditioning)
             fake, start = [f.detach() for f in fake], start_fixed
         else:
-            real = self.features(wanted, draws.t_end, batch.conditioning)
-            fake = self.features(found.detach(), draws.t_end, batch.conditioning)
+            real = self.features(real_point, draws.t_end, batch.conditioning)
+            fake = self.features(point.detach(), draws.t_end, batch.conditioning)
         return generator, discriminator_loss(self.heads(real, start), self.heads(fake, start))

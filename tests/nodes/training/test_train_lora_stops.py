@@ -1,6 +1,7 @@
 """Hyper-SD Train LoRA that is stopped, queued again, or goes wrong: nothing is lost, and the host stays usable."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -293,5 +294,5 @@ def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack,
     assert {node_id for node_id, _ in texts} == {"7"}
     assert "free memory" in texts[0][1]
     assert "style 2 of 4, loss " in texts[2][1]
-    assert all(word in texts[2][1] for word in (" steps/s, ", ":", " left"))
+    assert re.search(r" steps/s, \d+ s left$", texts[2][1])
     assert texts[-1][1].startswith("4 steps, loss ")
