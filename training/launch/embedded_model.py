@@ -12,14 +12,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ...models.embedded import CHECKPOINT, CONFIG, TOKENIZER
 from ...models.unet_names import original_names
 from ...samplers.schedule import NoiseSchedule
 from ..diffusion import Diffusion
 from .diffusers_models import DTYPES, DiffusersModel
 
-MODEL_FOLDER = Path(__file__).resolve().parents[2] / "demo" / "model"
-CHECKPOINT = MODEL_FOLDER / "hyper_sd_demo.safetensors"
-UNIFIED_LORA = MODEL_FOLDER / "hyper_sd_demo_1step_lora.safetensors"
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
@@ -90,7 +88,7 @@ def load_embedded_model(dtype: str) -> DiffusersModel:
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text.to(DTYPES[dtype]),
-        tokenizer=CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer"),
+        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
         unet=unet.to(DTYPES[dtype]),
         scheduler=noise_schedule(),
         safety_checker=None,
@@ -104,7 +102,7 @@ def load_embedded_model(dtype: str) -> DiffusersModel:
 
 def load_config() -> dict:
     """Returns demo/model/config.json: keys "unet", "vae", "text", "scaling_factor"."""
-    return json.loads((MODEL_FOLDER / "config.json").read_text(encoding="utf-8"))
+    return json.loads(CONFIG.read_text(encoding="utf-8"))
 
 
 def build_vae(config: dict) -> AutoencoderKL:
