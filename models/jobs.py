@@ -28,7 +28,7 @@ def listed_name(path: Path, folders: Sequence[Path]) -> str:
 
 
 class Job:
-    """One entry's download and its newest progress.
+    """One entry's download under way, and its newest progress.
 
     Args:
         entry: what is downloaded.
@@ -178,8 +178,9 @@ class Downloads:
 
     def _download(self, job: Job, set_aside: bool) -> None:
         def report(progress: Progress) -> None:
-            job.report(progress)
-            self._notify(job.row)
+            if progress.state is not State.READY:  # the row of a ready file has its name, which a look at the disk tells
+                job.report(progress)
+                self._notify(job.row)
 
         first, *rest = self._folders(job.entry.folder)
         path = download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)

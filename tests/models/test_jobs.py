@@ -72,6 +72,19 @@ def test_start_downloads_in_the_background_and_tells_how_far_it_is(downloads, wo
     assert downloads.notified[-1].state is State.READY
 
 
+def test_ready_row_always_has_the_name_of_its_file(downloads, world, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "my favourite.safetensors").write_bytes(world.content)
+    downloads.start("mine-0")
+    looked = []
+    while not looked or looked[-1].state is not State.READY:
+        looked.append(downloads.row("mine-0"))
+    followed = list(downloads.follow("mine-0", pause=0))
+    ready = [row for row in (*looked, *followed, *downloads.notified) if row.state is State.READY]
+    assert {row.file for row in ready} == {"my favourite.safetensors"}
+    assert all(row.is_busy for row in downloads.notified[:-1])
+
+
 def test_second_start_joins_the_first(downloads, world):
     world.hub.faults.append(Fault(bytes_per_second=20 * MIB))
     downloads.start("mine-0")
