@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from hyper_sd.disk import format_bytes
 from hyper_sd.errors import CatalogError
 from hyper_sd.models.catalog import CATALOG, load_catalog, read_entry, write_entry
 from hyper_sd.models.families import FAMILIES
@@ -160,11 +159,6 @@ def test_wrong_user_file_is_refused_by_name(tmp_path, text):
 
 def test_pack_file_is_plain_ascii_json():
     assert CATALOG.read_bytes().isascii()
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (269127064, "269 MB"), (6_940_000_000, "6.94 GB")])
-def test_sizes_are_written_as_people_read_them(count, text):
-    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(
