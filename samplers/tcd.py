@@ -19,12 +19,21 @@ logger = logging.getLogger("hyper_sd")
 
 @dataclass(frozen=True)
 class Step:
-    """One step as plain numbers: x = keep * (denoised + ratio * (x - denoised)) + noise * z."""
+    """One step as plain numbers: x = keep * (denoised + ratio * (x - denoised)) + noise * z.
+
+    Args:
+        next_timestep: where the step ends.
+        ratio: what is kept of x's distance to the model's denoised.
+        keep: what the added noise leaves of x. It is 1 for diffusion models.
+        noise: the standard deviation of the added noise. 0 adds none.
+        ends_clean: whether the step ends on sigma 0, where x is the model's denoised itself.
+    """
 
     next_timestep: float
     ratio: float
-    keep: float
-    noise: float
+    keep: float = 1.0
+    noise: float = 0.0
+    ends_clean: bool = False
 
 
 def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int) -> list[Step]:
@@ -36,7 +45,11 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
 
     Source: diffusers TCDScheduler.step; Zheng et al., "Trajectory Consistency Distillation", arXiv 2402.19159 (eta is its
     gamma); segments: Hyper-SD, arXiv 2404.13686, Eq. 11.
-    Args: sigmas: decreasing [steps + 1]; eta: 0 deterministic .. 1 fully stochastic; num_segments: 1 is plain TCD.
+    Args:
+        schedule: the model's noise levels.
+        sigmas: decreasing, [steps + 1].
+        eta: 0 (deterministic) to 1 (fully stochastic).
+        num_segments: segments the model was distilled on; 1 is plain TCD.
     Raises: ScheduleError when eta or the sigmas cannot work.
     """
     if not 0 <= eta <= 1:
@@ -60,7 +73,7 @@ def _plan_step(
             t, t_next, boundary, num_segments,
         )  # fmt: skip
     if sigma_next == 0:
-        return Step(next_timestep=-1.0, ratio=0.0, keep=1.0, noise=0.0)
+        return Step(next_timestep=t_next, ratio=0.0, ends_clean=True)
     # eta 0 stays deterministic between the timesteps, where hosts' own schedulers land; 1e-6 guards 0.1 * 30 = 2.9999..
     floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)
@@ -77,19 +90,22 @@ def _plan_step(
 def seeded_noise(x: torch.Tensor, seed: int | None, timesteps: Iterator[float]) -> Callable[..., torch.Tensor]:
     """Returns a k-diffusion noise sampler that gives every timestep its own noise, the same on every device.
 
-    Drawn on the CPU from a generator seeded by (seed, timestep), never from the one that made the initial noise. A run that is
-    split in two therefore equals the whole one. Without a seed one is taken from torch's global generator.
+    The noise comes from a generator on the CPU that is seeded by (seed, timestep), never from the one that made the initial
+    noise. A run that is split in two therefore equals the whole one.
 
-    Args: x: the latents [batch, ...]; timesteps: the targets of the draws, in order.
+    Args:
+        x: latents [batch, ...], whose shape, dtype and device the noise has.
+        seed: of the image. None takes one from torch's global generator.
+        timesteps: where the steps that add noise end, in their order.
     """
     base = int(torch.randint(2**62, ())) if seed is None else seed
     generator = torch.Generator()
 
-    def draw(sigma: Any = None, sigma_next: Any = None) -> torch.Tensor:
+    def noise_of_next_step(sigma: Any = None, sigma_next: Any = None) -> torch.Tensor:
         generator.manual_seed(_mix(base, next(timesteps)))
         return torch.randn(x.shape, generator=generator).to(x, non_blocking=True)
 
-    return draw
+    return noise_of_next_step
 
 
 def _mix(seed: int, timestep: float) -> int:
@@ -120,29 +136,30 @@ def sample_tcd(
     Args:
         model: model(x, sigma [batch], **extra_args) -> denoised, guidance included.
         x: latents [batch, ...] at sigmas[0], in the host's scaling.
-        sigmas: decreasing [steps + 1]; the last may be 0 (ends on the model's x0) or the sigma of alpha_bar[0].
-        extra_args: passed to the model; "seed" also seeds the noise.
+        sigmas: decreasing, [steps + 1]. The last may be 0, which ends on the model's denoised, or the sigma of alpha_bar[0].
+        extra_args: passed to the model. Its "seed" also seeds the noise.
         callback: called every step, before the update, with x, i, sigma, sigma_hat, denoised.
-        disable: hides the progress bar.
-        noise_sampler: noise_sampler(sigma, sigma_next) -> [batch, ...]; default seeded_noise.
-        eta: the TCD paper's gamma, 0 deterministic .. 1 fully stochastic; no effect where a step spans its whole segment.
-        num_segments: segments the model was distilled on; 1 is TCD, = steps is DDIM on the trailing grid.
-        schedule: the model's sigma table; default read from the model.
+        disable: whether to hide the progress bar.
+        noise_sampler: noise_sampler(sigma, sigma_next) -> [batch, ...]; by default seeded_noise.
+        eta: the TCD paper's gamma, 0 (deterministic) to 1 (fully stochastic). It has no effect where a step spans its segment.
+        num_segments: segments the model was distilled on. 1 is TCD, as many as steps is DDIM on the trailing grid.
+        schedule: the model's noise levels; by default they are read from the model.
     Returns: latents [batch, ...] at sigmas[-1].
-    Raises: ScheduleError, UnsupportedModelError; nothing is evaluated before them.
+    Raises: ScheduleError and UnsupportedModelError, both before the model is evaluated.
     """
     extra_args = {} if extra_args is None else extra_args
     plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments)
     if noise_sampler is None:
-        noise_sampler = seeded_noise(x, extra_args.get("seed"), iter([s.next_timestep for s in plan if s.noise > 0]))
+        noisy = iter([step.next_timestep for step in plan if step.noise > 0])
+        noise_sampler = seeded_noise(x, extra_args.get("seed"), noisy)
     s_in = x.new_ones([x.shape[0]])
-    for i in trange(len(plan), disable=disable):
-        denoised = model(x, sigmas[i] * s_in, **extra_args)
+    for i, step, sigma, sigma_next in zip(trange(len(plan), disable=disable), plan, sigmas[:-1], sigmas[1:], strict=True):
+        denoised = model(x, sigma * s_in, **extra_args)
         if callback is not None:
-            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+            callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
         denoised = denoised.to(x.dtype)
-        x = torch.lerp(denoised, x, plan[i].ratio) if plan[i].next_timestep >= 0 else denoised
-        if plan[i].noise > 0:
-            x = x.mul_(plan[i].keep) if plan[i].keep != 1 else x
-            x = x.add_(noise_sampler(sigmas[i], sigmas[i + 1]), alpha=plan[i].noise)
+        x = denoised if step.ends_clean else torch.lerp(denoised, x, step.ratio)
+        if step.noise > 0:
+            x = x.mul_(step.keep) if step.keep != 1 else x
+            x = x.add_(noise_sampler(sigma, sigma_next), alpha=step.noise)
     return x

@@ -1,4 +1,4 @@
-"""A small nonlinear network and the host's view of it, shared by the sampler tests."""
+"""The published grids, and a small nonlinear network with the host's view of it, shared by the sampler tests."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,10 +9,30 @@ from ...samplers.schedule import NoiseSchedule, alpha_bar_of
 DIFFUSION = NoiseSchedule.from_betas()
 ZERO_SNR = NoiseSchedule.from_betas(zero_terminal_snr=True)
 
+# Timesteps by the number of steps: as many segments as steps, and four segments.
+TRAILING_GRIDS = {
+    1: [999],
+    2: [999, 499],
+    3: [999, 666, 332],
+    4: [999, 749, 499, 249],
+    5: [999, 799, 599, 399, 199],
+    6: [999, 832, 666, 499, 332, 166],
+    7: [999, 856, 713, 570, 428, 285, 142],
+    8: [999, 874, 749, 624, 499, 374, 249, 124],
+}
+FOUR_SEGMENT_GRIDS = {
+    4: [999, 749, 499, 249],
+    5: [999, 874, 749, 499, 249],
+    6: [999, 874, 749, 624, 499, 249],
+    8: [999, 874, 749, 624, 499, 374, 249, 124],
+    12: [999, 916, 832, 749, 666, 582, 499, 416, 332, 249, 166, 82],
+}
 
-def flow(shift: float) -> NoiseSchedule:
+
+def flow(shift: float = 1.0, length: int = 1000) -> NoiseSchedule:
     """The table of SD3 and FLUX: shift * t / (1 + (shift - 1) * t)."""
-    return NoiseSchedule(tuple(shift * t / (1 + (shift - 1) * t) for t in ((k + 1) / 1000 for k in range(1000))))
+    times = [(k + 1) / length for k in range(length)]
+    return NoiseSchedule(tuple(shift * t / (1 + (shift - 1) * t) for t in times))
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,14 +7,7 @@ import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.samplers.schedule import NoiseSchedule, alpha_bar_of, schedule_of, sigma_of
-
-DIFFUSION = NoiseSchedule.from_betas()
-ZERO_SNR = NoiseSchedule.from_betas(zero_terminal_snr=True)
-
-
-def flow(shift: float = 1.0, length: int = 1000) -> NoiseSchedule:
-    times = [(k + 1) / length for k in range(length)]
-    return NoiseSchedule(tuple(shift * t / (1 + (shift - 1) * t) for t in times))
+from hyper_sd.tests.samplers.fakes import DIFFUSION, ZERO_SNR, flow
 
 
 @pytest.mark.parametrize(("timestep", "sigma"), [(999, 14.6146), (800, 5.1110), (0, 0.0292)])

@@ -32,8 +32,8 @@ def test_result_repeats_for_the_same_seed_and_changes_with_it():
 @pytest.mark.parametrize("seeds", [(0, 1), (2**64 - 1, 0), (2**63, 2**63 - 1), (5, 5 + 2**32), (None, 5)])
 def test_noise_differs_per_step_per_seed_and_from_the_initial_noise(seeds):
     x = torch.zeros(1, 4, 64, 64)
-    fields = [seeded_noise(x, seed, iter([759.0, 499.0, 259.0])) for seed in seeds]
-    drawn = [draw(None, None) for draw in fields for _ in range(3)]
+    samplers = [seeded_noise(x, seed, iter([759.0, 499.0, 259.0])) for seed in seeds]
+    drawn = [noise_sampler(None, None) for noise_sampler in samplers for _ in range(3)]
     generator = torch.Generator().manual_seed(seeds[-1])
     drawn += [torch.randn(x.shape, generator=generator) for _ in range(3)]  # what the host made its latents of
     correlation = torch.corrcoef(torch.stack([noise.flatten() for noise in drawn]))

@@ -15,6 +15,7 @@ from hyper_sd.samplers.timesteps import (
     segment_boundaries,
     segment_boundary,
 )
+from hyper_sd.tests.samplers.fakes import DIFFUSION, FOUR_SEGMENT_GRIDS, TRAILING_GRIDS, flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,26 +31,7 @@ TCD_GRIDS = {
     7: [999, 859, 719, 579, 439, 299, 159],
     8: [999, 879, 759, 639, 499, 379, 259, 139],
 }
-TRAILING_GRIDS = {
-    1: [999],
-    2: [999, 499],
-    3: [999, 666, 332],
-    4: [999, 749, 499, 249],
-    5: [999, 799, 599, 399, 199],
-    6: [999, 832, 666, 499, 332, 166],
-    7: [999, 856, 713, 570, 428, 285, 142],
-    8: [999, 874, 749, 624, 499, 374, 249, 124],
-}
-FOUR_SEGMENT_GRIDS = {
-    4: [999, 749, 499, 249],
-    5: [999, 874, 749, 499, 249],
-    6: [999, 874, 749, 624, 499, 249],
-    8: [999, 874, 749, 624, 499, 374, 249, 124],
-    12: [999, 916, 832, 749, 666, 582, 499, 416, 332, 249, 166, 82],
-}
 DIVISORS = [k for k in range(1, 1001) if 1000 % k == 0]
-DIFFUSION = NoiseSchedule.from_betas()
-FLOW = NoiseSchedule(tuple(k / 1000 for k in range(1, 1001)))
 
 anything = st.one_of(st.integers(-3, 1200), st.integers(1, 12), st.floats(), st.integers(1, 12).map(float), st.booleans())
 some_denoise = st.one_of(st.just(1.0), st.floats(0.001, 1.0), st.floats())
@@ -181,7 +163,7 @@ def test_grid_exists_whenever_enough_timesteps_do(steps, data):
 
 @given(steps=st.integers(1, 1000), num_segments=st.integers(1, 16), denoise=st.floats(0.02, 1.0))
 @settings(max_examples=60, deadline=None)
-@pytest.mark.parametrize("schedule", [DIFFUSION, FLOW], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("schedule", [DIFFUSION, flow()], ids=["diffusion", "flow"])
 def test_sigmas_strictly_decrease_for_any_grid(schedule, steps, num_segments, denoise):
     try:
         grid = hyper_sd_timesteps(steps, num_segments, denoise)

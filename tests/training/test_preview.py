@@ -31,7 +31,7 @@ def by_hand(denoiser, conditioning, unconditional, *, steps, num_segments, eta, 
         t = torch.full((3,), now)
         with_, without = (denoiser.predict(x, t, c) for c in (conditioning, unconditional))
         x0 = diffusion.pred_x0(x, without + guidance_scale * (with_ - without), t)
-        if step.next_timestep < 0:
+        if step.ends_clean:
             return x0
         scale = 1.0 if table.is_flow else diffusion.levels(t, x)[0]
         x = step.keep * (x0 + step.ratio * (x / scale - x0)) + (step.noise * draws() if step.noise else 0)
