@@ -83,8 +83,8 @@ def problem_of_command(command: str) -> str:
         module = "" if words[0] == "python" else _problem_of_module(f"{words[3]}.__main__", [])
         return module or ("" if (ROOT / file).is_file() else f"there is no {file}")
     if words[:3] == ["pip", "install", "-e"]:
-        extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[3])[1]
-        return "" if f"\n{extra} = [" in _source("pyproject.toml") or not extra else f"there is no extra {extra}"
+        extras = set(re.findall(r"\w+", words[3])) - set(re.findall(r"^(\w+) = \[", _source("pyproject.toml"), re.MULTILINE))
+        return f"there is no extra {', '.join(sorted(extras))}" if extras else ""
     return "" if words[0] == "curl" else "what is this?"
 
 
