@@ -141,12 +141,12 @@ class Catalog:
 
         Raises: CatalogError naming the ids that look like it.
         """
-        found = next((entry for entry in self.entries if entry.id == entry_id), None)
-        if found is None:
+        entry = next((entry for entry in self.entries if entry.id == entry_id), None)
+        if entry is None:
             near = difflib.get_close_matches(str(entry_id)[:80], [entry.id for entry in self.entries], n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(e.id for e in self.entries)}."
             raise CatalogError(f"The catalogue has no {str(entry_id)[:80]!r}; {hint}")
-        return found
+        return entry
 
     def lora_named(self, name: str) -> Entry | None:
         """Returns the LoRA whose file has a name, None where it is none of these.

@@ -52,7 +52,7 @@ def _transformer_family(layers: Mapping[str, Shape]) -> str | None:
     family = STREAM_WIDTHS.get(width, f"a transformer of width {width}")
     if family == "sd3" and any("_attn2_" in path for path in layers):
         return "SD3.5 Medium"
-    blocks = [(bool(found["single"]), int(found["index"])) for found in map(_TRANSFORMER.match, layers)]
+    blocks = [(bool(block["single"]), int(block["index"])) for block in map(_TRANSFORMER.match, layers)]
     # Qwen-Image and HunyuanVideo share FLUX's width, not its depth.
     if family == "flux" and any(index >= FAMILIES[family].blocks[single] for single, index in blocks):
         return "a transformer of FLUX's width, but deeper"

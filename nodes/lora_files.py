@@ -110,13 +110,13 @@ def require_fit(model: Any, path: Path, tensors: dict[str, Any]) -> tuple[dict[s
     weights = model.model.state_dict()
     listed = comfy.lora.model_lora_keys_unet(model.model, {}).items()  # by the configuration: not all of them are there
     offered = {name: target for name, target in listed if (target if isinstance(target, str) else target[0]) in weights}
-    found = match(tensors, offered)
-    if not found.matched:
+    fit = match(tensors, offered)
+    if not fit.matched:
         raise UnsupportedModelError(
             f"No module of {path.name} has a place in this model; choose a LoRA made for {family_of(model)}."
         )
     _require_sizes(weights, path, tensors, offered)
-    return offered, found
+    return offered, fit
 
 
 def add_lora(model: Any, path: Path, tensors: dict[str, Any], strength: float) -> tuple[Any, Match]:
@@ -124,10 +124,10 @@ def add_lora(model: Any, path: Path, tensors: dict[str, Any], strength: float) -
 
     Raises: UnsupportedModelError when none did, or one is sized for another model.
     """
-    offered, found = require_fit(model, path, tensors)
+    offered, fit = require_fit(model, path, tensors)
     patched = model.clone()
     patched.add_patches(comfy.lora.load_lora(tensors, offered), strength)
-    return patched, found
+    return patched, fit
 
 
 def _require_sizes(weights: dict[str, Any], path: Path, tensors: dict[str, Any], offered: dict[str, Any]) -> None:

@@ -43,9 +43,9 @@ def file_path(option: str) -> Path:
     folder, _, name = option.partition("/")
     path = folder_paths.get_full_path(folder, name) if folder in FOLDERS else None
     if path is None:
-        found = "There is no model file" if option == NONE else f"{option} is no longer there"
+        reason = "There is no model file" if option == NONE else f"{option} is no longer there"
         raise UnsupportedModelError(
-            f"{found}. Open the sidebar tab Hyper-SD models and get the SDXL one-step UNet, or run `python install.py download "
+            f"{reason}. Open the sidebar tab Hyper-SD models and get the SDXL one-step UNet, or run `python install.py download "
             "hyper-sdxl-1step-unet`; then refresh the page (R) and choose it."
         )
     return Path(path)

@@ -27,7 +27,6 @@ from ...training.request import fingerprint
 from .. import demo_model
 from ..lora_files import family_of
 
-CHANNELS = 4  # of the latents; 9 is inpainting, 8 an edit model
 CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the network's
 
 
@@ -133,9 +132,10 @@ class HostNetwork:
 
         Raises: TrainingError for latents of another kind of model.
         """
-        if samples.ndim != 4 or samples.shape[1] != CHANNELS:
+        channels = FAMILIES[self.family].latent_channels
+        if samples.ndim != 4 or samples.shape[1] != channels:
             raise TrainingError(
-                f"latents must be [count, {CHANNELS}, height, width] for this model, got {list(samples.shape)}; "
+                f"latents must be [count, {channels}, height, width] for this model, got {list(samples.shape)}; "
                 "make them with the VAE that belongs to it."
             )
         return self.model.process_latent_in(samples.detach().to("cpu", torch.float32, copy=True))
@@ -209,10 +209,11 @@ def host_network(model: Any) -> HostNetwork:
         raise UnsupportedModelError(
             f"Training is made for SD1.5 and SDXL, got a model of family {family}; load an SD1.5 or SDXL checkpoint."
         )
-    channels = inner.model_config.unet_config.get("in_channels", CHANNELS)
-    if channels != CHANNELS or inner.concat_keys:
+    usual = FAMILIES[family].latent_channels
+    channels = inner.model_config.unet_config.get("in_channels", usual)  # 9 is inpainting, 8 an edit model
+    if channels != usual or inner.concat_keys:
         raise UnsupportedModelError(
-            f"Training takes models with {CHANNELS} latent channels in, got {channels}: an inpainting or edit model; load the "
+            f"Training takes models with {usual} latent channels in, got {channels}: an inpainting or edit model; load the "
             "plain checkpoint it was made from."
         )
     sampling = model.get_model_object("model_sampling")

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from hyper_sd.errors import HyperSDError, ScheduleError, UnsupportedModelError
+from hyper_sd.models.families import FAMILIES
 
 KINDS = {1: "1step", 2: "2steps", 3: "1step", 4: "4steps", 5: "1step", 6: "1step", 7: "1step", 8: "8steps"}
 
@@ -40,6 +41,17 @@ def own(worlds, loras, unet):
 
 def load(pack, model, steps=4, variant="auto", strength=0.0, **options):
     return pack["HyperSDLoraLoader"].execute(model, steps, variant, strength, **options).args
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.key)
+def test_a_family_is_what_the_host_has_under_its_class(host, family):
+    import comfy.supported_models
+
+    classes = {key: getattr(comfy.supported_models, other.comfyui_class) for key, other in FAMILIES.items()}
+    own = classes.pop(family.key)
+    assert own.latent_format.latent_channels == family.latent_channels
+    assert own.unet_config.get("context_dim") == family.text_width
+    assert not any(issubclass(own, other) for other in classes.values())
 
 
 @pytest.mark.parametrize("steps", KINDS)
