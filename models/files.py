@@ -168,7 +168,7 @@ class TailHash(threading.Thread):
         self._news = threading.Condition()
 
     def advance(self, limit: int) -> None:
-        """Tells that the file now holds `limit` bytes. Fewer than before mean that it was begun anew, which ends the hashing."""
+        """Tells that the file now holds `limit` bytes. Fewer than before mean a new beginning, which ends the hashing."""
         with self._news:
             self._valid = self._valid and limit >= self._limit
             self._limit = limit
