@@ -1,6 +1,7 @@
 """The repository's layout rules as pure functions: (path inside the repository, its syntax tree) -> the problems found."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -11,6 +12,7 @@ BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
 BELOW["training"] = BELOW["evaluation"] | {"evaluation"}  # whose sheets and charts show how a training goes
 BELOW |= dict.fromkeys(("nodes", "webui_extension", "demo"), frozenset(BELOW))
 DOCUMENTED = BELOW.keys() - {"webui_extension", "demo"}
+ONE_A_LINE = BELOW.keys() - {"training", "webui_extension"}  # whose docstrings describe one argument a line
 COMFYUI = {
     "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "execution", "folder_paths",
     "latent_preview", "node_helpers", "nodes", "server",
@@ -32,6 +34,9 @@ NETWORK = {
 UNSAFE_MODULES = {"cloudpickle", "dill", "marshal", "pickle", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads"}
 PATH_EDITS = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}
+FAMILIES = {"sd15", "sdxl", "sd3", "flux"}
+# Where families may be listed: in their own records, and in a training's presets, whose sizes were measured family by family.
+FAMILY_TABLES = {"models/families.py", "training/presets.py"}
 MAX_FILE, MAX_FUNCTION = 300, 40
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -149,6 +154,24 @@ def _docstring_lines(node: ast.AST) -> int:
     return node.body[0].end_lineno - node.body[0].lineno + 1
 
 
+def _listed(node: ast.AST) -> list[ast.AST | None]:
+    """Returns what a literal or a call of dict() lists."""
+    if isinstance(node, ast.Dict):
+        return [*node.keys, *node.values]
+    if isinstance(node, ast.Call) and dotted(node.func) == "dict":
+        return [ast.Constant(keyword.arg) for keyword in node.keywords]
+    return node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
+
+
+def families(path: PurePosixPath, tree: ast.Module) -> list[str]:
+    """What a family of models is, models/families.py alone says: no other table names two of them."""
+    if top(path) in {"tests", "benchmarks"} or str(path) in FAMILY_TABLES:
+        return []
+    tables = [(node.lineno, _listed(node)) for node in ast.walk(tree) if isinstance(node, ast.expr)]
+    named = [(line, {n.value for n in items if isinstance(n, ast.Constant)} & FAMILIES) for line, items in tables]
+    return [f"line {line}: lists {', '.join(sorted(names))}" for line, names in named if len(names) > 1]
+
+
 def sizes(path: PurePosixPath, tree: ast.Module) -> list[str]:
     """Files of at most 300 lines, functions of at most 40, docstrings not counted."""
     last = max((node.end_lineno for node in ast.walk(tree) if hasattr(node, "end_lineno")), default=0)
@@ -170,9 +193,53 @@ def docstrings(path: PurePosixPath, tree: ast.Module) -> list[str]:
     return problems + [f"line {node.lineno}: {node.name} has no docstring" for node in bare]
 
 
+def _described(node: ast.AST) -> set[str]:
+    """Returns the names that a docstring's Args may describe: a function's arguments; a class's attributes and __init__'s."""
+    if isinstance(node, FUNCTION):
+        arguments = node.args
+        listed = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        return {argument.arg for argument in listed if argument}
+    attributes = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    makers = (n for n in node.body if isinstance(n, FUNCTION) and n.name == "__init__")
+    return attributes.union(*map(_described, makers))
+
+
+def _crowded(docstring: str, names: set[str]) -> bool:
+    """Returns whether Args has two arguments on a line, or one beside the word that others follow on lines of their own."""
+    section = re.search(r"\bArgs:.*(?:\n(?! *(?:Returns|Raises|Source):).*)*", docstring, re.MULTILINE)
+    if not section:
+        return False
+    lines = [line.strip() for line in section[0].splitlines()]
+    lists = [re.match(r"(?:Args: *)?((?:\w+[,;/] *)+\w+) *:", line) for line in lines]
+    told = [[name for name in re.findall(r"(?<![\w.\"'])(\w+):(?!\w)", line) if name in names] for line in lines]
+    beside = lines[0] != "Args:" and sum(map(len, told)) > 1
+    return beside or any(lists) or any(len(set(line)) > 1 for line in told)
+
+
+def arguments(path: PurePosixPath, tree: ast.Module) -> list[str]:
+    """A docstring describes one argument a line; Args stands alone on its line where there are several."""
+    if top(path) not in ONE_A_LINE:
+        return []
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (*FUNCTION, ast.ClassDef)) and ast.get_docstring(node)]
+    crowded = [node for node in nodes if _crowded(ast.get_docstring(node), _described(node))]
+    return [f"line {node.lineno}: {node.name} describes several arguments on one line" for node in crowded]
+
+
+def tests_apart(path: PurePosixPath, tree: ast.Module) -> list[str]:
+    """No test module is imported: fixtures stand in a conftest.py, where pytest finds them, helpers in modules of their own."""
+    problems = []
+    for line, name in imports(path, tree):
+        parts = name.split(".")
+        is_test = any(part.startswith("test_") for part in parts)
+        if parts[:2] == ["hyper_sd", "tests"] and (is_test or "conftest" in parts[3:]):
+            problems.append(f"line {line}: imports {name}")
+    return problems
+
+
 RULES = {
     rule.__name__: rule
     for rule in (
-        arrows, comfyui_border, webui_border, network, no_print, no_path_edits, no_unsafe_code, sizes, docstrings,
+        arrows, comfyui_border, webui_border, network, no_print, no_path_edits, no_unsafe_code, families, sizes,
+        docstrings, arguments, tests_apart,
     )
 }  # fmt: skip

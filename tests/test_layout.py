@@ -90,6 +90,12 @@ BAD = [
     ("no_unsafe_code", "models/a.py", "import torch\ntorch.load('x', weights_only=True)"),
     ("no_unsafe_code", "demo/recipe/a.py", "import torch\ntorch.load('x')"),
     ("no_unsafe_code", "demo/recipe/a.py", "import torch\ntorch.load('x', weights_only=False)"),
+    ("families", "models/a.py", 'TITLES = {"sd15": "SD1.5", "sdxl": "SDXL"}'),
+    ("families", "models/a.py", 'VARIANTS = {"sd3": ("cfg",), "flux": ("n-step",)}'),
+    ("families", "webui_extension/a.py", 'SIGNS = {"double_blocks.": "flux", "joint_blocks.": "sd3"}'),
+    ("families", "nodes/training/a.py", 'def f(family):\n    return family in ("sd15", "sdxl")'),
+    ("families", "demo/a.py", "SIZES = dict(sd15=512, sdxl=1024)"),
+    ("families", "training/launch/a.py", 'OPEN = {"sd15", "sdxl"}'),
     ("sizes", "samplers/a.py", "x = 1\n" * 301),
     ("sizes", "samplers/a.py", LONG_FUNCTION),
     ("sizes", "nodes/a.py", "class A:\n" + "".join(f"    {line}\n" for line in LONG_FUNCTION.splitlines())),
@@ -97,6 +103,21 @@ BAD = [
     ("docstrings", "samplers/a.py", '"""Module."""\ndef public():\n    pass'),
     ("docstrings", "nodes/a.py", '"""Module."""\nclass Public:\n    pass'),
     ("docstrings", "nodes/a.py", '"""Module."""\nasync def public():\n    pass'),
+    ("arguments", "models/a.py", 'def f(a, b):\n    """One.\n\n    Args: a: first; b: second.\n    """'),
+    ("arguments", "nodes/a.py", 'def f(a, b):\n    """One.\n\n    Args: a: first.\n        b: second.\n    """'),
+    ("arguments", "evaluation/a.py", 'def f(a, *, b):\n    """One.\n\n    Args:\n        a, b: both.\n    """'),
+    ("arguments", "samplers/a.py", 'def f(a, **b):\n    """One.\n\n    Args:\n        a: first; b: second.\n    """'),
+    ("arguments", "demo/a.py", 'class A:\n    """One.\n\n    Args: a: first; b: second.\n    """\n    a: int\n    b: int'),
+    (
+        "arguments",
+        "rewards/a.py",
+        'class A:\n    """One.\n\n    Args: a, b: two.\n    """\n    def __init__(self, a, b):\n        pass',
+    ),
+    ("arguments", "nodes/a.py", 'class A:\n    def _f(self, a, b):\n        """One. Args: a: first; b: second."""'),
+    ("tests_apart", "tests/nodes/test_a.py", "from hyper_sd.tests.nodes.test_b import page"),
+    ("tests_apart", "tests/nodes/test_a.py", "def f():\n    from hyper_sd.tests.nodes import test_b"),
+    ("tests_apart", "tests/nodes/a.py", "import importlib\nimportlib.import_module('hyper_sd.tests.nodes.test_b')"),
+    ("tests_apart", "tests/test_a.py", "from hyper_sd.tests.nodes.conftest import host"),
 ]
 GOOD = [
     (
@@ -118,8 +139,19 @@ GOOD = [
     ("no_print", "examples/a.py", "print('hello')"),
     ("no_path_edits", "nodes/a.py", "import sys\nfirst = sys.path[0]\nsys.modules['x'] = None"),
     ("no_unsafe_code", "demo/recipe/a.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()"),
+    ("families", "models/families.py", 'ORDER = ["sd15", "sdxl"]'),
+    ("families", "training/presets.py", 'PRESETS = {"sd15": 1, "sdxl": 2}'),
+    ("families", "models/a.py", 'if family == "sdxl" and (family, steps) == ("sdxl", 4):\n    x = ["sdxl", "unified"]'),
     ("sizes", "samplers/a.py", 'def f():\n    """' + "text\n" * 60 + '    """\n    return 1'),
     ("docstrings", "samplers/a.py", '"""Module."""\ndef _private():\n    pass'),
+    ("arguments", "models/a.py", 'def f(a, b):\n    """One.\n\n    Args: a: the only one that needs words, of two.\n    """'),
+    (
+        "arguments",
+        "samplers/a.py",
+        'def f(a, b):\n    """One.\n\n    Args:\n        a: one of "b: x".\n        b: second.\n    """',
+    ),
+    ("tests_apart", "tests/nodes/test_a.py", "from hyper_sd.tests.nodes.host import latent\nimport test_tools"),
+    ("tests_apart", "tests/training/launch/a.py", "import conftest\nfrom hyper_sd.tests.conftest import ROOT"),
 ]
 
 
