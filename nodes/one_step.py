@@ -45,8 +45,8 @@ def file_path(option: str) -> Path:
     if path is None:
         reason = "There is no model file" if option == NONE else f"{option} is no longer there"
         raise UnsupportedModelError(
-            f"{reason}. Open the sidebar tab Hyper-SD models and get the SDXL one-step UNet, or run `python install.py download "
-            "hyper-sdxl-1step-unet`; then refresh the page (R) and choose it."
+            f"{reason}. Open the sidebar tab Hyper-SD models and get the SDXL one-step UNet, or run `python install.py "
+            "download hyper-sdxl-1step-unet`; then refresh the page (R) and choose it."
         )
     return Path(path)
 

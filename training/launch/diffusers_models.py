@@ -219,7 +219,10 @@ def fingerprint(parts: Iterable[nn.Module], samples: int = 16) -> str:
 def load_model(source: str, dtype: str, local: bool) -> DiffusersModel:
     """Loads a pipeline's parts on the CPU, the autoencoder in float32, which some need.
 
-    Args: source: a folder, or a hub id when not `local`; dtype: one of DTYPES, of network and text encoders.
+    Args:
+        source: a folder, or a hub id when not `local`.
+        dtype: of network and text encoders, one of DTYPES.
+        local: whether nothing may be fetched.
     Raises: TrainingError when it cannot be read; UnsupportedModelError for other families.
     """
     diffusers.utils.logging.disable_progress_bar()
