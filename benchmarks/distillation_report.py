@@ -84,7 +84,7 @@ def report(scores: Scores) -> dict:
 
 
 def plot(result: dict, path: Path) -> None:
-    """Draws a panel for each question."""
+    """Draws a panel for each question; where the arms at hand do not answer it, the panel is empty."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -92,8 +92,7 @@ def plot(result: dict, path: Path) -> None:
 
     tables = result["tables"]
     figure, axes = pyplot.subplots(2, 3, figsize=(14, 8), layout="constrained")
-    for axis, metric in zip(axes[0], DISTANCES, strict=False):
-        rows = tables["a_against_teacher"][metric]
+    for axis, (metric, rows) in zip(axes[0], tables.get("a_against_teacher", {}).items(), strict=False):
         for name in ("teacher", "n_step", "unified"):
             _line(axis, STEPS, [rows[n][name] for n in STEPS], name.replace("_", "-"))
         floor = result["scores"]["teacher"][CONVERGED][metric]["mean"]
@@ -103,7 +102,7 @@ def plot(result: dict, path: Path) -> None:
         for position, (arm, row) in enumerate(rows.items()):
             _line(axes[0][2], STEPS, [row[n]["kid"] for n in STEPS], f"{arm}, {name}", f"C{position}", style)
     _dress(axes[0][2], "b. objectives, kid", "steps")
-    for n, row in tables["c_eta"].items():
+    for n, row in tables.get("c_eta", {}).items():
         _line(axes[1][0], ETAS, [row[f"{eta:g}"]["kid"] for eta in ETAS], f"{n} steps")
         _line(axes[1][1], ETAS, [row[f"{eta:g}"]["detail"] for eta in ETAS], f"{n} steps")
     _dress(axes[1][0], "c. eta, kid", "eta", log=False)

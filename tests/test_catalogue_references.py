@@ -1,10 +1,12 @@
 """Wherever the repository names a Hyper-SD file or a catalogue id, the catalogue has it."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.jobs import Downloads, user_catalog
 from hyper_sd.tests.repository import FILES, ROOT
 
 ID = re.compile(r"(?<![\w-])hyper-(?:sd15|sdxl|sd3|flux1)[a-z0-9-]*-(?:lora|unet[a-z0-9-]*)(?![\w-])")
@@ -36,7 +38,19 @@ def test_every_file_that_is_named_exists(mentions):
     assert not {str(path): names - known for path, _, names in mentions if names - known}
 
 
-def test_node_offers_exactly_the_catalogues_ids():
-    source = Path(ROOT, "nodes", "model_downloads.py").read_text(encoding="utf-8")
-    assert "DOWNLOADS.catalog()" in source
-    assert not ID.findall(source)
+def test_node_offers_exactly_the_catalogues_ids(pack, tmp_path, monkeypatch):
+    from hyper_sd.nodes import model_downloads
+
+    def offered() -> list[str]:
+        (model,) = [given for given in pack["HyperSDModelDownload"].define_schema().inputs if given.id == "model"]
+        return model.options
+
+    path = user_catalog(tmp_path)
+    own_catalogue = Downloads(model_downloads.model_folders, path, model_downloads.notify)
+    monkeypatch.setattr(model_downloads, "DOWNLOADS", own_catalogue)
+    known = [entry.id for entry in load_catalog()]
+    assert offered() == known
+    own = {"id": "my-lora", "family": "sd15", "kind": "unified", "steps": 1, "repo": "me/models", "file": "a.safetensors"}
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"entries": [own | {"size": 1000}]}), encoding="utf-8")
+    assert sorted(offered()) == sorted([*known, "my-lora"])

@@ -6,6 +6,7 @@ from hyper_sd.benchmarks import digits, distillation
 from hyper_sd.benchmarks.distillation_arms import COMMON, ETAS, STEPS, Arm, Draw, arms
 from hyper_sd.benchmarks.distillation_report import BARS, plot, report
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
+from hyper_sd.tests.benchmarks.figures import figures_of
 from hyper_sd.training.config import Stage
 from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.lora_layers import LoraLayers
@@ -127,5 +128,19 @@ def test_report_answers_every_question_and_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     result = report(_made_up(1.0, 0.5))
     assert list(result["tables"]["c_eta"][4]) == [f"{eta:g}" for eta in ETAS]
-    plot(result, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    (figure,) = figures_of(lambda: plot(result, tmp_path / "plot.png"))
+    drawn = {axis.get_title(): {text.get_text() for text in axis.get_legend().get_texts()} for axis in figure.axes}
+    assert [title[0] for title in drawn] == list("aabccd")
+    assert drawn["a. kid to the converged teacher"] == {"teacher", "n-step", "unified", "teacher, 50 steps"}
+    assert drawn["c. eta, kid"] == {"4 steps", "8 steps"}
+    assert drawn["d. adversarial loss, kid"] == set(result["tables"]["d_adversarial"])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore:No artists with labels")
+def test_report_of_a_few_arms_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    scores = _made_up(1.0, 0.5)
+    result = report({arm: scores[arm] for arm in ("teacher", "lcm")})
+    (figure,) = figures_of(lambda: plot(result, tmp_path / "plot.png"))
+    assert {text.get_text() for text in figure.axes[2].get_legend().get_texts()} == {"lcm, eta 0.3", "lcm, eta 1"}

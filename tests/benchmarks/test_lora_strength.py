@@ -9,6 +9,7 @@ from hyper_sd.benchmarks import lora_strength_report as sweep
 from hyper_sd.benchmarks.lora_strength_report import Draw
 from hyper_sd.evaluation.metrics import kid
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
+from hyper_sd.tests.benchmarks.figures import figures_of
 
 SWEEPS = {
     "strength": sweep.strength_sweep("1", sweep.STEPS, sweep.STRENGTHS),
@@ -184,8 +185,15 @@ def test_strength_reaches_the_adapters_and_the_noise_stays():
 def test_plot_has_a_panel_for_each_step_count(tmp_path):
     pytest.importorskip("matplotlib")
     found = sweep.report(SWEEPS, made_up(dict.fromkeys(sweep.STEPS, 1.0)))
-    sweep.plot(found["strength"], tmp_path / "plot.png", "made up")
-    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    (figure,) = figures_of(lambda: sweep.plot(found["strength"], tmp_path / "plot.png", "made up"))
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title().split(":")[0] for axis in shown] == [f"{n} step{'s' * (n > 1)}" for n in sweep.STEPS]
+    for axis, row in zip(shown, found["strength"].values(), strict=True):
+        table = row["kid"]["options"]
+        strengths, kids = axis.lines[0].get_data()
+        assert list(strengths) == [float(strength) for strength in table]
+        assert list(kids) == [cell["mean"] for cell in table.values()]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])

@@ -36,3 +36,15 @@ def weights(layers):
 def equal(a, b):
     """Whether two dicts have the same names and, to the bit, the same tensors."""
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def with_kept_bytes(call):
+    """Returns (what a call returns, the bytes of all that was kept during it for a backward pass)."""
+    sizes = []
+
+    def keep(tensor):
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return call(), sum(sizes)

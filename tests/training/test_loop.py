@@ -6,7 +6,7 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
-from hyper_sd.tests.training.runs import CONFIG, STAGES, Interrupted, equal, run, start, weights
+from hyper_sd.tests.training.runs import CONFIG, STAGES, Interrupted, equal, run, start, weights, with_kept_bytes
 from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
 from hyper_sd.training.config import Stage
 from hyper_sd.training.data.examples import Batch, LatentExamples
@@ -196,9 +196,10 @@ def test_accumulated_parts_equal_the_whole_batch(accumulation):
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
-    _, plain = run()
-    _, recomputed = run(dataclasses.replace(CONFIG, gradient_checkpointing=True))
+    (_, plain), whole = with_kept_bytes(run)
+    (_, recomputed), less = with_kept_bytes(lambda: run(dataclasses.replace(CONFIG, gradient_checkpointing=True)))
     assert all(torch.allclose(v, weights(recomputed)[k], atol=1e-6) for k, v in weights(plain).items())
+    assert less < 0.8 * whole
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
+from hyper_sd.evaluation.loss_chart import LEFT, RIGHT, SIZE
+from PIL import Image, ImageDraw
 
 STAGES = [{"title": "8 segments", "first_step": 0}, {"title": "4 segments", "first_step": 30}]
 
@@ -22,9 +25,24 @@ def test_chart_is_an_image_of_the_host(host, plot):
     assert image.std() > 0.05
 
 
-def test_stages_are_drawn(plot):
-    losses = [1 / (step + 1) for step in range(60)]
-    assert not plot({"loss": losses, "stages": STAGES}).args[0].equal(plot({"loss": losses}).args[0])
+def test_stages_are_drawn_with_their_titles_and_a_dashed_border(plot, monkeypatch):
+    written, write = [], ImageDraw.ImageDraw.text
+
+    def remembered(pen, at, text, *rest, **options):
+        written.append(text)
+        return write(pen, at, text, *rest, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", remembered)
+    loss_map = {"loss": [1 / (step + 1) for step in range(60)]}
+    titles = {stage["title"] for stage in STAGES}
+    plain = plot(loss_map).args[0][0]
+    assert not titles & set(written)
+    staged = plot(loss_map | {"stages": STAGES}).args[0][0]
+    assert titles <= set(written)
+    border = LEFT + round(30.5 / 60 * (SIZE[0] - LEFT - RIGHT))  # between the last step of the one and the first of the other
+    dark = [float((image[100:400, border - 2 : border + 3].amin((1, 2)) < 0.8).float().mean()) for image in (plain, staged)]
+    assert dark[0] < 0.1
+    assert 0.3 < dark[1] < 0.8
 
 
 def test_tensors_and_numbers_of_the_hosts_loss_map_are_drawn_alike(plot):
@@ -39,8 +57,9 @@ def test_hosts_own_training_gives_a_loss_map_that_is_drawn(host, plot, unet, pos
     values = (1, 2, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
     groups = [host.latent(seed=1), host.latent(seed=2)], [positive, positive]
     loss_map = TrainLoraNode.execute([unet], *groups, *([value] for value in values)).args[2]
-    assert len(loss_map["loss"]) == 2
-    assert plot(loss_map).args[0].std() > 0.05
+    losses = [float(loss) for loss in loss_map["loss"]]
+    assert len(losses) == 2
+    assert plot(loss_map).args[0].equal(plot({"loss": losses}).args[0])
 
 
 def test_node_shows_the_chart_itself(host, pack, plot, tmp_path, monkeypatch):
@@ -48,8 +67,10 @@ def test_node_shows_the_chart_itself(host, pack, plot, tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     assert pack["HyperSDLossPlot"].define_schema().is_output_node
-    (shown,) = plot({"loss": [3.0, 2.0, 1.0]}).ui.as_dict()["images"]
-    assert Path(tmp_path, shown["filename"]).stat().st_size > 1000
+    output = plot({"loss": [3.0, 2.0, 1.0]})
+    (shown,) = output.ui.as_dict()["images"]
+    with Image.open(Path(tmp_path, shown["filename"])) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), (output.args[0][0] * 255).round().byte().numpy())
 
 
 @pytest.mark.parametrize("loss_map", [{}, {"loss": []}, {"loss": [], "stages": STAGES}])

@@ -167,13 +167,21 @@ def test_network_can_be_trained_through_where_the_host_splits_its_attention(outs
         return (1000, 1000) if torch_free_too else 1000
 
     found = host_of(host.small_unet())
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
-    layers = LoraLayers(found.network, 2)
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500]), {"context": torch.randn(1, 5, host.CONTEXT)}
-    with torch.enable_grad(), layers.using(layers.add("student") and "student"):
-        found.denoiser.predict(x, t, context).square().mean().backward()
-    layers.detach()
-    assert all(up.grad is not None for up in layers.sets["student"].up)
+
+    def gradients():
+        layers = LoraLayers(found.network, 2)
+        torch.manual_seed(3)
+        with torch.enable_grad(), layers.using(layers.add("student") and "student"):
+            found.denoiser.predict(x, t, context).square().mean().backward()
+        layers.detach()
+        return [up.grad for up in layers.sets["student"].up]
+
+    whole = gradients()
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
+    split = gradients()
+    assert all(bool(gradient.any()) for gradient in whole)
+    torch.testing.assert_close(split, whole, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hyper_sd.disk import format_bytes
 from hyper_sd.errors import TrainingError
 from hyper_sd.training.export import TrainedLora, write_new
 from safetensors import safe_open
@@ -270,8 +271,11 @@ def test_name_is_cleaned_of_what_windows_forbids(pack, save, loras, tensors, nam
     assert files(loras) == [f"{stem}_00001_.safetensors"]
 
 
-def test_name_from_another_node_is_checked_in_the_run(pack):
+def test_name_from_another_node_is_checked_in_the_run(pack, save, loras, tensors):
     assert pack["HyperSDSaveLora"].validate_inputs(name=None) is True
+    with pytest.raises(TrainingError, match="name must be"):
+        save(tensors, "../up")
+    assert files(loras) == []
 
 
 def test_licence_note_of_any_text_stays_readable(save, tensors):
@@ -283,5 +287,4 @@ def test_node_says_where_and_how_large(pack, loras, tensors):
     result = pack["HyperSDSaveLora"].execute(tensors, "my_style")
     path = loras / result.args[0]
     (text,) = result.ui.as_dict()["text"]
-    assert text.startswith(f"Saved {path}, ")
-    assert text.endswith("B")
+    assert text == f"Saved {path}, {format_bytes(path.stat().st_size)}"

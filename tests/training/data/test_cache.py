@@ -213,8 +213,13 @@ def test_leftover_of_a_killed_run_is_in_nobodys_way(images, tmp_path):
     path = latents_path(tmp_path / "cache", "tiny", items[0])
     write(path.parent, path.name + ".12345.part", b"half")
     run(items, FakeEncoders(), tmp_path / "cache")
-    with safe_open(path, "pt") as file:
-        assert list(file.keys())
+    run(items, FakeEncoders(), tmp_path / "clean")
+    with safe_open(path, "pt") as file, safe_open(latents_path(tmp_path / "clean", "tiny", items[0]), "pt") as other:
+        assert set(file.keys()) == set(other.keys()) == {"latents"}
+        assert torch.equal(file.get_tensor("latents"), other.get_tensor("latents"))
+    again = FakeEncoders()
+    run(items, again, tmp_path / "cache")
+    assert again.counts == (0, 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

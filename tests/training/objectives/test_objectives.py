@@ -186,12 +186,20 @@ def test_no_guidance_needs_no_empty_prompt():
     assert torch.equal(w.losses()["loss"], with_prompt)
 
 
-def test_call_passes_time_and_context(monkeypatch):
-    denoiser = make_denoiser("flow")
-    seen = {}
-    other = Denoiser(
-        denoiser.network, denoiser.diffusion, lambda net, x, time, c: seen.update(time=time) or call(net, x, time, c)
-    )
+def test_call_passes_network_latents_time_and_context():
+    denoiser, calls = make_denoiser("flow"), []
+
+    def remembered(*arguments):
+        calls.append(arguments)
+        return call(*arguments)
+
     batch = make_examples(2).batch([0, 1], 0)
-    other.predict(batch.latents, torch.tensor([499, 999]), batch.conditioning)
-    assert torch.allclose(seen["time"], torch.tensor([500.0, 1000.0]))
+    given = batch.latents, torch.tensor([499, 999]), batch.conditioning
+    predicted = Denoiser(denoiser.network, denoiser.diffusion, remembered).predict(*given)
+    ((network, x, time, conditioning),) = calls
+    assert network is denoiser.network
+    assert torch.equal(x, batch.latents)
+    assert torch.allclose(time, torch.tensor([500.0, 1000.0]))  # a flow model is told 1000 sigma
+    assert conditioning.keys() == {"context"}
+    assert torch.equal(conditioning["context"], batch.conditioning["context"])
+    assert torch.equal(predicted, call(denoiser.network, batch.latents, time, batch.conditioning))
