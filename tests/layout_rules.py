@@ -12,7 +12,7 @@ BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
 BELOW["training"] = BELOW["evaluation"] | {"evaluation"}  # whose sheets and charts show how a training goes
 BELOW |= dict.fromkeys(("nodes", "webui_extension", "demo"), frozenset(BELOW))
 DOCUMENTED = BELOW.keys() - {"webui_extension", "demo"}
-ONE_A_LINE = BELOW.keys() - {"training", "webui_extension"}  # whose docstrings describe one argument a line
+CROWDED = ("training/data/", "webui_extension/")  # folders that the rule on arguments leaves alone
 COMFYUI = {
     "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "execution", "folder_paths",
     "latent_preview", "node_helpers", "nodes", "server",
@@ -212,13 +212,14 @@ def _crowded(docstring: str, names: set[str]) -> bool:
     lines = [line.strip() for line in section[0].splitlines()]
     lists = [re.match(r"(?:Args: *)?((?:\w+[,;/] *)+\w+) *:", line) for line in lines]
     told = [[name for name in re.findall(r"(?<![\w.\"'])(\w+):(?!\w)", line) if name in names] for line in lines]
-    beside = lines[0] != "Args:" and sum(map(len, told)) > 1
+    joined = any(name in names for name in re.findall(r"; (\w+)", lines[0]))
+    beside = lines[0] != "Args:" and (joined or sum(map(len, told)) > 1)
     return beside or any(lists) or any(len(set(line)) > 1 for line in told)
 
 
 def arguments(path: PurePosixPath, tree: ast.Module) -> list[str]:
     """A docstring describes one argument a line; Args stands alone on its line where there are several."""
-    if top(path) not in ONE_A_LINE:
+    if top(path) not in BELOW or str(path).startswith(CROWDED):
         return []
     nodes = [node for node in ast.walk(tree) if isinstance(node, (*FUNCTION, ast.ClassDef)) and ast.get_docstring(node)]
     crowded = [node for node in nodes if _crowded(ast.get_docstring(node), _described(node))]

@@ -113,6 +113,7 @@ BAD = [
         "rewards/a.py",
         'class A:\n    """One.\n\n    Args: a, b: two.\n    """\n    def __init__(self, a, b):\n        pass',
     ),
+    ("arguments", "demo/a.py", 'def f(a, b):\n    """One.\n\n    Args: a [batch]; b int [batch].\n    """'),
     ("arguments", "nodes/a.py", 'class A:\n    def _f(self, a, b):\n        """One. Args: a: first; b: second."""'),
     ("tests_apart", "tests/nodes/test_a.py", "from hyper_sd.tests.nodes.test_b import page"),
     ("tests_apart", "tests/nodes/test_a.py", "def f():\n    from hyper_sd.tests.nodes import test_b"),

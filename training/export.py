@@ -162,14 +162,14 @@ def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tu
     return len(header).to_bytes(8, "little") + header, data
 
 
-def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, kept: str = "") -> Path:
+def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, advice: str = "") -> Path:
     """Writes folder/<stem>_00001_.safetensors, or the next number that is free, and returns its path.
 
     Args:
         folder: created where it is missing.
         stem: the file's name without number and ending.
         blocks: the file's content, in order.
-        kept: a sentence that the error ends with, on where the LoRA still is.
+        advice: a sentence that the error ends with, on where the LoRA still is.
     Raises: TrainingError when the disk is full or the folder cannot be written; then no new file is there.
     """
     needed = sum(map(len, blocks))
@@ -182,13 +182,14 @@ def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, kept: str = 
         disk.flush(partial)
         return _claim(partial, folder, stem)
     except OSError as error:
-        raise TrainingError(f"The LoRA {stem} was not saved: {disk.explain(error, folder, needed)}. {kept}".strip()) from error
+        problem = f"The LoRA {stem} was not saved: {disk.explain(error, folder, needed)}."
+        raise TrainingError(f"{problem} {advice}".strip()) from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licence_note: str = "", kept: str = "") -> Path:
+def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licence_note: str = "", advice: str = "") -> Path:
     """Writes a trained LoRA below a folder of LoRAs, under the next free number of its name, and returns its path.
 
     Args:
@@ -196,12 +197,12 @@ def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licenc
         name: the file's name, or folder/name.
         lora: tensors by name; what a TrainedLora knows of its training goes into the file's header.
         licence_note: free text for the header, may be empty.
-        kept: a sentence that the error ends with, on where the LoRA still is.
+        advice: a sentence that the error ends with, on where the LoRA still is.
     Raises: TrainingError for a bad name, tensors that are not finite, a full disk, or a folder that cannot be written.
     """
     *parents, stem = clean_name(name)
     tensors = ready_tensors(lora)
-    return write_new(root.joinpath(*parents), stem, *file_bytes(tensors, described(lora, stem, licence_note)), kept=kept)
+    return write_new(root.joinpath(*parents), stem, *file_bytes(tensors, described(lora, stem, licence_note)), advice=advice)
 
 
 def numbered(folder: Path, stem: str) -> dict[int, Path]:

@@ -63,7 +63,14 @@ class OutlineControl(torch.nn.Module):
         return made | {"middle_block_out.0": self.net.controlnet_mid_block}
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
-        """Predicts the noise. Args: noisy [batch, 4, 16, 16]; hint: outlines [batch, 3, 128, 128], 0 to 1."""
+        """Predicts the noise.
+
+        Args:
+            noisy: latents, float [batch, 4, 16, 16].
+            timestep: int [batch].
+            context: of the prompts, float [batch, 77, width].
+            hint: outlines, float [batch, 3, 128, 128] in 0..1.
+        """
         with self.layers.using(SET):
             down, middle = self.net(noisy, timestep, context, controlnet_cond=hint, return_dict=False)
         added = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

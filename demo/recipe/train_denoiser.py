@@ -43,7 +43,13 @@ class Denoiser(torch.nn.Module):
         self.unet = build_unet(config)
 
     def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Predicts the noise. Args: noisy [batch, 4, 16, 16]; timestep int [batch]; ids int [batch, 77]."""
+        """Predicts the noise.
+
+        Args:
+            noisy: latents, float [batch, 4, 16, 16].
+            timestep: int [batch].
+            ids: of the prompts' tokens, int [batch, 77].
+        """
         return self.unet(noisy, timestep, self.text(ids).last_hidden_state).sample
 
 

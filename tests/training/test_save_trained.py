@@ -96,8 +96,8 @@ def test_full_disk_leaves_nothing_new_and_says_where_the_lora_still_is(tmp_path,
     older = save_trained(tmp_path, "a", TENSORS)
     content = older.read_bytes()
     fill(monkeypatch)
-    with pytest.raises(TrainingError, match=r"The LoRA a was not saved: the disk of .* is too full.*\. It is kept\.$"):
-        save_trained(tmp_path, "a", TENSORS, kept="It is kept.")
+    with pytest.raises(TrainingError, match=r"The LoRA a was not saved: the disk of .* is too full.*\. Queue again\.$"):
+        save_trained(tmp_path, "a", TENSORS, advice="Queue again.")
     assert names(tmp_path) == [older.name]
     assert older.read_bytes() == content
 
