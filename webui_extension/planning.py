@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
+from ..models import lora_plan
 from ..models.catalog import Entry, load_catalog
 from ..models.families import FAMILIES
-from ..models.lora_plan import LoraPlan, plan
+from ..models.lora_plan import LoraPlan
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
 from .chosen_model import Model
 from .sampler import NAME as SAMPLER
 from .schedule import LABEL, Run
-from .settings_table import Settings, variant_key
+from .settings_table import Settings
 
 OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
@@ -26,25 +27,29 @@ def lora_entry(file_names: Iterable[str]) -> Entry | None:
 
 
 def choose(settings: Settings, model: Model, steps: int, written: Entry | None = None) -> LoraPlan:
-    """Returns the plan.
+    """Returns the plan for an image.
 
-    Args: steps: model evaluations; written: the Hyper-SD LoRA that the user has in the prompt, which is kept.
-    Raises: ScheduleError, UnsupportedModelError saying what there is.
+    Args:
+        settings: the panel's.
+        model: that will make the image.
+        steps: model evaluations.
+        written: the Hyper-SD LoRA that the user has in the prompt, which is kept.
+    Raises: ScheduleError or UnsupportedModelError, each saying what there is instead.
     """
     if model.family is None:
         titles = ", ".join(family.title for family in FAMILIES.values())
         raise UnsupportedModelError(
             f"There is no Hyper-SD LoRA for {model.name}; choose one of {titles}, or switch the Hyper-SD panel off."
         )
-    variant = variant_key(settings.variant)
-    if variant == "one-step" or (variant == "auto" and not written and one_step.start_timestep(model.path)):
+    found_one_step = settings.variant == "auto" and not written and one_step.start_timestep(model.path)
+    if settings.variant == "one-step" or found_one_step:
         return _one_step(model, 1 if settings.recommended else steps)
     if written is None:
-        return plan(model.family, steps, variant)
-    made = plan(model.family, steps, written.kind)
-    if made.variant == "n-step" and made.grid != "default":
-        made = replace(made, num_segments=min(written.num_segments, steps))
-    return replace(made, entry_id=written.id, file=written.name, reason="The LoRA of the prompt is kept.")
+        return lora_plan.plan(model.family, steps, settings.variant)
+    plan = lora_plan.plan(model.family, steps, written.kind)
+    if plan.variant == "n-step" and plan.grid != "default":
+        plan = replace(plan, num_segments=min(written.num_segments, steps))
+    return replace(plan, entry_id=written.id, file=written.name, reason="The LoRA of the prompt is kept.")
 
 
 def _one_step(model: Model, steps: int) -> LoraPlan:
@@ -54,7 +59,7 @@ def _one_step(model: Model, steps: int) -> LoraPlan:
         raise ScheduleError(f"The one-step checkpoint takes 1 step, got {steps}; use another checkpoint for more.")
     start = one_step.start_timestep(model.path) or ONE_STEP_START
     return replace(
-        plan("sdxl", 1, "merged"),
+        lora_plan.plan("sdxl", 1, "merged"),
         variant="one-step",
         eta=0.0,
         cfg=1.0,
@@ -64,24 +69,30 @@ def _one_step(model: Model, steps: int) -> LoraPlan:
     )
 
 
-def run_for(settings: Settings, made: LoraPlan | None, default_eta: float) -> Run:
-    """Returns how the sampler goes; without a plan by the panel's own sliders."""
-    eta, segments, start = (made.eta, made.num_segments, made.start_timestep) if made else (default_eta, 1, LAST_TIMESTEP)
+def run_for(settings: Settings, plan: LoraPlan | None, default_eta: float) -> Run:
+    """Returns how the sampler goes.
+
+    Args:
+        settings: the panel's, whose sliders count before the plan.
+        plan: None where the panel is off.
+        default_eta: of an image without a plan.
+    """
+    eta, segments, start = (plan.eta, plan.num_segments, plan.start_timestep) if plan else (default_eta, 1, LAST_TIMESTEP)
     return Run(eta if settings.auto_eta else settings.eta, settings.segments or segments, start)
 
 
-def apply(p: Any, made: LoraPlan) -> None:
+def apply(p: Any, plan: LoraPlan) -> None:
     """Sets steps, sampler, schedule type and CFG of the host's processing object."""
-    ours = made.sampler == OURS
-    p.steps, p.sampler_name = made.steps, SAMPLER if ours else FLOW_SAMPLER
+    ours = plan.sampler == OURS
+    p.steps, p.sampler_name = plan.steps, SAMPLER if ours else FLOW_SAMPLER
     p.scheduler = LABEL if ours else FLOW_SCHEDULE
-    host.set_guidance(p, made.cfg, made.guidance)
+    host.set_guidance(p, plan.cfg, plan.guidance)
 
 
-def describe(made: LoraPlan, run: Run, strength: float) -> str:
+def describe(plan: LoraPlan, run: Run, strength: float) -> str:
     """Returns the plan in a line, with what the person changed in it and the sampler as this host calls it."""
-    sampler = SAMPLER if made.sampler == OURS else FLOW_SAMPLER
-    return str(replace(made, sampler=sampler, strength=strength, eta=run.eta, num_segments=run.num_segments))
+    sampler = SAMPLER if plan.sampler == OURS else FLOW_SAMPLER
+    return str(replace(plan, sampler=sampler, strength=strength, eta=run.eta, num_segments=run.num_segments))
 
 
 def file_names(tags: Sequence[str], listed: dict[str, Any]) -> list[str]:

@@ -26,14 +26,14 @@ def run_of(p: Any) -> Run:
 
 
 class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
-    """Segmented consistency sampling; the pass's steps, its noise and its callbacks stay the host's."""
+    """Segmented consistency sampling. The steps of a pass, its noise and its callbacks stay the host's."""
 
     def __init__(self, sd_model: Any):
         super().__init__(self._run, sd_model)
         self._pass: tuple[int, int, float] | None = None  # img2img: grid steps, steps taken, strength
 
     def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
-        """Starts from an image; the host takes the last steps of get_sigmas' result."""
+        """Starts from an image. The host takes the last steps of what get_sigmas returns."""
         count, last = sd_samplers_common.setup_img2img_steps(p, steps)
         self._pass = count, last + 1, p.denoising_strength
         try:
@@ -65,7 +65,7 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         return torch.cat([sigmas[:1].expand(steps + 1 - len(sigmas)), sigmas])
 
     def initialize(self, p: Any) -> dict[str, Any]:
-        """Writes what the image needs to be made again."""
+        """Notes for the infotext what the image needs to be made again, and returns the host's own arguments."""
         arguments = super().initialize(p)
         run = run_of(p)
         self.eta = run.eta  # by which the host tells whether its noise seed delta counts
@@ -81,30 +81,30 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         if self._pass is None and not shared.opts.sgm_noise_multiplier and not schedule.is_flow:
             # The hosts start from noise * sigma, the recipe from x / sqrt(1 + sigma^2) of deviation 1: 1.9 % more at t = 800.
             x = x * (1 + sigmas[0] ** -2) ** 0.5
-        how = {"eta": run.eta, "num_segments": run.num_segments}
-        noise = _comfyui_noise(x, p.seeds, plan_steps(schedule, sigmas, **how)) if options.comfyui_noise() else _host_noise(p)
+        rule = {"eta": run.eta, "num_segments": run.num_segments}
+        noise = _comfyui_noise(x, p.seeds, plan_steps(schedule, sigmas, **rule)) if options.comfyui_noise() else _host_noise(p)
         with host.negative_prompt_left_out(self, p, extra_args):
-            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise, **how)
+            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise, **rule)
 
 
 def _host_noise(p: Any) -> Callable[..., torch.Tensor]:
-    """The host's generators, one an image, so that a batch equals its single images."""
+    """Returns the host's generators, one for each image, so that a batch equals its single images."""
     return lambda *_: p.rng.next()
 
 
 def _comfyui_noise(x: torch.Tensor, seeds: Sequence[int], plan: Sequence[Step]) -> Callable[..., torch.Tensor]:
-    """The core's own noise, by seed and timestep, for every image by its own seed."""
-    targets = [step.next_timestep for step in plan if step.noise > 0]
-    draws = [seeded_noise(image[None], int(seed), iter(targets)) for image, seed in zip(x, seeds, strict=True)]
-    return lambda *_: torch.cat([draw() for draw in draws])
+    """Returns the core's own noise, which ComfyUI has too, for every image by its own seed."""
+    timesteps = [step.next_timestep for step in plan if step.noise > 0]
+    images = [seeded_noise(image[None], int(seed), iter(timesteps)) for image, seed in zip(x, seeds, strict=True)]
+    return lambda *_: torch.cat([noise_of_image() for noise_of_image in images])
 
 
 def register() -> None:
-    """Adds the sampler to every list of the host, in place of one that an earlier load added."""
-    made = sd_samplers_common.SamplerData(NAME, HyperSDSampler, ALIASES, {"uses_ensd": True})
-    known = [data for data in sd_samplers.all_samplers if data.name != NAME]
-    sd_samplers.all_samplers[:] = [*known, made]
-    sd_samplers.all_samplers_map.update({NAME: made, GUARD: made})
+    """Adds the sampler to every list of the host, and takes away the one that an earlier load added."""
+    sampler = sd_samplers_common.SamplerData(NAME, HyperSDSampler, ALIASES, {"uses_ensd": True})
+    others = [data for data in sd_samplers.all_samplers if data.name != NAME]
+    sd_samplers.all_samplers[:] = [*others, sampler]
+    sd_samplers.all_samplers_map.update({NAME: sampler, GUARD: sampler})
     sd_samplers.set_samplers()
     lookup = getattr(sd_samplers, "get_sampler_and_scheduler", None)  # C has none
     if hasattr(lookup, "cache_clear"):

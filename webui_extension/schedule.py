@@ -45,7 +45,7 @@ def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: A
 
 
 def register() -> None:
-    """Adds the schedule type, in place of one that an earlier load added."""
+    """Adds the schedule type, and takes away the one that an earlier load added."""
     types = host.schedule_types()
     if types is None:
         return

@@ -11,6 +11,7 @@ from . import accordion, host, one_step, options, sampler, settings_table
 from .chosen_model import Model
 from .lora_activation import activate, written_in
 from .planning import apply, choose, run_for
+from .schedule import Run
 from .settings_table import Settings, read_settings
 
 TITLE = "Hyper-SD"
@@ -21,7 +22,7 @@ _log = logging.getLogger("hyper_sd")
 
 
 class HyperSDScript(scripts.Script):
-    """Chooses, activates and notes; every decision is in planning.py, every control in settings_table.py."""
+    """Chooses and activates the LoRA and notes what was used. Every decision is made in planning.py."""
 
     def title(self) -> str:
         """Returns the name by which the API calls it, too."""
@@ -34,13 +35,13 @@ class HyperSDScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         """Returns the controls in the table's order."""
         controls = accordion.build(self.elem_id)
-        both = zip(settings_table.TABLE, controls, strict=True)
-        self.infotext_fields = [(control, spec.pasted) for spec, control in both if spec.key or spec.paste]
+        pairs = zip(settings_table.TABLE, controls, strict=True)
+        self.infotext_fields = [(control, spec.pasted) for spec, control in pairs if spec.key or spec.paste]
         self.paste_field_names = sorted(settings_table.KEYS)
         return controls
 
     def process(self, p: Any, *values: Any) -> None:
-        """Plans the image; here the checkpoint is the one that will be used, and nothing has looked at the steps yet."""
+        """Plans the image. By now its checkpoint is loaded, and nothing has looked at the steps yet."""
         setattr(p, LORA, None)
         setattr(p, sampler.RUN, None)
         for key in KEYS:  # an XYZ grid's images share this dictionary
@@ -57,18 +58,18 @@ class HyperSDScript(scripts.Script):
             host.stop(p, str(error))
 
     def process_batch(self, p: Any, *values: Any, **batch: Any) -> None:
-        """Activates the LoRA; by now the host has taken the tags out of this batch's prompts."""
+        """Activates the LoRA. By now the host has taken the tags out of this batch's prompts."""
         lora = getattr(p, LORA, None)
         if lora is not None:
             activate(p, lora)
 
 
-def _run(settings: Settings, made: LoraPlan | None = None) -> Any:
-    return run_for(settings, made, options.default_eta())
+def _run(settings: Settings, plan: LoraPlan | None = None) -> Run:
+    return run_for(settings, plan, options.default_eta())
 
 
-def _plain_run(values: tuple) -> Any:
-    """With the panel off only the sampler's own sliders count, and wrong ones must not break another sampler's image."""
+def _plain_run(values: tuple) -> Run | None:
+    """Returns what the sampler's own sliders say with the panel off. Wrong ones must not break another sampler's image."""
     try:
         return _run(read_settings(values, {}))
     except HyperSDError as error:
@@ -82,16 +83,16 @@ def plan_image(p: Any, settings: Settings) -> None:
     Raises: HyperSDError saying what is missing and where to get it.
     """
     written = written_in(p.all_prompts)
-    made = choose(settings, Model.of(p.sd_model), settings.steps if settings.recommended else p.steps, written)
-    notes = {settings_table.MARK: settings_table.VARIANTS[made.variant]}
-    if made.file and not p.disable_extra_networks:
-        lora = accordion.find_lora(settings, made)
+    plan = choose(settings, Model.of(p.sd_model), settings.steps if settings.recommended else p.steps, written)
+    notes = {settings_table.MARK: settings_table.VARIANTS[plan.variant]}
+    if plan.file and not p.disable_extra_networks:
+        lora = accordion.find_lora(settings, plan)
         notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}
         if getattr(p, "enable_hr", False) and lora.hires_strength != lora.strength:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
-    setattr(p, sampler.RUN, _run(settings, made))
+    setattr(p, sampler.RUN, _run(settings, plan))
     if settings.recommended:
-        apply(p, made)
+        apply(p, plan)
     p.extra_generation_params.update(notes)
-    _log.info("%s", made)
+    _log.info("%s", plan)

@@ -1,5 +1,6 @@
 """The panel's settings: one typed table that its controls, the infotext, the API's arguments and the XYZ axes come from."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -22,8 +23,18 @@ MARK = "Hyper-SD variant"  # an infotext that has it was made with the panel on
 class Spec:
     """One control.
 
-    Args: label, info: for people; low, high, step: of a slider; choices: of a dropdown; axis: whether an XYZ axis is made of
-        it; key: in the infotext, "" for none; paste: infotext -> value, None to leave the control as it is.
+    Args:
+        name: of the setting, by which the API calls it.
+        default: its value where nothing is given, also for its type.
+        label: its name on the page.
+        info: the sentences below it on the page.
+        low: a slider's lowest value.
+        high: a slider's highest value.
+        step: a slider's distance from value to value.
+        options: a dropdown's values, each with its label on the page.
+        key: its name in the infotext, "" where it stands in none.
+        axis: whether an XYZ axis is made of it.
+        paste: returns the value for an infotext, None to leave the control as it is.
     """
 
     name: str
@@ -33,7 +44,7 @@ class Spec:
     low: float = 0
     high: float = 1
     step: float = 0.05
-    choices: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     axis: bool = False
     paste: Callable[[Mapping[str, str]], Any] | None = None
@@ -43,25 +54,34 @@ class Spec:
         """bool, int, float or str."""
         return type(self.default)
 
-    def read(self, value: Any) -> Any:
-        """Returns a value from the page or the API in this setting's type; None is the default.
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """A dropdown's labels."""
+        return tuple(self.options.values())
 
+    def read(self, value: Any) -> Any:
+        """Returns a value from the page or the API in this setting's type.
+
+        Args:
+            value: of any type; a dropdown's may be its label. None stands for the default.
         Raises: ScheduleError saying what was given and what is allowed.
         """
         if value is None:
             return self.default
         if self.kind is bool and isinstance(value, bool):
             return value
-        if self.kind is str and value in self.choices:
-            return value
+        option = next((option for option, label in self.options.items() if value in (option, label)), None)
+        if option is not None:
+            return option
         number = isinstance(value, int | float) and not isinstance(value, bool) and self.kind in (int, float)
         if number and self.low <= value <= self.high and self.kind(value) == value:
             return self.kind(value)
-        allowed = {bool: "true or false", str: ", ".join(self.choices)}.get(self.kind, f"{self.low:g} to {self.high:g}")
+        names = (option if option == label else f"{option} ({label})" for option, label in self.options.items())
+        allowed = {bool: "true or false", str: ", ".join(names)}.get(self.kind, f"{self.low:g} to {self.high:g}")
         raise ScheduleError(f"Hyper-SD, {self.label}: got {value!r}, allowed is {allowed}.")
 
     def pasted(self, infotext: Mapping[str, str]) -> Any:
-        """Returns the value an infotext has for this control, None where it says nothing about it."""
+        """Returns the value that an infotext has for this control, None where it says nothing about it."""
         if self.paste:
             return self.paste(infotext)
         return infotext.get(self.key, self.default if MARK in infotext else None) if self.key else None
@@ -73,7 +93,7 @@ def _steps(infotext: Mapping[str, str]) -> int | None:
 
 
 def _off(present: str) -> Callable[[Mapping[str, str]], bool | None]:
-    """An image is made again from its own numbers, not from what would be recommended for them today."""
+    """Returns a paste function that switches a recommendation off where the infotext has the number itself under a key."""
     return lambda infotext: False if present in infotext else None
 
 
@@ -83,7 +103,7 @@ def _setting(default: Any, label: str, info: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person chose; the order of the fields is the order of the API's arguments."""
+    """What a person chose. The order of the fields is the order of the page's values and of a plain list in the API."""
 
     enabled: bool = _setting(
         False, "Enable", "Chooses and activates the LoRA; the prompt stays as it is.", paste=lambda infotext: MARK in infotext
@@ -97,7 +117,7 @@ class Settings:
         "auto", "Variant",
         "auto: the file made for that many steps. unified: one file for 1 to 8. n-step: a file for exactly 2, 4 or 8. "
         "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD inside.",
-        choices=tuple(VARIANTS.values()), key=MARK, axis=True,
+        options=VARIANTS, key=MARK, axis=True,
     )  # fmt: skip
     strength: float = _setting(
         0.0, "LoRA strength",
@@ -141,10 +161,12 @@ KEYS = tuple(spec.key for spec in TABLE if spec.key)
 def read_settings(values: Sequence[Any], chosen: Mapping[str, Any]) -> Settings:
     """Returns the settings of one image.
 
-    Args: values: in the table's order, missing ones at the end being defaults; chosen: by name, from XYZ axes.
-    Raises: ScheduleError naming the first value that is not allowed.
+    Args:
+        values: in the table's order; missing ones at the end are defaults. Where the first is an object, it names settings.
+        chosen: values of XYZ axes by the settings' names, which count before all others.
+    Raises: ScheduleError naming the first value that is not allowed, or a name that no setting has.
     """
-    given = {spec.name: value for spec, value in zip(TABLE, values, strict=False)} | dict(chosen)
+    given = _by_name(values) | dict(chosen)
     if "eta" in chosen:
         given["auto_eta"] = False
     if {"steps", "variant", "strength", "hires_strength"} & set(chosen):
@@ -152,6 +174,21 @@ def read_settings(values: Sequence[Any], chosen: Mapping[str, Any]) -> Settings:
     return Settings(**{spec.name: spec.read(given.get(spec.name)) for spec in TABLE})
 
 
-def variant_key(label: str) -> str:
-    """Returns the plan's name of a variant's label."""
-    return next(key for key, known in VARIANTS.items() if known == label)
+def _by_name(values: Sequence[Any]) -> dict[str, Any]:
+    """Returns values by the settings' names.
+
+    The hosts lay an API request's arguments over the page's defaults, and over the values of the request's infotext where it
+    has one. So behind an object these follow, and count where the object says nothing, as they do behind a short list.
+    """
+    given = {spec.name: value for spec, value in zip(TABLE, values, strict=False)}
+    if not isinstance(given.get("enabled"), Mapping):
+        return given
+    named, known = given.pop("enabled"), [spec.name for spec in TABLE]
+    unknown = next((name for name in named if name not in known), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(str(unknown), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ScheduleError(f"Hyper-SD has no setting {unknown!r}{hint} The settings are {', '.join(known)}.")
+    if named.get("eta") is not None:
+        given["auto_eta"] = False  # who names an eta wants it
+    return given | named

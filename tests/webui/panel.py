@@ -1,4 +1,4 @@
-"""The request's part that switches the script "Hyper-SD" on."""
+"""The request's part that switches the script "Hyper-SD" on, as a plain list or by name."""
 
 NAMES = (
     "enabled", "steps", "variant", "strength", "hires_strength", "recommended", "auto_eta", "eta", "segments",
@@ -10,3 +10,8 @@ def panel(**chosen) -> dict:
     """Returns the part of a request with the panel's checkbox on, and the values that differ from the panel's own."""
     values = {**DEFAULTS, "enabled": True, **chosen}
     return {"alwayson_scripts": {"Hyper-SD": {"args": [values[name] for name in NAMES]}}}
+
+
+def by_name(**named) -> dict:
+    """Returns the part of a request that names settings in one object."""
+    return {"alwayson_scripts": {"Hyper-SD": {"args": [named]}}}

@@ -1,9 +1,11 @@
 """The script "Hyper-SD" on a real host, through its API: which LoRA counts when, and infotext that makes the image again."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from hyper_sd.tests.webui.panel import panel
+from hyper_sd.tests.webui.panel import by_name, panel
 
 FOUR, ONE = "Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora"
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
@@ -76,6 +78,55 @@ def test_strength_counts(webui):
 def test_missing_arguments_keep_their_defaults(webui):
     made = webui.draw(alwayson_scripts={"Hyper-SD": {"args": [True]}})
     assert _names(made) == [[FOUR]] * 4
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"steps": 4, "variant": "auto"},
+        {"steps": 1, "variant": "unified", "strength": 0.8},
+        {"steps": 2, "variant": "merged"},
+        {"auto_eta": False, "eta": 0.55},
+    ],
+)
+def test_named_settings_make_the_image_and_infotext_of_a_plain_list(webui, chosen):
+    named = webui.draw(steps=20, cfg_scale=7, sampler_name="Euler", **by_name(enabled=True, **chosen))
+    labels = {"variant": "merged checkpoint"} if chosen.get("variant") == "merged" else {}
+    listed = webui.draw(steps=20, cfg_scale=7, sampler_name="Euler", **panel(**{**chosen, **labels}))
+    assert "Sampler: Hyper-SD TCD" in named.infotext
+    assert named.infotext == listed.infotext
+    assert named.loras == listed.loras
+    assert torch.equal(named.latents, listed.latents)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (
+            {"enabled": True, "stpes": 4},
+            "no setting 'stpes'; did you mean 'steps'? The settings are enabled, steps, variant",
+        ),
+        ({"enabled": True, "variant": "best"}, "allowed is auto, unified, n-step, cfg (CFG-preserving)"),
+        ({"enabled": True, "steps": "4"}, "got '4', allowed is 1 to 16"),
+    ],
+)
+def test_named_settings_that_are_wrong_stop_the_run_and_say_so(webui, named, words):
+    request = {"prompt": "red apple", "width": 64, "height": 64, **by_name(**named)}
+    answer = webui.ask("/sdapi/v1/txt2img", request)
+    assert answer["images"] == []
+    assert "Hyper-SD problem: " in answer["info"]
+    assert words in json.loads(answer["info"])["infotexts"][0]
+    assert _names(webui.draw(**by_name(enabled=True))) == [[FOUR]] * 4
+
+
+def test_named_settings_go_before_those_of_an_infotext(pasting):
+    first = pasting.draw(seed=9, **panel(strength=0.6, auto_eta=False, eta=0.8))
+    again = pasting.draw(infotext=first.infotext, **by_name(enabled=True))
+    assert again.infotext == first.infotext
+    assert torch.equal(again.latents, first.latents)
+    stronger = pasting.draw(infotext=first.infotext, **by_name(enabled=True, strength=0.9))
+    assert [call[0][1] for call in stronger.loras] == [0.9] * 4
+    assert "Hyper-SD eta: 0.8" in stronger.infotext
 
 
 def test_users_tag_is_respected(webui):

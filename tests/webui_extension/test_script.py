@@ -180,7 +180,7 @@ def test_the_plan_of_a_one_step_checkpoint_has_its_own_start(host):
     from hyper_sd.webui_extension.planning import choose
     from hyper_sd.webui_extension.settings_table import Settings
 
-    chosen = choose(Settings(enabled=True, variant="one-step checkpoint"), Chosen("sdxl", None, "SDXL"), 1)
+    chosen = choose(Settings(enabled=True, variant="one-step"), Chosen("sdxl", None, "SDXL"), 1)
     assert chosen.timesteps() == [800]
 
 

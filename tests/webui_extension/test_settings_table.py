@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from hyper_sd.errors import ScheduleError
-from hyper_sd.webui_extension.settings_table import TABLE, VARIANTS, Settings, read_settings, variant_key
+from hyper_sd.webui_extension.settings_table import TABLE, VARIANTS, Settings, read_settings
 
 
 def test_missing_arguments_keep_the_defaults():
@@ -51,8 +51,10 @@ def test_every_control_explains_itself_and_lies_in_its_range():
     assert "0 = deterministic, 1 = fully stochastic" in next(spec for spec in TABLE if spec.name == "eta").info
 
 
-def test_every_variant_has_a_label_and_back():
-    assert [variant_key(label) for label in VARIANTS.values()] == list(VARIANTS)
+def test_every_variant_is_read_by_its_key_and_by_its_label():
+    spec = next(spec for spec in TABLE if spec.name == "variant")
+    assert spec.choices == tuple(VARIANTS.values())
+    assert [spec.read(label) for label in VARIANTS.values()] == [spec.read(key) for key in VARIANTS] == list(VARIANTS)
 
 
 def test_an_infotext_of_another_sampler_switches_the_panel_off_and_leaves_the_rest():
