@@ -15,7 +15,7 @@ SAMPLER, SCHEDULER = "hyper_sd_tcd", "hyper_sd"
 
 
 def scheduler_sigmas(model_sampling, steps: int) -> torch.Tensor:
-    """Returns the TCD grid's sigmas [steps + 1] for the host's model_sampling; a KSampler has no segments to choose."""
+    """Returns the sigmas of the TCD grid, [steps + 1], for the host's model_sampling. A KSampler has no segments to choose."""
     return hyper_sd_sigmas(NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu()), steps)
 
 

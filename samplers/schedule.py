@@ -19,12 +19,14 @@ SNAP = 1e-3  # a float32 sigma finds its timestep to about 1e-4; nearer than thi
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The increasing sigma table a model was trained on.
+    """The increasing sigma table that a model was trained on.
+
+    Diffusion models have sigma = sqrt((1 - alpha_bar) / alpha_bar) and x = x0 + sigma * eps, which is k-diffusion's scaling.
+    Flow models have a sigma in (0, 1] and x = (1 - sigma) * x0 + sigma * eps.
 
     Args:
-        table: sigmas of evenly spaced times, lowest first; any length, index k of L standing for time (k + 1) / L.
-            For diffusion models sigma = sqrt((1 - alpha_bar) / alpha_bar), x = x0 + sigma * eps (k-diffusion's scaling).
-            For flow models sigma lies in (0, 1] and x = (1 - sigma) * x0 + sigma * eps.
+        table: sigmas of evenly spaced times, lowest first, of any length L. Index k stands for time (k + 1) / L.
+    Raises: UnsupportedModelError when the sigmas do not increase.
     """
 
     table: tuple[float, ...]
@@ -39,7 +41,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_sigmas(cls, sigmas: torch.Tensor | Sequence[float]) -> "NoiseSchedule":
-        """Returns the schedule of a host's sigma table, a tensor [L] or a sequence."""
+        """Returns the schedule of a host's sigma table, which is a tensor [L] or a sequence of numbers."""
         return cls(tuple(sigmas.tolist() if isinstance(sigmas, torch.Tensor) else map(float, sigmas)))
 
     @classmethod
@@ -47,6 +49,10 @@ class NoiseSchedule:
         """Returns the scaled-linear schedule of SD1.5 and SDXL, or its zero-terminal-SNR form.
 
         Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", arXiv 2305.08891, algorithm 1.
+        Args:
+            start: beta of the first timestep.
+            end: beta of the last timestep.
+            zero_terminal_snr: whether the last timestep is pure noise.
         """
         betas = torch.linspace(start**0.5, end**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
         root = (1 - betas).cumprod(0).sqrt()
@@ -65,7 +71,7 @@ class NoiseSchedule:
         return sigma if self.is_flow else math.log(max(sigma, 1e-10))
 
     def sigma(self, timestep: float) -> float:
-        """Returns sigma at `timestep` in 0..999; between table entries it is interpolated, outside them clamped."""
+        """Returns sigma at a timestep in 0..999. Between the table's entries it is interpolated, outside them clamped."""
         position = (timestep + 1) * len(self.table) / TRAIN_TIMESTEPS - 1
         position = min(max(position, 0.0), len(self.table) - 1.0)
         low = int(position)
@@ -76,7 +82,7 @@ class NoiseSchedule:
         return value if self.is_flow else math.exp(value)
 
     def timestep(self, sigma: float) -> float:
-        """Returns the timestep in 0..999 at which the model has `sigma`: the inverse of sigma(), clamped."""
+        """Returns the timestep in 0..999 at which the model has a sigma. This is the inverse of sigma(), clamped."""
         if sigma <= self.table[0]:
             position = 0.0
         elif sigma >= self.table[-1]:
@@ -90,12 +96,12 @@ class NoiseSchedule:
 
 
 def alpha_bar_of(sigma: Any) -> Any:
-    """Returns alpha_bar = 1 / (1 + sigma^2) of a diffusion sigma; numbers and tensors."""
+    """Returns alpha_bar = 1 / (1 + sigma^2) of a diffusion sigma, which may be a number or a tensor."""
     return 1 / (1 + sigma**2)
 
 
 def sigma_of(alpha_bar: Any) -> Any:
-    """Returns sigma = sqrt((1 - alpha_bar) / alpha_bar); numbers and tensors."""
+    """Returns sigma = sqrt((1 - alpha_bar) / alpha_bar) of a diffusion alpha_bar, which may be a number or a tensor."""
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
@@ -106,12 +112,14 @@ def _schedule(table: bytes) -> NoiseSchedule:
 
 
 def schedule_of(model: Any) -> NoiseSchedule:
-    """Finds the sigma table of the model a host hands to a k-diffusion sampler.
+    """Returns the sigma table of the model that a host hands to a k-diffusion sampler.
 
-    Both hosts wrap their network in `inner_model` layers; ComfyUI keeps the table in `model_sampling`, the A1111 family in
-    the innermost k-diffusion denoiser. Read at every run, since zero-terminal-SNR and v-prediction patches change it.
+    Both hosts wrap their network in `inner_model` layers. ComfyUI keeps the table in `model_sampling`, the A1111 family in
+    the innermost k-diffusion denoiser. It is read at every run, since zero-terminal-SNR and v-prediction patches change it.
 
-    Raises: UnsupportedModelError when no layer has one.
+    Args:
+        model: the outermost layer.
+    Raises: UnsupportedModelError when no layer has a table.
     """
     layer = getattr(model, "inner_model", None)
     while layer is not None:

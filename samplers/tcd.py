@@ -19,13 +19,13 @@ logger = logging.getLogger("hyper_sd")
 
 @dataclass(frozen=True)
 class Step:
-    """One step as plain numbers: x = keep * (denoised + ratio * (x - denoised)) + noise * z.
+    """One step as plain numbers: x becomes keep * (denoised + ratio * (x - denoised)) + noise * z, with z of deviation 1.
 
     Args:
-        next_timestep: where the step ends.
-        ratio: what is kept of x's distance to the model's denoised.
-        keep: what the added noise leaves of x. It is 1 for diffusion models.
-        noise: the standard deviation of the added noise. 0 adds none.
+        next_timestep: where the step ends, in 0..999.
+        ratio: the share of x's distance to the model's denoised that stays, in [0, 1).
+        keep: the share of x that stays when noise is added. It is 1 for diffusion models.
+        noise: the standard deviation of the noise that is added, in x's scale.
         ends_clean: whether the step ends on sigma 0, where x is the model's denoised itself.
     """
 
@@ -37,7 +37,7 @@ class Step:
 
 
 def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int) -> list[Step]:
-    """Computes every coefficient of a run before it starts, so that the loop never waits for the device.
+    """Returns every coefficient of a run before it starts, so that the loop never waits for the device.
 
     From t the model jumps to s = min(max(floor((1 - eta) * t_next), t_b(t)), t_next) and noise is added from s up to t_next.
     The jump x_s = denoised + sigma_s / sigma * (x - denoised) is the same line for diffusion (x0 + sigma eps) and flow
@@ -109,7 +109,7 @@ def seeded_noise(x: torch.Tensor, seed: int | None, timesteps: Iterator[float]) 
 
 
 def _mix(seed: int, timestep: float) -> int:
-    """splitmix64's finaliser (Steele, Lea, Flood 2014): neighbouring seeds and timesteps give unrelated streams."""
+    """Returns the generator's seed: splitmix64's finaliser (Steele, Lea, Flood 2014) keeps neighbours' streams unrelated."""
     mask = 2**64 - 1
     z = (seed + 0x9E3779B97F4A7C15 * (round(timestep * 1000) + 1)) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -102,7 +102,7 @@ def _timesteps_left(denoise: float, num_segments: int) -> int:
 
 
 def _tcd_grid(steps: int, denoise: float) -> list[int]:
-    """diffusers' rule: floor(linspace) picks from the distillation grid, cut at denoise."""
+    """Picks evenly from the distillation grid below denoise by diffusers' rule, floor(linspace)."""
     spacing = next(spacing for spacing in SPACINGS if int(TRAIN_TIMESTEPS // spacing * denoise) >= steps)
     count = int(TRAIN_TIMESTEPS // spacing * denoise)
     picks = np.floor(np.linspace(0, count, num=steps, endpoint=False)).astype(int)

@@ -12,22 +12,22 @@ NOISES = ["as the host's other samplers", "as ComfyUI"]
 
 
 def default_eta() -> float:
-    """Returns the eta of the sampler where nothing else was chosen for the image."""
+    """Returns the sampler's eta in [0, 1] where nothing else was chosen for the image."""
     return float(host.option("hyper_sd_default_eta", DEFAULT_ETA))
 
 
 def end_on_zero() -> bool:
-    """Returns whether the last step lands on sigma 0, the host's way."""
+    """Returns whether the last step lands on sigma 0, which is the hosts' own way."""
     return host.option("hyper_sd_end", ENDS[0]) == ENDS[0]
 
 
 def comfyui_noise() -> bool:
-    """Returns whether the steps' noise is ComfyUI's, in place of the host's."""
+    """Returns whether the noise between the steps is ComfyUI's in place of the host's."""
     return host.option("hyper_sd_noise", NOISES[0]) == NOISES[1]
 
 
 def add() -> None:
-    """Adds the page's settings; every one has a component, without which the host would not start."""
+    """Adds the page's settings. Each has a component, without which the host would not start."""
     eta = shared.OptionInfo(
         DEFAULT_ETA, "Eta of the sampler Hyper-SD TCD", gr.Slider, {"minimum": 0, "maximum": 1, "step": 0.05}, section=SECTION
     )
@@ -47,5 +47,5 @@ def add() -> None:
 
 
 def register() -> None:
-    """Adds the settings when the host builds its page; Reload UI has forgotten earlier callbacks."""
+    """Has the settings added when the host builds its page. Reload UI has forgotten earlier callbacks."""
     script_callbacks.on_ui_settings(add)

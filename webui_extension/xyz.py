@@ -30,7 +30,7 @@ def _confirm(spec: Spec) -> Callable[[Any, Any], None]:
 
 
 def add() -> None:
-    """Appends the axes to the host's list, in place of those that an earlier load appended."""
+    """Appends the axes to the host's list and takes away those that an earlier load appended."""
     grids = [data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
     for grid in grids:
         grid.axis_options[:] = [option for option in grid.axis_options if not option.label.startswith(PREFIX)]
@@ -42,5 +42,5 @@ def add() -> None:
 
 
 def register() -> None:
-    """Adds them before the host builds its page, when every script has been loaded."""
+    """Has the axes added before the host builds its page, when every script has been loaded."""
     script_callbacks.on_before_ui(add)
