@@ -108,7 +108,11 @@ def _resnet(name: str, width: int, out: int) -> Iterator[tuple[str, tuple[int, .
 def write(path: Path, tensors: Tensors, dtype: torch.dtype = torch.float32, sparse: bool = False) -> Path:
     """Writes a safetensors file and returns its path; never more than one block is in memory.
 
-    Args: sparse: every value is zero, and the file, a hole, takes no room on the disk.
+    Args:
+        path: of the file.
+        tensors: (name, shape) of each.
+        dtype: of all but the position ids, which are int64.
+        sparse: every value is zero, and the file, a hole, takes no room on the disk.
     """
     listed, header, end = list(tensors), {}, 0
     for name, shape in listed:

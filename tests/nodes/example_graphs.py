@@ -116,7 +116,9 @@ def files_of(workflow: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
 def outputs(prompt: dict[str, Any], different: frozenset[str]) -> list[str]:
     """Returns each output node of an API workflow with everything above it, sorted; a mere look at a source is left out.
 
-    Args: different: inputs that twins may set differently, and node types a graph may start from, besides the usual ones.
+    Args:
+        prompt: the API workflow.
+        different: inputs that twins may set differently, and node types a graph may start from, besides the usual ones.
     """
     fed = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     ends = [_text(prompt, key, different) for key in prompt if key not in fed]
@@ -140,7 +142,9 @@ def _text(prompt: dict[str, Any], key: str, different: frozenset[str]) -> str:
 def not_offered(prompt: dict[str, Any], described: dict[str, Any]) -> list[str]:
     """Returns each choice of an API workflow that its node's list lacks; hosts up to 0.3.75 check only older nodes' lists.
 
-    Args: described: the host's /object_info.
+    Args:
+        prompt: the API workflow.
+        described: the host's /object_info.
     """
     found = []
     for node in prompt.values():
@@ -156,7 +160,9 @@ def not_offered(prompt: dict[str, Any], described: dict[str, Any]) -> list[str]:
 def preview(drawn: list[tuple[str, list[Image.Image]]], caption: str) -> Image.Image:
     """Returns a preview: a batch as a grid, or the pictures of several nodes with their titles; below it the caption, if any.
 
-    Args: drawn: (title, pictures) of each node that shows some.
+    Args:
+        drawn: (title, pictures) of each node that shows some.
+        caption: a line below the pictures; "" for none.
     """
     if len(drawn) == 1:
         sheet = _grid(drawn[0][1])

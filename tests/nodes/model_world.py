@@ -51,7 +51,9 @@ def until(condition: Callable[[], Any]) -> Any:
 class ModelWorld:
     """Hub, catalogue and server; `with` starts and stops them.
 
-    Args: comfyui: the host; base: an empty folder for its models and outputs.
+    Args:
+        comfyui: the folder of the host.
+        base: an empty folder for its models and outputs.
     """
 
     def __init__(self, comfyui: Path, base: Path):

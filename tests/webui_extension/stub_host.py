@@ -95,8 +95,11 @@ class Model:
 class StubHost:
     """One host: its modules in sys.modules while it lives, its lists, its LoRA folder.
 
-    Args: root: its data folder; denoiser: k-diffusion's or the stub's; forge: whether it is of the Forge family, which leaves
-        the negative prompt out at CFG 1 by itself; schedule_types: False is Forge-classic.
+    Args:
+        root: its data folder.
+        denoiser: k-diffusion's or the stub's.
+        forge: whether it is of the Forge family, which leaves the negative prompt out at CFG 1 by itself.
+        schedule_types: False is Forge-classic.
     """
 
     def __init__(
