@@ -1,3 +1,5 @@
+"""What the benchmarks share: turns, figures, another run of the same program, memory and machine, the JSON."""
+
 import json
 import sys
 
