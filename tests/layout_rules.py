@@ -12,7 +12,7 @@ BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
 BELOW["training"] = BELOW["evaluation"] | {"evaluation"}  # whose sheets and charts show how a training goes
 BELOW |= dict.fromkeys(("nodes", "webui_extension", "demo"), frozenset(BELOW))
 DOCUMENTED = BELOW.keys() - {"webui_extension", "demo"}
-CROWDED = ("training/data/", "webui_extension/")  # folders that the rule on arguments leaves alone
+CROWDED = ("webui_extension/",)  # folders that the rule on arguments leaves alone
 COMFYUI = {
     "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "execution", "folder_paths",
     "latent_preview", "node_helpers", "nodes", "server",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,12 @@ from .examples import Batch, Conditioning, rows
 from .images import ImageItem, load_pixels
 
 FORMAT = "hyper_sd cache 1"  # part of every name: files of another format are not found
+
+
+class Captioned(Protocol):
+    """What the cache needs to know of an item's text."""
+
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,34 @@ class Encoders:
 
 @dataclass(frozen=True)
 class Progress:
-    """Files of this share that are there, of how many; eta_seconds is None until something was encoded."""
+    """How far a process is with its share of the files.
+
+    Args:
+        done: files that are there.
+        total: files of the share.
+        eta_seconds: None until something was made.
+    """
 
     done: int
     total: int
     eta_seconds: float | None
+
+
+class Clock:
+    """Turns what was made of the missing files into Progress.
+
+    Args:
+        total: files of the share.
+        missing: of them, those that were not there at the start.
+    """
+
+    def __init__(self, total: int, missing: int):
+        self.total, self.missing, self.start = total, missing, time.monotonic()
+
+    def progress(self, made: float) -> Progress:
+        """Returns the progress after so many of the missing files; a part of one counts for the time alone."""
+        left = (time.monotonic() - self.start) / made * (self.missing - made) if made else None
+        return Progress(self.total - self.missing + int(made), self.total, left)
 
 
 def latents_path(folder: Path | str, fingerprint: str, item: ImageItem) -> Path:
@@ -72,33 +101,60 @@ def encode(
     stopped goes on where it was, a new image costs itself, a new caption its prompt.
 
     Args:
+        items: the images with their captions.
+        encoders: what encodes them.
+        folder: of the cache.
         batch_size: images, or prompts, encoded together.
         share: (rank, world); of `world` processes this one does every world-th file, no file is done by two.
     Raises: TrainingError for images that changed since the scan, values that are not finite, and a folder that is full.
     """
-    rank, world = share
-    if batch_size < 1 or not 0 <= rank < world:
-        raise TrainingError(f"Encoding needs a batch_size of 1 or more and 0 <= rank < world, got {batch_size} and {share}.")
-    texts = {prompt_path(folder, encoders.fingerprint, text): text for text in ("", *(item.caption for item in items))}
     images = {latents_path(folder, encoders.fingerprint, item): item for item in items}
-    own = [dict(islice(files.items(), rank, None, world)) for files in (texts, images)]
-    texts, images = ({path: entry for path, entry in files.items() if _shapes(path) is None} for files in own)
-    batches = _batches(texts, lambda text: None, batch_size) + _batches(images, lambda item: item.bucket, batch_size)
-    total = sum(map(len, own))
-    before = done = total - len(texts) - len(images)
-    start = time.monotonic()
-    yield Progress(done, total, None)
+    yield from _encode([_prompt_files(items, encoders, folder), images], encoders, batch_size, share)
+
+
+def encode_prompts(
+    items: Sequence[Captioned], encoders: Encoders, folder: Path | str, batch_size: int = 8, share: tuple[int, int] = (0, 1)
+) -> Iterator[Progress]:
+    """Encodes the captions that the cache lacks, and the empty one; all else is as in encode()."""
+    yield from _encode([_prompt_files(items, encoders, folder)], encoders, batch_size, share)
+
+
+def _prompt_files(items: Sequence[Captioned], encoders: Encoders, folder: Path | str) -> dict[Path, str]:
+    return {prompt_path(folder, encoders.fingerprint, text): text for text in ("", *(item.caption for item in items))}
+
+
+def _encode(
+    kinds: Sequence[Mapping[Path, Any]], encoders: Encoders, batch_size: int, share: tuple[int, int]
+) -> Iterator[Progress]:
+    """Encodes the missing files of this share, one kind after the other."""
+    if batch_size < 1 or not 0 <= share[0] < share[1]:
+        raise TrainingError(f"Encoding needs a batch_size of 1 or more and 0 <= rank < world, got {batch_size} and {share}.")
+    shares = [missing_files(files, share) for files in kinds]
+    batches = [batch for _, missing in shares for batch in _batches(missing, batch_size)]
+    clock, made = Clock(sum(count for count, _ in shares), sum(map(len, batches))), 0
+    yield clock.progress(0)
     for batch in batches:
-        _save(batch, _encoded(list(batch.values()), encoders))
-        done += len(batch)
-        yield Progress(done, total, (time.monotonic() - start) / (done - before) * (total - done))
+        save_rows(list(batch), _encoded(list(batch.values()), encoders))
+        made += len(batch)
+        yield clock.progress(made)
 
 
-def _batches(files: Mapping[Path, Any], kind: Callable[[Any], Hashable], batch_size: int) -> list[dict[Path, Any]]:
-    """Cuts the files into batches of one kind each."""
+def missing_files(files: Mapping[Path, Any], share: tuple[int, int]) -> tuple[int, dict[Path, Any]]:
+    """Returns how many files a process is to look after, and those of them that are not there or damaged.
+
+    Args:
+        files: of all processes, with what each is made from.
+        share: (rank, world), as for encode.
+    """
+    own = dict(islice(files.items(), share[0], None, share[1]))
+    return len(own), {path: entry for path, entry in own.items() if _shapes(path) is None}
+
+
+def _batches(files: Mapping[Path, Any], batch_size: int) -> list[dict[Path, Any]]:
+    """Cuts the files into batches of prompts, or of images of one size."""
     groups: dict[Hashable, list[tuple[Path, Any]]] = {}
     for path, entry in files.items():
-        groups.setdefault(kind(entry), []).append((path, entry))
+        groups.setdefault(getattr(entry, "bucket", None), []).append((path, entry))
     return [dict(group[i : i + batch_size]) for group in groups.values() for i in range(0, len(group), batch_size)]
 
 
@@ -120,8 +176,12 @@ def _encoded(batch: list[str] | list[ImageItem], encoders: Encoders) -> Conditio
     return tensors
 
 
-def _save(batch: Mapping[Path, Any], tensors: Conditioning) -> None:
-    for number, path in enumerate(batch):
+def save_rows(paths: Sequence[Path], tensors: Conditioning) -> None:
+    """Writes each row of tensors [batch, ...] into a file of its own.
+
+    Raises: TrainingError as save_atomically.
+    """
+    for number, path in enumerate(paths):
         save_atomically(path, rows(tensors, slice(number, number + 1)), {"format": FORMAT})
 
 
@@ -137,7 +197,10 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
 class CachedExamples:
     """Encoded examples, read from disk batch by batch.
 
-    Args: items, folder: as given to encode; fingerprint: of its encoders.
+    Args:
+        items: as given to encode.
+        folder: of the cache.
+        fingerprint: of the encoders.
     Raises: TrainingError when there are none, some are not encoded, or prompts differ in shape.
     """
 
@@ -161,7 +224,7 @@ class CachedExamples:
         groups: dict[Hashable, list[int]] = {}
         for number, path in enumerate(self._latents):
             groups.setdefault(shapes[path]["latents"], []).append(number)
-        self._buckets, self._unconditional = list(groups.values()), _load([empty])
+        self._buckets, self._unconditional = list(groups.values()), load_rows([empty])
 
     @property
     def buckets(self) -> list[list[int]]:
@@ -174,14 +237,17 @@ class CachedExamples:
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         unconditional = {name: t.expand(len(numbers), *t.shape[1:]) for name, t in self._unconditional.items()}
-        latents = _load([self._latents[number] for number in numbers])["latents"]
-        return Batch(latents, _load([self._prompts[number] for number in numbers]), unconditional)
+        latents = load_rows([self._latents[number] for number in numbers])["latents"]
+        return Batch(latents, load_rows([self._prompts[number] for number in numbers]), unconditional)
 
 
-def _load(paths: Sequence[Path]) -> Conditioning:
-    """Returns the tensors of files of equal shapes, concatenated along the batch."""
+def load_rows(paths: Sequence[Path], device: torch.device | str = "cpu") -> Conditioning:
+    """Returns the tensors of files of equal shapes, joined along the batch.
+
+    Raises: TrainingError for a file that is missing or damaged.
+    """
     try:
         parts = [load_file(path) for path in paths]
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"The cache can no longer be read ({error}); encode again.") from error
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        raise TrainingError(f"The cache lacks a file, or it is damaged ({error}); encode again.") from error
+    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}

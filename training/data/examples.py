@@ -43,7 +43,9 @@ class Examples(Protocol):
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         """Returns the examples of these numbers, all of one bucket.
 
-        Args: draw: what is drawn anew for the j-th of them is seeded with draw + j, so that any split of a batch draws alike.
+        Args:
+            numbers: of the examples.
+            draw: what is drawn anew for the j-th of them is seeded with draw + j, so that any split of a batch draws alike.
         """
 
 
@@ -85,7 +87,10 @@ class BatchOrder:
     Each epoch shuffles every bucket, cuts it into full batches (the last one is filled up with the bucket's first examples of
     that epoch) and shuffles the batches.
 
-    Args: buckets: as Examples.buckets; batch_size: of all processes together.
+    Args:
+        buckets: as Examples.buckets.
+        batch_size: of all processes together.
+        seed: of the shuffling.
     """
 
     def __init__(self, buckets: Sequence[Sequence[int]], batch_size: int, seed: int):
@@ -123,7 +128,10 @@ class Group:
 
 
 class GroupedExamples:
-    """Examples in memory, a bucket for every size. Args: groups: at least one, none empty."""
+    """Examples in memory, a bucket for every size.
+
+    Args: groups: at least one, none empty.
+    """
 
     def __init__(self, groups: Sequence[Group]):
         self.groups = tuple(groups)

@@ -1,24 +1,18 @@
 """Prompts without images as training items: the teacher draws their latents, and the cache of encoded images keeps them."""
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ...errors import TrainingError
-from ..checkpoint import save_atomically
 from ..denoiser import Denoiser
 from .buckets import Size
-from .cache import FORMAT, Encoders, Progress, latents_path, prompt_path
-from .examples import Conditioning, rows
+from .cache import Clock, Progress, latents_path, load_rows, missing_files, prompt_path, save_rows
 from .teacher_latents import draw_latents, prompt_noise
 
 
@@ -28,8 +22,11 @@ class Teacher:
 
     Args:
         fingerprint: of its weights; latents of another teacher are not used.
-        size: width and height in pixels; latent_shape: [channels, height, width].
-        steps: of the solver, a divisor of 1000; guidance_scale: 1 = off; seed: of the noise.
+        size: width and height in pixels.
+        latent_shape: [channels, height, width].
+        steps: of the solver, a divisor of 1000.
+        guidance_scale: 1 = off.
+        seed: of the noise.
     """
 
     fingerprint: str
@@ -52,7 +49,12 @@ class PromptItem:
 
 
 def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[PromptItem, ...]:
-    """Returns `per_prompt` items for every line of a text file that is not blank.
+    """Returns the items for every line of a text file that is not blank.
+
+    Args:
+        path: of the text file, UTF-8.
+        teacher: how the images are drawn.
+        per_prompt: images a line.
 
     Raises: TrainingError when the file cannot be read as UTF-8 text, or has no prompt.
     """
@@ -69,29 +71,10 @@ def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[Pro
         for _ in range(per_prompt):
             repeat = seen[prompt]
             seen[prompt] += 1
-            drawn = (teacher.fingerprint, teacher.steps, float(teacher.guidance_scale), teacher.seed, prompt, repeat)
-            digest = hashlib.sha256("\0".join(map(str, drawn)).encode()).hexdigest()
+            decides = (teacher.fingerprint, teacher.steps, float(teacher.guidance_scale), teacher.seed, prompt, repeat)
+            digest = hashlib.sha256("\0".join(map(str, decides)).encode()).hexdigest()
             items.append(PromptItem(f"{prompt[:40]!r} ({repeat + 1})", prompt, repeat, teacher.size, digest))
     return tuple(items)
-
-
-def encode_prompts(
-    items: Sequence[PromptItem], encoders: Encoders, folder: Path, batch_size: int = 8, share: tuple[int, int] = (0, 1)
-) -> Iterator[Progress]:
-    """Encodes the prompts that the cache lacks, and the empty one, and yields before the first batch and after each.
-
-    Args: share: (rank, world), as for cache.encode. Raises: TrainingError for a folder that is full.
-    """
-    files = {prompt_path(folder, encoders.fingerprint, text): text for text in ("", *(item.caption for item in items))}
-    own = dict(islice(files.items(), share[0], None, share[1]))
-    missing = [path for path in own if not _is_whole(path)]
-    clock = _Clock(len(own), len(missing))
-    yield clock.progress(0)
-    for start in range(0, len(missing), batch_size):
-        paths = missing[start : start + batch_size]
-        with torch.no_grad():
-            _save(paths, encoders.prompts([own[path] for path in paths]))
-        yield clock.progress(start + len(paths))
 
 
 def draw_items(
@@ -106,21 +89,27 @@ def draw_items(
 ) -> Iterator[Progress]:
     """Draws the latents that the cache lacks and yields after every solver step; the prompts are encoded already.
 
-    Args: fingerprint: of the encoders; share: (rank, world), as for cache.encode; context: as for draw_latents.
+    Args:
+        items: of read_prompts.
+        teacher: how it draws.
+        denoiser: the teacher's network.
+        fingerprint: of the encoders.
+        folder: of the cache.
+        batch_size: images drawn together.
+        share: (rank, world), as for cache.encode.
+        context: as for draw_latents.
     Raises: TrainingError for prompts that are not encoded, values that are not finite, and a folder that is full.
     """
     device = next(denoiser.network.parameters()).device
     files = {latents_path(folder, fingerprint, item): item for item in items}
-    own = dict(islice(files.items(), share[0], None, share[1]))
-    missing = [path for path in own if not _is_whole(path)]
-    clock = _Clock(len(own), len(missing))
+    total, missing = missing_files(files, share)
+    clock = Clock(total, len(missing))
     yield clock.progress(0)
     for start in range(0, len(missing), batch_size):
-        paths = missing[start : start + batch_size]
-        batch = [own[path] for path in paths]
+        paths, batch = (list(part)[start : start + batch_size] for part in (missing, missing.values()))
         noise = [prompt_noise(teacher.seed, item.caption, item.repeat, teacher.latent_shape) for item in batch]
-        conditioning = _load([prompt_path(folder, fingerprint, item.caption) for item in batch], device)
-        empty = _load([prompt_path(folder, fingerprint, "")] * len(batch), device)
+        conditioning = load_rows([prompt_path(folder, fingerprint, item.caption) for item in batch], device)
+        empty = load_rows([prompt_path(folder, fingerprint, "")] * len(batch), device)
         drawing = draw_latents(
             denoiser, torch.cat(noise).to(device), conditioning, empty,
             steps=teacher.steps, guidance_scale=teacher.guidance_scale, context=context,
@@ -128,19 +117,8 @@ def draw_items(
         for done, x in drawing:
             if done == teacher.steps:
                 _check(x, batch)
-                _save(paths, {"latents": x})
+                save_rows(paths, {"latents": x})
             yield clock.progress(start + len(paths) * done / teacher.steps)
-
-
-class _Clock:
-    """Turns what was done of the missing files into Progress."""
-
-    def __init__(self, total: int, missing: int):
-        self.total, self.missing, self.start = total, missing, time.monotonic()
-
-    def progress(self, done: float) -> Progress:
-        rest = (time.monotonic() - self.start) / done * (self.missing - done) if done else None
-        return Progress(self.total - self.missing + int(done), self.total, rest)
 
 
 def _check(latents: torch.Tensor, batch: Sequence[PromptItem]) -> None:
@@ -149,23 +127,3 @@ def _check(latents: torch.Tensor, batch: Sequence[PromptItem]) -> None:
             f"The teacher's latents of {batch[0].name} and those drawn with it are not finite; use dtype and precision bf16 or "
             "fp32, or a lower teacher_guidance_scale."
         )
-
-
-def _save(paths: Sequence[Path], tensors: Conditioning) -> None:
-    for number, path in enumerate(paths):
-        save_atomically(path, rows(tensors, slice(number, number + 1)), {"format": FORMAT})
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return bool(load_file(path))
-    except (OSError, SafetensorError):
-        return False
-
-
-def _load(paths: Sequence[Path], device: torch.device) -> Conditioning:
-    try:
-        parts = [load_file(path) for path in paths]
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"The cache lacks an encoded prompt ({error}); encode again.") from error
-    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}

@@ -30,12 +30,14 @@ def draw_latents(
     guidance_scale: float = 7.5,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Denoises `noise` and yields (solver steps done, x) after each; the x of the last, number `steps`, is the latents.
+    """Denoises `noise` and yields (solver steps done, x) after each step. The x of the last step are the latents.
 
     Source: DDIM, arXiv 2010.02502, Eq. 12 without noise, from timestep 999 down to x0.
     Args:
+        denoiser: the teacher's network.
         noise: [batch, ...] of deviation 1, on the network's device.
-        conditioning, unconditional: tensors [batch, ...]; the latter may be empty, then there is no guidance.
+        conditioning: tensors [batch, ...].
+        unconditional: tensors [batch, ...] of the empty prompt; none means no guidance.
         steps: divides 1000.
         guidance_scale: 1 = off.
         context: what each call of the network runs in, for example autocast.

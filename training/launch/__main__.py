@@ -75,7 +75,7 @@ def run(file: RunFile) -> int:
     """Loads, encodes and trains; returns the exit code. Raises: HyperSDError for whatever stands in the way."""
     try:
         from .accelerate_engine import AccelerateEngine
-        from .by_preset import train_by_preset
+        from .by_preset import check_preset, train_by_preset
         from .by_stages import check_stages, train_stages
         from .diffusers_models import load_model
         from .embedded_model import load_embedded_model
@@ -95,8 +95,7 @@ def run(file: RunFile) -> int:
         else:
             model = load_model(file.model.folder or file.model.hub_id, file.dtype, local=bool(file.model.folder))
     logger.info("%s, %s, %d process(es) on %s", model.name, file.dtype, engine.world, engine.device)
-    if by_stages:
-        check_stages(file.training, model)
+    (check_stages if by_stages else check_preset)(file.training, model)
     examples = make_examples(file, model, engine)
     with request.listening():
         finished = (train_stages if by_stages else train_by_preset)(file, model, examples, engine)

@@ -1,6 +1,7 @@
 """A run whose file names an objective and a preset, as the node in ComfyUI does: phases, samples, and one LoRA at the end."""
 
 import logging
+import sys
 from pathlib import Path
 
 import torch
@@ -12,15 +13,15 @@ from ...errors import TrainingError, UnsupportedModelError
 from ...models import embedded
 from ...models.catalog import load_catalog
 from ...models.lora import check_family, read_lora
-from ...models.unet_names import original_names
+from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, numbered, save_trained
 from ..loop import CHECKPOINT
 from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name
 from ..losses import smoothed
-from ..phases import Job, Outcome, StepReport, Trainee, run_job, stage_in_words, write_settings
-from ..presets import NONE, UNIFIED, Phase, TrainRequest
+from ..phases import Job, Outcome, StepReport, run_job, stage_in_words, write_settings
+from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
 from ..preview import Previews
 from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
 from .accelerate_engine import AccelerateEngine
@@ -31,13 +32,23 @@ from .step_log import StepLog
 logger = logging.getLogger("hyper_sd")
 
 
+def check_preset(request: TrainRequest, model: DiffusersModel) -> None:
+    """Refuses what cannot work before hours of encoding.
+
+    Raises: TrainingError as presets.phases(); UnsupportedModelError as starting_lora().
+    """
+    start = starting_lora(request.start_from, model)
+    family = embedded.EMBEDDED if model.is_embedded else model.name
+    phases(request, family, examples=sys.maxsize, precision="fp32", starts_distilled=start.is_distilled)
+
+
 def train_by_preset(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: AccelerateEngine) -> bool:
     """Trains, saves the LoRA below the output folder, and returns whether the run came to its end.
 
     Raises: TrainingError as run_job() and phases_of(); UnsupportedModelError for a LoRA to start from that cannot be used.
     """
     request, trainee = file.training, model.trainee(engine, file.precision)
-    start = starting_lora(request.start_from, model, trainee)
+    start = starting_lora(request.start_from, model)
     planned = phases_of(request, trainee, examples, start)
     for phase in planned:
         phase.config.part_size(engine.world)
@@ -62,13 +73,12 @@ def train_by_preset(file: RunFile, model: DiffusersModel, examples: CachedExampl
     return True
 
 
-def starting_lora(name: str, model: DiffusersModel, trainee: Trainee) -> StartingLora:
+def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
     """Returns the LoRA that training starts from.
 
     Args:
         name: "none", "Hyper-SD unified" for the embedded model's own, or a file's path.
         model: what is trained.
-        trainee: the same as the phases take it, whose names the tensors get.
     Raises: UnsupportedModelError for a file that cannot be read, is no plain LoRA, or of another family.
     """
     if name == NONE:
@@ -91,20 +101,19 @@ def starting_lora(name: str, model: DiffusersModel, trainee: Trainee) -> Startin
         raise UnsupportedModelError(f"{path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
     released = load_catalog().lora_named(path.name)
     is_distilled = path == unified or (released is not None and released.kind == "unified")
-    return _renamed(tensors, path, model, trainee, is_distilled)
+    return _renamed(tensors, path, model, is_distilled)
 
 
-def _renamed(
-    tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, trainee: Trainee, is_distilled: bool
-) -> StartingLora:
+def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, is_distilled: bool) -> StartingLora:
     """Brings a file's tensors, in either naming of the network's modules, to the names that the trained LoRA has."""
-    namings = [trainee.lora_name, str, *([original_names(model.network)] if model.is_unet else [])]
+    rename = lora_names(model.network)
+    namings = [rename, str, *([original_names(model.network)] if model.is_unet else [])]
     split = {key: key.partition(".") for key in tensors}
     changed = {module for module, _, _ in split.values()}
     for naming in namings:
         known = {kohya_name(naming(module)): module for module in adaptable_layers(model.network, ())}
         if changed <= known.keys():
-            own = {module: kohya_name(trainee.lora_name(known[module])) for module in changed}
+            own = {module: kohya_name(rename(known[module])) for module in changed}
             renamed = {f"{own[module]}.{part}": tensors[key] for key, (module, _, part) in split.items()}
             return StartingLora(renamed, is_distilled, frozenset(known[module] for module in changed))
     raise UnsupportedModelError(

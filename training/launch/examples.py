@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...errors import TrainingError
 from ...models.progress import format_duration
-from ..data.cache import CachedExamples, Progress, encode
+from ..data.cache import CachedExamples, Progress, encode, encode_prompts
 from ..data.images import ImageItem, ImageRules, ImageSet, scan_folder
-from ..data.prompts import PromptItem, Teacher, draw_items, encode_prompts, read_prompts
+from ..data.prompts import PromptItem, Teacher, draw_items, read_prompts
 from ..data.shards import scan_shards
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel, fingerprint

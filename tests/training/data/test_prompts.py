@@ -5,8 +5,8 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, make_denoiser
-from hyper_sd.training.data.cache import CachedExamples, Encoders, latents_path
-from hyper_sd.training.data.prompts import Teacher, draw_items, encode_prompts, read_prompts
+from hyper_sd.training.data.cache import CachedExamples, Encoders, encode_prompts, latents_path
+from hyper_sd.training.data.prompts import Teacher, draw_items, read_prompts
 
 TEACHER = Teacher("net", (32, 32), (2, 4, 4), steps=4, guidance_scale=2.0, seed=5)
 
@@ -113,5 +113,5 @@ def test_latents_that_are_not_finite_are_refused(items, tmp_path):
 
 
 def test_drawing_before_encoding_is_refused(items, tmp_path):
-    with pytest.raises(TrainingError, match="lacks an encoded prompt"):
+    with pytest.raises(TrainingError, match="cache lacks a file"):
         list(draw(items, tmp_path))

@@ -1,0 +1,237 @@
+"""Runs by preset from the command line: what a person at the terminal gets, on the embedded model and on tiny pipelines."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hyper_sd.models import embedded
+from hyper_sd.tests.conftest import ROOT
+from hyper_sd.tests.training.data.pictures import picture, write
+from hyper_sd.tests.training.launch.tiny_pipelines import save_pipeline
+from hyper_sd.training.launch import __main__ as launch
+from hyper_sd.training.launch import step_log
+from hyper_sd.training.launch.run_file import read_run_file
+from hyper_sd.training.presets import OBJECTIVES, TrainRequest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+accelerate = pytest.importorskip("accelerate")
+diffusers = pytest.importorskip("diffusers")
+
+SETTINGS = {"objective": OBJECTIVES[0], "preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off"}
+LORA = "my_style_00001_.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """accelerate keeps its state for the process; every run starts anew, on the CPU, and logs every step."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(step_log, "LOG_SECONDS", 0.0)
+    logger = logging.getLogger("hyper_sd")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines")
+    for family in ("sd15", "sdxl", "sd3"):
+        save_pipeline(folder / family, family)
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Runs a file with these settings in a folder of its own, below the same pictures, and returns the exit code."""
+    for number, name in enumerate("abc"):
+        write(tmp_path / "images", f"{name}.png", picture((80, 72), (80 * number, 90, 200)))
+        write(tmp_path / "images", f"{name}.txt", f"thing {name}".encode())
+
+    def run(model="embedded = true", output="loras", **changes):
+        values = {name: value for name, value in {**SETTINGS, **changes}.items() if value is not None}
+        lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()]
+        tables = {
+            "model": [model],
+            "data": ["folder = 'images'", "resolution = 64"],
+            "training": lines,
+            "output": [f"folder = '{output}'", "name = 'my_style'"],
+        }
+        text = "\n".join(line for table, lines in tables.items() for line in (f"[{table}]", *lines))
+        (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+        accelerate.state.AcceleratorState._reset_state(True)
+        return launch.main([str(tmp_path / "run.toml")])
+
+    return run
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def run_folder(folder: Path) -> Path:
+    (found,) = (path for path in folder.iterdir() if path.is_dir())
+    return found
+
+
+def steps_logged(caplog) -> list[tuple[str, int]]:
+    """The phase and number of each step that was taken."""
+    lines = (re.match(r"(\w+)[^,]*, step (\d+)/", record.getMessage()) for record in caplog.records)
+    return [(line[1], int(line[2])) for line in lines if line]
+
+
+@pytest.mark.parametrize(("phase", "step"), [("style", 1), ("style", 2), ("distillation", 2)])
+def test_stopped_run_goes_on_with_the_same_file_to_the_same_lora(train, tmp_path, monkeypatch, caplog, phase, step):
+    caplog.set_level(logging.INFO)
+    assert train(output="whole") == 0
+    request, write_line = [], step_log.StepLog.write
+    monkeypatch.setattr(launch.StopRequest, "__init__", lambda self: request.append(self) or setattr(self, "first", None))
+
+    def stop_there(self, state, what="", now=False):
+        write_line(self, state, what, now)
+        if what.startswith(phase) and state.step == step:
+            request[-1].first = 0.0
+
+    monkeypatch.setattr(step_log.StepLog, "write", stop_there)
+    assert train() == launch.STOPPED
+    assert files(tmp_path / "loras") == []
+    monkeypatch.setattr(step_log.StepLog, "write", write_line)
+    caplog.clear()
+    assert train() == 0
+    taken = steps_logged(caplog)
+    assert len(taken) < 6
+    assert (phase, step) not in taken
+    whole, resumed = (load_file(tmp_path / folder / LORA) for folder in ("whole", "loras"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    losses = [(run_folder(tmp_path / folder) / "phase_2" / "losses.txt").read_text() for folder in ("whole", "loras")]
+    assert losses[0] == losses[1]
+
+
+def test_finished_run_trains_nothing_again_and_writes_no_second_file(train, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert train(objective=OBJECTIVES[1], preview_every=2) == 0
+    samples = sorted(path.name for path in run_folder(tmp_path / "loras").glob("*.png"))
+    assert samples == ["samples_000002.png", "samples_000004.png", "samples_000006.png"]
+    caplog.clear()
+    assert train(objective=OBJECTIVES[1], preview_every=2) == 0
+    assert steps_logged(caplog) == []
+    assert files(tmp_path / "loras") == [LORA]
+
+
+def test_another_setting_is_another_run_and_another_file(train, tmp_path):
+    assert train(objective=OBJECTIVES[1]) == 0
+    older = (tmp_path / "loras" / LORA).read_bytes()
+    assert train(objective=OBJECTIVES[1], seed=1) == 0
+    assert files(tmp_path / "loras") == [LORA, "my_style_00002_.safetensors"]
+    assert (tmp_path / "loras" / LORA).read_bytes() == older
+    assert len([path for path in (tmp_path / "loras").iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize("start_from", ["Hyper-SD unified", str(embedded.lora_file("unified", 1))])
+def test_training_starts_from_a_lora_and_its_file_says_so(train, tmp_path, start_from):
+    assert train(objective=OBJECTIVES[2], rank=1, start_from=start_from, steps=2) == 0
+    with safe_open(tmp_path / "loras" / LORA, "pt") as file:
+        metadata = file.metadata()
+    start = load_file(embedded.lora_file("unified", 1))
+    rank = next(len(tensor) for name, tensor in start.items() if name.endswith("lora_down.weight"))
+    assert metadata["ss_network_dim"] == str(rank)  # the starting LoRA's, which is higher than what was asked for
+    assert metadata["hyper_sd_objective"] == OBJECTIVES[2]
+    assert metadata["hyper_sd_stages"] == "1"  # it is distilled already
+    assert metadata["hyper_sd_start_from"] == start_from
+    trained = load_file(tmp_path / "loras" / LORA)
+    name = next(name for name in start if name.endswith("lora_down.weight"))
+    assert (trained[name].float() - start[name].float()).abs().mean() < 0.1 * start[name].float().abs().mean()
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_lora_of_a_pipeline_loads_in_diffusers(train, tmp_path, pipelines, family):
+    assert train(model=f"folder = {str(pipelines / family)!r}", objective=OBJECTIVES[2], stages="2-1", steps=4) == 0
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(pipelines / family, local_files_only=True)
+    before = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
+    pipeline.load_lora_weights(str(tmp_path / "loras"), weight_name=LORA, local_files_only=True)
+    pipeline.fuse_lora()
+    adapted = [name for name, tensor in pipeline.unet.state_dict().items() if "base_layer.weight" in name]
+    assert len(adapted) == len(load_file(tmp_path / "loras" / LORA)) // 3
+    assert any(not torch.equal(pipeline.unet.state_dict()[n], before[n.replace(".base_layer", "")]) for n in adapted)
+
+
+BAD = [
+    ({"objective": "styl"}, "objective must be one of 'style, then distil'"),
+    ({"preset": "Huge"}, "preset must be one of 'Small', 'Medium', 'Thorough', got 'Huge'"),
+    ({"stages": "1-8"}, "stages must be numbers of segments from 8 down to 1"),
+    ({"adversarial": "maybe"}, "adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
+    ({"gradient_checkpointing": "of"}, "gradient_checkpointing must be one of 'auto', 'on', got 'of'"),
+    ({"precision": "fp8"}, "training.precision must be one of fp32, bf16, fp16, got 'fp8'"),
+    ({"steps": 2.5}, "training.steps must be a whole number, got 2.5"),
+    ({"steps": 1}, "steps"),
+    ({"learning_rate": -1.0}, "learning_rate must lie in"),
+    ({"teacher": 1}, "unknown ['teacher']"),
+    ({"name": "other"}, "the run is called as output.name says"),
+    ({"start_from": "nowhere.safetensors"}, "nowhere.safetensors cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD, ids=[" ".join(map(str, next(iter(changes.items())))) for changes, _ in BAD])
+def test_bad_setting_ends_with_one_line_before_anything_is_encoded(train, tmp_path, caplog, changes, said):
+    assert train(**changes) == launch.FAILED
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert "\n" not in errors[0]
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "loras").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"lora_unet_x.hada_w1_a": (4, 2), "lora_unet_x.hada_w1_b": (2, 4)}, "is a LoHa"),
+        (
+            {"lora_unet_mid_block_nowhere.lora_down.weight": (2, 8), "lora_unet_mid_block_nowhere.lora_up.weight": (8, 2)},
+            "has not",
+        ),
+    ],
+    ids=["LoHa", "foreign modules"],
+)
+def test_lora_that_cannot_be_started_from_is_refused_by_its_name(train, tmp_path, caplog, tensors, said):
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "other.safetensors")
+    assert train(start_from="other.safetensors") == launch.FAILED
+    assert "other.safetensors" in caplog.text
+    assert said in caplog.text
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("sd3", {}, "family must be one of 'sd15', 'sdxl', 'embedded', got 'sd3'"),
+        ("sd15", {"start_from": "Hyper-SD unified"}, "download hyper-sd15-1step-lora --into FOLDER"),
+        ("sdxl", {"start_from": str(embedded.lora_file("unified", 1))}, "the model is SDXL"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_encoded(
+    train, tmp_path, pipelines, caplog, family, changes, said
+):
+    assert train(model=f"folder = {str(pipelines / family)!r}", **changes) == launch.FAILED
+    assert said in caplog.text
+    assert not (tmp_path / "cache").exists()
+
+
+def test_switches_may_be_true_or_false(tmp_path):
+    text = "[model]\nembedded = true\n[data]\nfolder = 'a'\n[output]\nfolder = 'b'\nname = 'c'\n[training]\npreset = 'Small'\n"
+    (tmp_path / "run.toml").write_text(text + "gradient_checkpointing = true\nadversarial = false\n", encoding="utf-8")
+    request = read_run_file(tmp_path / "run.toml").training
+    assert (request.gradient_checkpointing, request.adversarial) == ("on", "off")
+    assert request.objective == OBJECTIVES[0]
+
+
+def test_example_by_preset_is_a_valid_file_names_every_setting_and_shows_the_usual_values():
+    path = ROOT / "training" / "launch" / "preset.toml"
+    text, file = path.read_text(encoding="utf-8"), read_run_file(path)
+    assert file.training == TrainRequest(name="my_style")
+    for name in vars(file.training).keys() - {"name"}:
+        assert re.search(rf"^(?:# )?{name} +=|^(?:# )?{name} =", text, re.MULTILINE), name
