@@ -74,6 +74,6 @@ def test_latents_equal_comfyuis(both, eta, strength, steps, cfg):
     expected = _comfy_latents(comfyui, steps=steps, eta=eta, cfg=cfg, strength=strength, name=name)
     settings = {"sd_model_checkpoint": CHECKPOINT, "hyper_sd_default_eta": eta, "hyper_sd_noise": "as ComfyUI"}
     tag = f" <lora:{LORA}:{strength}>" if strength else ""
-    made = webui.draw(prompt="red apple" + tag, seed=7, steps=steps, cfg_scale=cfg, override_settings=settings)
-    worst = (made.latents - expected).abs().max().item()
+    batch = webui.draw(prompt="red apple" + tag, seed=7, steps=steps, cfg_scale=cfg, override_settings=settings)
+    worst = (batch.latents - expected).abs().max().item()
     assert worst <= 1e-3

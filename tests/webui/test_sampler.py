@@ -22,9 +22,9 @@ def _same(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> bo
     return one.shape == other.shape and (one - other).abs().max().item() <= tolerance
 
 
-def _timesteps(made) -> list[int]:
+def _timesteps(batch) -> list[int]:
     schedule = NoiseSchedule.from_betas()
-    return [round(schedule.timestep(sigma)) for sigma in made.sigmas]
+    return [round(schedule.timestep(sigma)) for sigma in batch.sigmas]
 
 
 def test_sampler_and_schedule_type_are_listed_once(webui):
@@ -35,27 +35,27 @@ def test_sampler_and_schedule_type_are_listed_once(webui):
 @pytest.mark.parametrize("scheduler", ["Automatic", "Hyper-SD"])
 @pytest.mark.parametrize(("steps", "grid"), [(1, [999]), (2, [999, 499]), (4, [999, 759, 499, 259])])
 def test_grid_is_tcds_with_both_schedule_types(webui, scheduler, steps, grid):
-    made = webui.draw(steps=steps, scheduler=scheduler)
-    assert "Sampler: Hyper-SD TCD" in made.infotext
-    assert _timesteps(made) == grid
+    batch = webui.draw(steps=steps, scheduler=scheduler)
+    assert "Sampler: Hyper-SD TCD" in batch.infotext
+    assert _timesteps(batch) == grid
 
 
 def test_schedule_type_serves_other_samplers(webui):
-    made = webui.draw(sampler_name="Euler", scheduler="Hyper-SD")
-    assert "Sampler: Euler, Schedule type: Hyper-SD" in made.infotext
-    assert _timesteps(made) == [999, 759, 499, 259]
+    batch = webui.draw(sampler_name="Euler", scheduler="Hyper-SD")
+    assert "Sampler: Euler, Schedule type: Hyper-SD" in batch.infotext
+    assert _timesteps(batch) == [999, 759, 499, 259]
 
 
 def test_other_schedule_types_serve_the_sampler(webui):
-    made = webui.draw(scheduler="Karras")
-    assert "Sampler: Hyper-SD TCD, Schedule type: Karras" in made.infotext
-    assert _timesteps(made) != [999, 759, 499, 259]
+    batch = webui.draw(scheduler="Karras")
+    assert "Sampler: Hyper-SD TCD, Schedule type: Karras" in batch.infotext
+    assert _timesteps(batch) != [999, 759, 499, 259]
 
 
 @pytest.mark.parametrize("name", ["Hyper-SD TCD", "Hyper-SD TCD Automatic", "Hyper-SD TCD Hyper-SD"])
 def test_name_is_never_taken_for_another_sampler(webui, name):
-    made = webui.draw(sampler_name=name, scheduler=None)
-    assert "Sampler: Hyper-SD TCD" in made.infotext
+    batch = webui.draw(sampler_name=name, scheduler=None)
+    assert "Sampler: Hyper-SD TCD" in batch.infotext
 
 
 def test_same_seed_gives_the_same_latents_after_another(webui):
@@ -73,24 +73,25 @@ def test_batch_equals_single_images(webui):
 
 
 def test_eta_is_its_own_and_zero_is_deterministic(webui):
-    made = {eta: webui.draw(override_settings={ETA: eta}) for eta in (0.0, 0.3, 1.0)}
-    assert not _same(made[0.0].latents, made[0.3].latents, 0.05)
-    assert not _same(made[0.3].latents, made[1.0].latents, 0.05)
+    by_eta = {eta: webui.draw(override_settings={ETA: eta}) for eta in (0.0, 0.3, 1.0)}
+    assert not _same(by_eta[0.0].latents, by_eta[0.3].latents, 0.05)
+    assert not _same(by_eta[0.3].latents, by_eta[1.0].latents, 0.05)
     hosts = webui.draw(override_settings={ETA: 0.3, "eta_ancestral": 0.0})
-    assert torch.equal(made[0.3].latents, hosts.latents)
-    assert "Hyper-SD eta: 0.3" in made[0.3].infotext
+    assert torch.equal(by_eta[0.3].latents, hosts.latents)
+    assert "Hyper-SD eta: 0.3" in by_eta[0.3].infotext
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_img2img_strength_matters_at_every_step_count(webui, steps):
     strengths = (0.2, 0.5, 0.8, 1.0)
-    made = [webui.draw("img2img", init_images=[data_url(_picture())], denoising_strength=s, steps=steps) for s in strengths]
-    starts = [one.sigmas[0] for one in made]
+    picture = data_url(_picture())
+    batches = [webui.draw("img2img", init_images=[picture], denoising_strength=s, steps=steps) for s in strengths]
+    starts = [batch.sigmas[0] for batch in batches]
     assert starts == sorted(set(starts))
-    assert _timesteps(made[-1])[0] == 999
-    assert abs(_timesteps(made[1])[0] - 499) <= 1
-    image = made[0].tensors["image"]
-    distances = [(one.latents - image).abs().mean().item() for one in made]
+    assert _timesteps(batches[-1])[0] == 999
+    assert abs(_timesteps(batches[1])[0] - 499) <= 1
+    image = batches[0].tensors["image"]
+    distances = [(batch.latents - image).abs().mean().item() for batch in batches]
     assert distances[0] < distances[-1]
 
 
@@ -105,18 +106,18 @@ def test_inpainting_leaves_what_is_not_masked(webui):
     mask = np.zeros((64, 64, 3), np.uint8)
     mask[:, 32:] = 255
     wish = {"mask": data_url(mask), "mask_blur": 0, "inpainting_fill": 1, "denoising_strength": 0.8}
-    made = webui.draw("img2img", init_images=[data_url(_picture())], **wish)
-    image = made.tensors["image"]
-    assert _same(made.latents[..., :4], image[..., :4])
-    assert not _same(made.latents[..., 4:], image[..., 4:], 0.05)
+    batch = webui.draw("img2img", init_images=[data_url(_picture())], **wish)
+    image = batch.tensors["image"]
+    assert _same(batch.latents[..., :4], image[..., :4])
+    assert not _same(batch.latents[..., 4:], image[..., 4:], 0.05)
 
 
 def test_hires_pass_takes_its_steps_from_the_strength(webui):
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
-    made = webui.draw(**hires, **({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}))
-    assert made.latents.shape[-2:] == (16, 16)
-    assert made.pictures[0].shape == (128, 128, 3)
-    steps = _timesteps(made)
+    batch = webui.draw(**hires, **({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}))
+    assert batch.latents.shape[-2:] == (16, 16)
+    assert batch.pictures[0].shape == (128, 128, 3)
+    steps = _timesteps(batch)
     assert steps[:4] == [999, 759, 499, 259]
     assert len(steps) == 6
     assert abs(steps[4] - 499) <= 1

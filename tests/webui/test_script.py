@@ -24,8 +24,8 @@ def pasting(webui):
     return webui
 
 
-def _names(made) -> list[list[str]]:
-    return [[name for name, _ in call] for call in made.loras]
+def _names(batch) -> list[list[str]]:
+    return [[name for name, _ in call] for call in batch.loras]
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -41,11 +41,11 @@ def test_script_is_listed_in_both_tabs(webui):
 
 @pytest.mark.parametrize(("steps", "file"), [(1, ONE), (4, FOUR)])
 def test_panel_brings_lora_steps_sampler_and_guidance(webui, steps, file):
-    made = webui.draw(steps=20, cfg_scale=7, sampler_name="Euler", **panel(steps=steps))
-    assert _names(made) == [[file]] * steps
+    batch = webui.draw(steps=20, cfg_scale=7, sampler_name="Euler", **panel(steps=steps))
+    assert _names(batch) == [[file]] * steps
     for words in (f"Steps: {steps}", "Sampler: Hyper-SD TCD", "CFG scale: 1", f"Hyper-SD LoRA: {file}"):
-        assert words in made.infotext
-    assert "<lora" not in made.infotext
+        assert words in batch.infotext
+    assert "<lora" not in batch.infotext
 
 
 def test_panel_that_is_off_changes_nothing(webui):
@@ -76,8 +76,8 @@ def test_strength_counts(webui):
 
 
 def test_missing_arguments_keep_their_defaults(webui):
-    made = webui.draw(alwayson_scripts={"Hyper-SD": {"args": [True]}})
-    assert _names(made) == [[FOUR]] * 4
+    batch = webui.draw(alwayson_scripts={"Hyper-SD": {"args": [True]}})
+    assert _names(batch) == [[FOUR]] * 4
 
 
 @pytest.mark.parametrize(
@@ -130,27 +130,27 @@ def test_named_settings_go_before_those_of_an_infotext(pasting):
 
 
 def test_users_tag_is_respected(webui):
-    made = webui.draw(prompt=f"red apple <lora:{FOUR}:0.5>", **panel())
-    assert made.loras == [[[FOUR, 0.5]]] * 4
+    batch = webui.draw(prompt=f"red apple <lora:{FOUR}:0.5>", **panel())
+    assert batch.loras == [[[FOUR, 0.5]]] * 4
 
 
 def test_another_lora_stands_beside(webui):
-    made = webui.draw(prompt="red apple <lora:other:0.6>", **panel())
-    assert {name for name, _ in made.loras[0]} == {FOUR, "other"}
-    assert ["other", 0.6] in made.loras[0]
+    batch = webui.draw(prompt="red apple <lora:other:0.6>", **panel())
+    assert {name for name, _ in batch.loras[0]} == {FOUR, "other"}
+    assert ["other", 0.6] in batch.loras[0]
 
 
 def test_hires_pass_has_the_lora(webui):
-    made = webui.draw(**hires(webui), **panel())
-    assert _names(made) == [[FOUR]] * 6
+    batch = webui.draw(**hires(webui), **panel())
+    assert _names(batch) == [[FOUR]] * 6
     first_only = webui.draw(**hires(webui), **panel(hires_strength=0.4))
-    assert [call[0][1] for call in first_only.loras] == [made.loras[0][0][1]] * 4 + [0.4] * 2
-    assert not torch.equal(made.latents, first_only.latents)
+    assert [call[0][1] for call in first_only.loras] == [batch.loras[0][0][1]] * 4 + [0.4] * 2
+    assert not torch.equal(batch.latents, first_only.latents)
 
 
 def test_prompt_is_not_touched(webui):
-    made = webui.draw(prompt="red apple, (shiny:1.2)", **panel())
-    assert made.infotext.split("\n")[0] == "red apple, (shiny:1.2)"
+    batch = webui.draw(prompt="red apple, (shiny:1.2)", **panel())
+    assert batch.infotext.split("\n")[0] == "red apple, (shiny:1.2)"
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -190,8 +190,8 @@ def test_batch_equals_single_images_with_the_lora(webui):
 def test_missing_file_stops_the_run_and_says_so(webui):
     answer = webui.ask("/sdapi/v1/txt2img", {"prompt": "red apple", "width": 64, "height": 64, **panel(steps=8)})
     assert "Hyper-SD15-8steps-lora.safetensors is missing" in answer["info"]
-    made = webui.draw(**panel())
-    assert _names(made) == [[FOUR]] * 4
+    batch = webui.draw(**panel())
+    assert _names(batch) == [[FOUR]] * 4
 
 
 def test_cfg_one_skips_the_negative_prompt_and_changes_nothing(webui):

@@ -17,7 +17,7 @@ def unet(webui):
 
 
 @torch.no_grad()
-def _diffusers(unet, made, *, steps, eta, cfg, seed=1, **scheduler) -> list[torch.Tensor]:
+def _diffusers(unet, batch, *, steps, eta, cfg, seed=1, **scheduler) -> list[torch.Tensor]:
     """Returns the latents before every step and after the last, from the host's text states and the host's seed."""
     tcd = diffusers.TCDScheduler(**BETAS, **scheduler)
     tcd.set_timesteps(steps)
@@ -25,19 +25,19 @@ def _diffusers(unet, made, *, steps, eta, cfg, seed=1, **scheduler) -> list[torc
     x = torch.randn(4, 8, 8, generator=generator)[None]
     trajectory = [x]
     for t in tcd.timesteps:
-        predicted = unet(x, t, made.tensors["0.cond"]).sample
+        predicted = unet(x, t, batch.tensors["0.cond"]).sample
         if cfg != 1:
-            negative = unet(x, t, made.tensors["0.uncond"]).sample
+            negative = unet(x, t, batch.tensors["0.uncond"]).sample
             predicted = negative + cfg * (predicted - negative)
         x = tcd.step(predicted, t, x, eta=eta, generator=generator).prev_sample
         trajectory.append(x)
     return trajectory
 
 
-def _hosts(made) -> list[torch.Tensor]:
+def _hosts(batch) -> list[torch.Tensor]:
     """Returns the host's latents, which are x0 + sigma * noise, in the scaling of diffusers; the last are at alpha_bar[0]."""
-    xs, sigmas = [made.x(i) for i in range(len(made.sigmas))], [*made.sigmas, _LAST]
-    return [x / (1 + sigma**2) ** 0.5 for x, sigma in zip([*xs, made.latents], sigmas, strict=True)]
+    xs, sigmas = [batch.x(i) for i in range(len(batch.sigmas))], [*batch.sigmas, _LAST]
+    return [x / (1 + sigma**2) ** 0.5 for x, sigma in zip([*xs, batch.latents], sigmas, strict=True)]
 
 
 def _worst(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
@@ -53,21 +53,21 @@ def _settings(eta: float) -> dict:
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_trajectory_equals_diffusers(webui, unet, steps, eta, cfg):
-    made = webui.draw(steps=steps, cfg_scale=cfg, override_settings=_settings(eta))
-    worst = _worst(_hosts(made), _diffusers(unet, made, steps=steps, eta=eta, cfg=cfg))
+    batch = webui.draw(steps=steps, cfg_scale=cfg, override_settings=_settings(eta))
+    worst = _worst(_hosts(batch), _diffusers(unet, batch, steps=steps, eta=eta, cfg=cfg))
     assert worst <= 1e-3
 
 
 def test_v_prediction_equals_diffusers(a1111, unet):
-    made = a1111.draw(override_settings={**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors"})
-    expected = _diffusers(unet, made, steps=4, eta=0.3, cfg=1.0, prediction_type="v_prediction")
-    worst = _worst(_hosts(made), expected)
+    batch = a1111.draw(override_settings={**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors"})
+    expected = _diffusers(unet, batch, steps=4, eta=0.3, cfg=1.0, prediction_type="v_prediction")
+    worst = _worst(_hosts(batch), expected)
     assert worst <= 1e-3
 
 
 def test_zero_terminal_snr_with_v_prediction_equals_diffusers(a1111, unet):
     settings = {**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors", "sd_noise_schedule": "Zero Terminal SNR"}
-    made = a1111.draw(override_settings=settings)
+    batch = a1111.draw(override_settings=settings)
     zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    worst = _worst(_hosts(made), _diffusers(unet, made, steps=4, eta=0.3, cfg=1.0, **zero))
+    worst = _worst(_hosts(batch), _diffusers(unet, batch, steps=4, eta=0.3, cfg=1.0, **zero))
     assert worst <= 1e-3

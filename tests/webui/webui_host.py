@@ -41,7 +41,7 @@ class WebUIError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Made:
+class Batch:
     """A finished batch: pictures as uint8 arrays, the first one's infotext, and what recorder.py kept."""
 
     pictures: list[np.ndarray]
@@ -68,7 +68,10 @@ class Made:
 class WebUI:
     """A host that runs as long as the `with` block.
 
-    Args: root: its checkout; data: models, extensions and settings (prepare makes it); python: with its requirements.
+    Args:
+        root: its checkout.
+        data: the folder of its models, extensions and settings, as `prepare` makes it.
+        python: the interpreter that has its requirements.
     """
 
     def __init__(self, root: Path, data: Path, python: str):
@@ -123,7 +126,7 @@ class WebUI:
         except urllib.error.HTTPError as error:
             raise WebUIError(f"{path}: {error.code} {error.read().decode(errors='replace')[:2000]}") from error
 
-    def draw(self, route: str = "txt2img", **changes: Any) -> Made:
+    def draw(self, route: str = "txt2img", **changes: Any) -> Batch:
         """Returns what a request makes; 64 x 64, 4 steps, seed 1 and our sampler if not said otherwise."""
         request = {"prompt": "red apple", "steps": 4, "width": 64, "height": 64, "seed": 1, "cfg_scale": 1.0}
         if "infotext" not in changes:
@@ -133,7 +136,7 @@ class WebUI:
         answer = self.ask(f"/sdapi/v1/{route}", {**request, **changes, "send_images": True, "save_images": False})
         info = json.loads(answer["info"])
         pictures = [np.array(Image.open(io.BytesIO(base64.b64decode(image)))) for image in answer["images"]]
-        return Made(pictures, info["infotexts"][0], *self.record())
+        return Batch(pictures, info["infotexts"][0], *self.record())
 
     def record(self) -> tuple[dict[str, torch.Tensor], list, list]:
         """Returns the newest batch: tensors, LoRAs of every network call, seeds."""

@@ -14,17 +14,17 @@ from hyper_sd.tests.webui_extension.stub_run import load_extension
 @pytest.fixture
 def make_host(tmp_path) -> Iterator:
     """Starts hosts; the newest is in sys.modules, and after the test none."""
-    made = []
+    hosts = []
 
     def make(**given) -> StubHost:
         host = StubHost(tmp_path, **given)
         host.start()
-        made.append(host)
+        hosts.append(host)
         load_extension(host)
         return host
 
     yield make
-    for host in reversed(made):
+    for host in reversed(hosts):
         host.close()
 
 

@@ -56,9 +56,9 @@ class PlainDenoiser:
 
 def module(name: str, **content: Any) -> types.ModuleType:
     """Returns a module of these names."""
-    made = types.ModuleType(name)
-    made.__dict__.update(content)
-    return made
+    new = types.ModuleType(name)
+    new.__dict__.update(content)
+    return new
 
 
 def install(shared: Any, denoiser: Callable, schedule_types: bool) -> dict[str, types.ModuleType]:
@@ -92,7 +92,7 @@ def _schedulers() -> types.ModuleType:
         "sd_schedulers",
         Scheduler=Scheduler,
         schedulers=listed,
-        schedulers_map={key: made for made in listed for key in (made.name, made.label)},
+        schedulers_map={key: scheduler for scheduler in listed for key in (scheduler.name, scheduler.label)},
     )
 
 

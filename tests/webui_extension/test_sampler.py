@@ -37,15 +37,15 @@ def test_registration_is_idempotent_over_reload_ui(host):
         names = [data.name for data in samplers.all_samplers]
         assert names.count(NAME) == 1
         assert names[0] == "DPM++ 2M"  # the host's default stays the first
-        assert [made.label for made in schedulers.schedulers].count("Hyper-SD") == 1
+        assert [scheduler.label for scheduler in schedulers.schedulers].count("Hyper-SD") == 1
         assert samplers.samplers_map["hyper-sd tcd"] == NAME
         load_extension(host)
 
 
 def test_sampler_name_survives_every_schedule_type(host):
-    for label in [made.label for made in host._modules["modules.sd_schedulers"].schedulers]:
-        _, p = draw(host, scheduler=label)
-        assert f"Sampler: {NAME}, Schedule type: {label}," in p.infotext
+    for scheduler in host._modules["modules.sd_schedulers"].schedulers:
+        _, p = draw(host, scheduler=scheduler.label)
+        assert f"Sampler: {NAME}, Schedule type: {scheduler.label}," in p.infotext
 
 
 def test_sampler_survives_a_foreign_schedule_type_called_tcd(host):
@@ -152,11 +152,11 @@ def test_grid_serves_any_number_of_steps(host, steps):
 def test_img2img_strength_matters_at_every_step_count(host, steps, segments):
     image, last = init_image(), -1.0
     for strength in (0.0, 0.02, 0.1, 0.3, 0.5, 0.75, 1.0):
-        (made,), _ = draw(host, args=eta(0.0, segments), steps=steps, init_latent=image, denoising_strength=strength)
-        sampler_start = difference(made, image[0])
+        (result,), _ = draw(host, args=eta(0.0, segments), steps=steps, init_latent=image, denoising_strength=strength)
+        sampler_start = difference(result, image[0])
         assert sampler_start != last
         last = sampler_start
-        assert torch.isfinite(made).all()
+        assert torch.isfinite(result).all()
 
 
 def test_img2img_grid_is_cut_anew_and_not_sliced(host):
@@ -172,8 +172,8 @@ def test_img2img_grid_is_cut_anew_and_not_sliced(host):
 @pytest.mark.parametrize("segments", [1, 4, 12])
 def test_exact_steps_are_taken_at_any_strength(host, strength, steps, segments):
     host.shared.opts.data["img2img_fix_steps"] = True
-    made, _ = draw(host, args=eta(0.3, segments), init_latent=init_image(), denoising_strength=strength, steps=steps)
-    assert torch.isfinite(made[0]).all()
+    images, _ = draw(host, args=eta(0.3, segments), init_latent=init_image(), denoising_strength=strength, steps=steps)
+    assert torch.isfinite(images[0]).all()
     assert len(host.shared.state.evaluations) == (steps if strength > 0 else 0)
 
 
@@ -187,9 +187,9 @@ def test_inpainting_keeps_what_is_masked(host):
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
     image = init_image()
-    (made,), _ = draw(host, init_latent=image, mask=mask, denoising_strength=1.0)
-    assert torch.allclose(made[..., :4], image[0, ..., :4], atol=1e-4)
-    assert difference(made[..., 4:], image[0, ..., 4:]) > 0.1
+    (result,), _ = draw(host, init_latent=image, mask=mask, denoising_strength=1.0)
+    assert torch.allclose(result[..., :4], image[0, ..., :4], atol=1e-4)
+    assert difference(result[..., 4:], image[0, ..., 4:]) > 0.1
 
 
 @pytest.mark.parametrize(("v", "zero_snr"), [(False, False), (True, False), (True, True), (False, True)])
@@ -197,9 +197,9 @@ def test_v_prediction_and_zero_terminal_snr_use_their_own_levels(make_host, v, z
     host = make_host()
     plain, _ = draw(host, args=eta(0.3))
     host.use(Model(host, v=v, zero_snr=zero_snr))
-    made, _ = draw(host, args=eta(0.3))
-    assert torch.isfinite(made[0]).all()
-    assert (difference(made[0], plain[0]) > 1e-3) == (v or zero_snr)
+    images, _ = draw(host, args=eta(0.3))
+    assert torch.isfinite(images[0]).all()
+    assert (difference(images[0], plain[0]) > 1e-3) == (v or zero_snr)
     sampler = host._modules["modules.sd_samplers"].all_samplers_map[NAME].constructor(host.model)
     sigmas = sampler.get_sigmas(Processing(scheduler="Automatic"), 4)
     assert float(sigmas[0]) == pytest.approx(float(sampler.model_wrap.sigmas[-1]), rel=1e-4)
@@ -218,9 +218,9 @@ def test_k_diffusions_own_denoisers_give_the_same_image(make_host, k_diffusion, 
 
 def test_interrupt_ends_the_run_with_the_last_preview(host):
     host.shared.state.interrupt_after = 2
-    made, _ = draw(host, steps=8)
+    images, _ = draw(host, steps=8)
     assert host.shared.state.evaluations == [1, 1]
-    assert torch.equal(made[0], host.shared.state.current_latent[0])
+    assert torch.equal(images[0], host.shared.state.current_latent[0])
 
 
 def test_negative_prompt_is_left_out_at_cfg_1_and_the_option_put_back(host):
@@ -260,6 +260,6 @@ def test_schedule_type_serves_other_samplers_at_any_count(host):
 
 def test_host_without_schedule_types_has_the_sampler(make_host):
     host = make_host(forge=True, schedule_types=False)
-    made, p = draw(host)
+    images, p = draw(host)
     assert "Hyper-SD timesteps: 999 759 499 259" in p.infotext
-    assert torch.isfinite(made[0]).all()
+    assert torch.isfinite(images[0]).all()
