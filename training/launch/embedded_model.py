@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...models.embedded import CHECKPOINT, CONFIG, TOKENIZER
@@ -89,7 +90,7 @@ def load_embedded_model(dtype: str) -> DiffusersModel:
         vae=vae,
         text_encoder=text.to(DTYPES[dtype]),
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
-        unet=unet.to(DTYPES[dtype]),
+        unet=nn.Module.to(unet, DTYPES[dtype]),  # diffusers' own warns of layers in float32, of which it has none
         scheduler=noise_schedule(),
         safety_checker=None,
         feature_extractor=None,
