@@ -19,21 +19,10 @@ from safetensors.torch import load_file, save_file
 
 accelerate = pytest.importorskip("accelerate")
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.usefixtures("one_process")
 
 SETTINGS = {"objective": OBJECTIVES[0], "preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off"}
 LORA = "my_style_00001_.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    """accelerate keeps its state for the process; every run starts anew, on the CPU, and logs every step."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(step_log, "LOG_SECONDS", 0.0)
-    logger = logging.getLogger("hyper_sd")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-    accelerate.state.AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,10 @@ from hyper_sd.tests.training.launch.tiny_pipelines import (
     write_run,
 )
 from hyper_sd.training.launch import __main__ as launch
-from hyper_sd.training.launch import step_log
 from safetensors.torch import load_file
 
 accelerate = pytest.importorskip("accelerate")
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    """accelerate keeps its state for the process; every run starts anew, on the CPU, and logs every step."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(step_log, "LOG_SECONDS", 0.0)
-    logger = logging.getLogger("hyper_sd")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-    accelerate.state.AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture(scope="module")
