@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hyper_sd.models.unet_file import PREFIX
-from hyper_sd.tests.models import synthetic_loras
+from hyper_sd.tests.models import synthetic_checkpoints, synthetic_loras
 from hyper_sd.tests.models.synthetic_unets import unet, write
 from hyper_sd.tests.nodes.model_world import until
 
@@ -14,12 +13,14 @@ def _truncated(path):
         file.truncate(10**9)
 
 
-SD15 = [(f"{PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (320, 768))]
 BAD = {
     "empty": (lambda path: path.touch(), "no safetensors file"),
     "text": (lambda path: path.write_text("a text file that was renamed\n" * 20), "no safetensors file"),
     "pickle": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)), "pickled checkpoint"),
-    "sd15": (lambda path: write(path, SD15), "an SD1.5 UNet, not an SDXL UNet"),
+    "sd15": (
+        lambda path: synthetic_checkpoints.write_checkpoint(path, synthetic_checkpoints.sd15()),
+        "an SD1.5 UNet, not an SDXL UNet",
+    ),
     "lora": (lambda path: synthetic_loras.write_lora(path, "sdxl"), "a LoRA, not an SDXL UNet; add it to a model"),
     "truncated": (_truncated, "cut off"),
 }
