@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hyper_sd.tests.models import synthetic_checkpoints, synthetic_loras
+from hyper_sd.models.unet_file import PREFIX
+from hyper_sd.tests.models import synthetic_loras
 from hyper_sd.tests.models.synthetic_unets import unet, write
 from hyper_sd.tests.nodes.model_world import until
 
