@@ -4,6 +4,7 @@ import pytest
 import torch
 from hyper_sd.models.unet_file import PREFIX
 from hyper_sd.tests.models import synthetic_loras
+from hyper_sd.tests.models.synthetic_checkpoints import sd15, write_checkpoint
 from hyper_sd.tests.models.synthetic_unets import unet, write
 from hyper_sd.tests.nodes.model_world import until
 
@@ -18,10 +19,7 @@ BAD = {
     "empty": (lambda path: path.touch(), "no safetensors file"),
     "text": (lambda path: path.write_text("a text file that was renamed\n" * 20), "no safetensors file"),
     "pickle": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)), "pickled checkpoint"),
-    "sd15": (
-        lambda path: synthetic_checkpoints.write_checkpoint(path, synthetic_checkpoints.sd15()),
-        "an SD1.5 UNet, not an SDXL UNet",
-    ),
+    "sd15": (lambda path: write_checkpoint(path, sd15()), "an SD1.5 UNet, not an SDXL UNet"),
     "lora": (lambda path: synthetic_loras.write_lora(path, "sdxl"), "a LoRA, not an SDXL UNet; add it to a model"),
     "truncated": (_truncated, "cut off"),
 }
