@@ -49,7 +49,8 @@ def sigmas_of(model: Any, chosen: LoraPlan, denoise: float) -> torch.Tensor:
     model_sampling = model.get_model_object("model_sampling")
     if chosen.grid != "default":
         schedule = NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu())
-        return hyper_sd_sigmas(schedule, chosen.steps, chosen.num_segments, denoise)
+        start = {"start_timestep": chosen.start_timestep}
+        return hyper_sd_sigmas(schedule, chosen.steps, chosen.num_segments, denoise, **start)
     whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(chosen.steps / denoise))
     return whole[-(chosen.steps + 1) :]
 
