@@ -1,6 +1,6 @@
 """What do verified downloads cost beside huggingface_hub alone, and hashing beside hashlib? Time and peak memory, in turn.
 
-One command, from the repository root, in an environment with the `test` extra; it needs about 4 GB of disk:
+One command, from the repository root, in the environment of `python install.py test`; it needs about 4 GB of disk:
 
     python -m hyper_sd.benchmarks.download --out benchmarks/results/download.json
 

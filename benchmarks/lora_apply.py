@@ -1,6 +1,7 @@
 """What does the Hyper-SD node's LoRA cost beside ComfyUI's LoraLoader, and a change of strength between two steps?
 
-One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder; it takes 10 GB of memory:
+One command, from the repository root, in the environment of `python install.py test`, with a ComfyUI folder; it takes
+10 GB of memory:
 
     python -m hyper_sd.benchmarks.lora_apply --comfyui PATH --out benchmarks/results/lora_apply.json
 

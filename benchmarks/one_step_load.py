@@ -1,7 +1,7 @@
 """What does the one-step loader take beside ComfyUI's own loaders, in time and in memory?
 
-One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder, on Linux; it writes 17 GB
-to --work once, and takes up to 16 GB of memory:
+One command, from the repository root, in the environment of `python install.py test`, with a ComfyUI folder, on Linux; it
+writes 17 GB to --work once, and takes up to 16 GB of memory:
 
     python -m hyper_sd.benchmarks.one_step_load --comfyui PATH --work FOLDER --out benchmarks/results/one_step_load.json
 

@@ -1,6 +1,6 @@
 """What does the sampler itself cost? Time and memory per step without the model, beside the host's own lcm and euler.
 
-One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder:
+One command, from the repository root, in the environment of `python install.py test`, with a ComfyUI folder:
 
     python -m hyper_sd.benchmarks.sampler_overhead --comfyui PATH --out benchmarks/results/sampler_overhead.json
 

@@ -1,7 +1,7 @@
 """What does a training step cost beside ComfyUI's own Train LoRA node, in time and in memory?
 
-One command, from the repository root, in an environment with the `test` extra and a ComfyUI folder, on Linux; it takes up to
-12 GB of memory:
+One command, from the repository root, in the environment of `python install.py test`, with a ComfyUI folder, on Linux; it
+takes up to 12 GB of memory:
 
     python -m hyper_sd.benchmarks.train_lora --comfyui PATH --out benchmarks/results/train_lora.json
 

@@ -1,6 +1,6 @@
 """What does the sampler cost inside A1111 or Forge? Beside the host's own Euler a without the network, and at CFG 1 with it.
 
-One command, from the repository root, in an environment with the `test` extra and a WebUI that starts:
+One command, from the repository root, in the environment of `python install.py test`, with a WebUI that starts:
 
     python -m hyper_sd.benchmarks.webui_overhead --webui PATH --webui-python FILE --out benchmarks/results/webui_overhead.json
 
