@@ -214,7 +214,7 @@ def _rooted(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def _place(value: Any, root: Path) -> Any:
     is_path = isinstance(value, str) and value and "://" not in value
-    return os.path.join(root, os.path.expanduser(value)) if is_path else value
+    return os.path.normpath(os.path.join(root, os.path.expanduser(value))) if is_path else value
 
 
 def _checked(kind: type[Table], title: str, values: Mapping[str, Any]) -> Table:
