@@ -1,17 +1,39 @@
 """Aspect buckets: the few sizes that images of all shapes are brought to, so that those of one size share a batch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-Size = tuple[int, int]  # width, height
+Size = tuple[int, int]  # width and height in pixels
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to train on, whether it lies on disk or the teacher has yet to draw it.
+
+    Args:
+        name: for messages.
+        caption: the text that it is trained with.
+        bucket: the size that it is brought to.
+        digest: a hash of what decides its pixels.
+    """
+
+    name: str
+    caption: str
+    bucket: Size
+    digest: str
 
 
 @lru_cache(maxsize=32)
 def aspect_buckets(resolution: int, step: int = 64, max_aspect: float = 2.0) -> tuple[Size, ...]:
-    """Returns the sizes images are brought to, tall ones first: of no more than resolution^2 pixels, sides multiples of step.
+    """Returns the sizes that images are brought to, tall ones first; every short side has the longest other side that fits.
 
-    Every short side has one long side, the greatest that fits. At 1024, 64 and 4 these are the largest of SDXL's training sizes
-    for each side (arXiv 2307.01952, appendix I).
+    Source: at 1024, 64 and 4 these are the largest of SDXL's training sizes for each side, arXiv 2307.01952, appendix I.
+
+    Args:
+        resolution: no size has more than resolution^2 pixels.
+        step: both sides are multiples of it, in pixels.
+        max_aspect: the greatest ratio of the longer side to the shorter one.
     """
     square = resolution // step * step
     shapes = {(square, square)}
@@ -25,8 +47,8 @@ def aspect_buckets(resolution: int, step: int = 64, max_aspect: float = 2.0) -> 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
     """Returns the bucket whose aspect is the nearest by ratio, so that the centre crop cuts off least."""
 
-    def ratio(bucket: Size) -> float:
+    def distance(bucket: Size) -> float:
         one, other = size[0] * bucket[1], size[1] * bucket[0]
         return max(one, other) / min(one, other)
 
-    return min(buckets, key=ratio)
+    return min(buckets, key=distance)

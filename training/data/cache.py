@@ -1,29 +1,27 @@
 """Images and prompts encoded once to disk: one safetensors file per image and per distinct caption, found again by content."""
 
 import hashlib
+import io
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ...errors import TrainingError
 from ..checkpoint import save_atomically
-from .examples import Batch, Conditioning, rows
-from .images import ImageItem, load_pixels
+from .buckets import Item
+from .examples import Batch, Conditioning, repeated, rows
+from .images import FORMATS, ImageItem
 
 FORMAT = "hyper_sd cache 1"  # part of every name: files of another format are not found
-
-
-class Captioned(Protocol):
-    """What the cache needs to know of an item's text."""
-
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Progress:
     Args:
         done: files that are there.
         total: files of the share.
-        eta_seconds: None until something was made.
+        eta_seconds: seconds that are left, None until the first file was written.
     """
 
     done: int
@@ -57,24 +55,24 @@ class Progress:
 
 
 class Clock:
-    """Turns what was made of the missing files into Progress.
+    """Measures how fast the missing files of a share are written.
 
     Args:
         total: files of the share.
-        missing: of them, those that were not there at the start.
+        missing: how many of them were not there at the start.
     """
 
     def __init__(self, total: int, missing: int):
         self.total, self.missing, self.start = total, missing, time.monotonic()
 
-    def progress(self, made: float) -> Progress:
-        """Returns the progress after so many of the missing files; a part of one counts for the time alone."""
-        left = (time.monotonic() - self.start) / made * (self.missing - made) if made else None
-        return Progress(self.total - self.missing + int(made), self.total, left)
+    def progress(self, written: float) -> Progress:
+        """Returns the progress after so many of the missing files; a fraction of a file only counts for the time."""
+        left = (time.monotonic() - self.start) / written * (self.missing - written) if written else None
+        return Progress(self.total - self.missing + int(written), self.total, left)
 
 
-def latents_path(folder: Path | str, fingerprint: str, item: ImageItem) -> Path:
-    """Returns where the latents of these image bytes in this bucket are kept."""
+def latents_path(folder: Path | str, fingerprint: str, item: Item) -> Path:
+    """Returns where an image's latents are kept, by what decides its pixels and by its bucket."""
     return _path(folder, "image", fingerprint, item.digest, "{}x{}".format(*item.bucket))
 
 
@@ -89,69 +87,53 @@ def _path(folder: Path | str, *content: str) -> Path:
 
 
 def encode(
-    items: Sequence[ImageItem],
+    items: Sequence[Item],
     encoders: Encoders,
     folder: Path | str,
     batch_size: int = 8,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Progress]:
-    """Encodes what `folder` lacks, or holds damaged, and yields before the first batch and after each.
+    """Encodes what the cache lacks, or holds damaged, and yields before the first batch and after each.
 
-    Prompts come before images, so that one model is needed at a time. Every file is written whole or not at all: a run that was
-    stopped goes on where it was, a new image costs itself, a new caption its prompt.
+    Prompts come before images, so that one model is needed at a time. Every file is written whole or not at all, so a run that
+    was stopped goes on where it was. A new image costs its own encoding, a new caption that of its prompt.
 
     Args:
-        items: the images with their captions.
+        items: captions are encoded for all of them, and pixels for those that are ImageItems.
         encoders: what encodes them.
         folder: of the cache.
         batch_size: images, or prompts, encoded together.
-        share: (rank, world); of `world` processes this one does every world-th file, no file is done by two.
+        share: (rank, world); of `world` processes this one encodes every world-th file, so that none is encoded twice.
     Raises: TrainingError for images that changed since the scan, values that are not finite, and a folder that is full.
     """
-    images = {latents_path(folder, encoders.fingerprint, item): item for item in items}
-    yield from _encode([_prompt_files(items, encoders, folder), images], encoders, batch_size, share)
-
-
-def encode_prompts(
-    items: Sequence[Captioned], encoders: Encoders, folder: Path | str, batch_size: int = 8, share: tuple[int, int] = (0, 1)
-) -> Iterator[Progress]:
-    """Encodes the captions that the cache lacks, and the empty one; all else is as in encode()."""
-    yield from _encode([_prompt_files(items, encoders, folder)], encoders, batch_size, share)
-
-
-def _prompt_files(items: Sequence[Captioned], encoders: Encoders, folder: Path | str) -> dict[Path, str]:
-    return {prompt_path(folder, encoders.fingerprint, text): text for text in ("", *(item.caption for item in items))}
-
-
-def _encode(
-    kinds: Sequence[Mapping[Path, Any]], encoders: Encoders, batch_size: int, share: tuple[int, int]
-) -> Iterator[Progress]:
-    """Encodes the missing files of this share, one kind after the other."""
     if batch_size < 1 or not 0 <= share[0] < share[1]:
         raise TrainingError(f"Encoding needs a batch_size of 1 or more and 0 <= rank < world, got {batch_size} and {share}.")
-    shares = [missing_files(files, share) for files in kinds]
-    batches = [batch for _, missing in shares for batch in _batches(missing, batch_size)]
-    clock, made = Clock(sum(count for count, _ in shares), sum(map(len, batches))), 0
+    texts = ("", *(item.caption for item in items))
+    prompts = {prompt_path(folder, encoders.fingerprint, text): text for text in texts}
+    images = {latents_path(folder, encoders.fingerprint, item): item for item in items if isinstance(item, ImageItem)}
+    shares = [missing_files(files, share) for files in (prompts, images)]
+    todo = [batch for _, missing in shares for batch in batches(missing, batch_size)]
+    clock, written = Clock(sum(count for count, _ in shares), sum(map(len, todo))), 0
     yield clock.progress(0)
-    for batch in batches:
-        save_rows(list(batch), _encoded(list(batch.values()), encoders))
-        made += len(batch)
-        yield clock.progress(made)
+    for batch in todo:
+        save_rows(batch, _encoded(list(batch.values()), encoders))
+        written += len(batch)
+        yield clock.progress(written)
 
 
 def missing_files(files: Mapping[Path, Any], share: tuple[int, int]) -> tuple[int, dict[Path, Any]]:
     """Returns how many files a process is to look after, and those of them that are not there or damaged.
 
     Args:
-        files: of all processes, with what each is made from.
-        share: (rank, world), as for encode.
+        files: of all processes, with what each is encoded from.
+        share: (rank, world), as encode() takes it.
     """
     own = dict(islice(files.items(), share[0], None, share[1]))
     return len(own), {path: entry for path, entry in own.items() if _shapes(path) is None}
 
 
-def _batches(files: Mapping[Path, Any], batch_size: int) -> list[dict[Path, Any]]:
-    """Cuts the files into batches of prompts, or of images of one size."""
+def batches(files: Mapping[Path, Any], batch_size: int) -> list[dict[Path, Any]]:
+    """Returns the files in batches of prompts, or of images of one size."""
     groups: dict[Hashable, list[tuple[Path, Any]]] = {}
     for path, entry in files.items():
         groups.setdefault(getattr(entry, "bucket", None), []).append((path, entry))
@@ -176,13 +158,50 @@ def _encoded(batch: list[str] | list[ImageItem], encoders: Encoders) -> Conditio
     return tensors
 
 
-def save_rows(paths: Sequence[Path], tensors: Conditioning) -> None:
+def load_pixels(item: ImageItem) -> torch.Tensor:
+    """Returns the upright image on white, resized (Lanczos) and centre-cropped: float32 [3, height, width] in [-1, 1].
+
+    Raises: TrainingError when the file is no longer the one that was scanned.
+    """
+    try:
+        data = item.source.read()
+    except OSError as error:
+        raise TrainingError(f"{item.name} can no longer be read ({error}); scan the images again.") from error
+    if hashlib.sha256(data).hexdigest() != item.digest:
+        raise TrainingError(f"{item.name} changed after it was scanned; scan the images again.")
+    image = _on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS)))
+    pixels = np.array(ImageOps.fit(image, item.bucket, Image.Resampling.LANCZOS))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def save_rows(paths: Iterable[Path], tensors: Conditioning) -> None:
     """Writes each row of tensors [batch, ...] into a file of its own.
 
-    Raises: TrainingError as save_atomically.
+    Raises: TrainingError as save_atomically().
     """
     for number, path in enumerate(paths):
         save_atomically(path, rows(tensors, slice(number, number + 1)), {"format": FORMAT})
+
+
+def load_rows(paths: Sequence[Path], device: torch.device | str = "cpu") -> Conditioning:
+    """Returns the tensors of files of equal shapes, joined along the batch.
+
+    Raises: TrainingError for a file that is missing or damaged.
+    """
+    try:
+        parts = [load_file(path) for path in paths]
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"The cache lacks a file, or it is damaged ({error}); encode again.") from error
+    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
@@ -198,13 +217,13 @@ class CachedExamples:
     """Encoded examples, read from disk batch by batch.
 
     Args:
-        items: as given to encode.
+        items: as encode() took them; the latents of other items than images are in the cache by now too.
         folder: of the cache.
         fingerprint: of the encoders.
     Raises: TrainingError when there are none, some are not encoded, or prompts differ in shape.
     """
 
-    def __init__(self, items: Sequence[ImageItem], folder: Path | str, fingerprint: str):
+    def __init__(self, items: Sequence[Item], folder: Path | str, fingerprint: str):
         self._latents = [latents_path(folder, fingerprint, item) for item in items]
         self._prompts = [prompt_path(folder, fingerprint, item.caption) for item in items]
         empty = prompt_path(folder, fingerprint, "")
@@ -224,30 +243,15 @@ class CachedExamples:
         groups: dict[Hashable, list[int]] = {}
         for number, path in enumerate(self._latents):
             groups.setdefault(shapes[path]["latents"], []).append(number)
-        self._buckets, self._unconditional = list(groups.values()), load_rows([empty])
-
-    @property
-    def buckets(self) -> list[list[int]]:
-        return self._buckets
+        self.buckets, self._unconditional = list(groups.values()), load_rows([empty])
 
     def fingerprint(self) -> str:
-        """Returns a hash over everything that is trained on: the files' names stand for their content."""
+        """Returns a hash over everything that is trained on; the files' names stand for their content."""
         names = (path.stem for path in (*self._latents, *self._prompts))
         return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
-        unconditional = {name: t.expand(len(numbers), *t.shape[1:]) for name, t in self._unconditional.items()}
+        """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
         latents = load_rows([self._latents[number] for number in numbers])["latents"]
-        return Batch(latents, load_rows([self._prompts[number] for number in numbers]), unconditional)
-
-
-def load_rows(paths: Sequence[Path], device: torch.device | str = "cpu") -> Conditioning:
-    """Returns the tensors of files of equal shapes, joined along the batch.
-
-    Raises: TrainingError for a file that is missing or damaged.
-    """
-    try:
-        parts = [load_file(path) for path in paths]
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"The cache lacks a file, or it is damaged ({error}); encode again.") from error
-    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
+        conditioning = load_rows([self._prompts[number] for number in numbers])
+        return Batch(latents, conditioning, repeated(self._unconditional, len(numbers)))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,13 @@ Conditioning = dict[str, torch.Tensor]  # what the network takes besides latents
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents [batch, ...] as the network sees them (scaled), their conditioning, and that of the empty prompt."""
+    """Examples that are trained on together.
+
+    Args:
+        latents: [batch, ...], scaled as the network sees them.
+        conditioning: tensors [batch, ...].
+        unconditional: tensors [batch, ...] of the empty prompt; may be empty when no guidance is used.
+    """
 
     latents: torch.Tensor
     conditioning: Conditioning
@@ -34,18 +41,18 @@ class Batch:
 
 
 class Examples(Protocol):
-    """A numbered set of examples. Those of one bucket have latents of one shape and may share a batch."""
+    """A numbered set of examples; those of one bucket have latents of one shape and may share a batch."""
 
     @property
     def buckets(self) -> Sequence[Sequence[int]]:
-        """The numbers of the examples, grouped by shape; every number once."""
+        """The numbers of the examples grouped by shape, each number once."""
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         """Returns the examples of these numbers, all of one bucket.
 
         Args:
             numbers: of the examples.
-            draw: what is drawn anew for the j-th of them is seeded with draw + j, so that any split of a batch draws alike.
+            draw: the j-th example seeds what it draws anew with draw + j, so that parts of a batch draw what the whole would.
         """
 
 
@@ -56,7 +63,7 @@ class LatentExamples:
         latents: [count, ...], scaled as the network sees them.
         conditioning: tensors [count, ...].
         unconditional: tensors [1, ...] of the empty prompt; may be left out when no guidance is used.
-    Raises: TrainingError when there are none, or counts differ.
+    Raises: TrainingError when there are no examples, or counts differ.
     """
 
     def __init__(self, latents: torch.Tensor, conditioning: Conditioning, unconditional: Conditioning | None = None):
@@ -64,19 +71,16 @@ class LatentExamples:
         if not len(latents) or len(set(counts.values())) > 1:
             raise TrainingError(f"Training needs at least one example and one caption for each, got {counts}.")
         self.latents, self.conditioning, self.unconditional = latents, conditioning, unconditional or {}
-
-    @property
-    def buckets(self) -> list[list[int]]:
-        return [list(range(len(self.latents)))]
+        self.buckets = [list(range(len(latents)))]
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
-        picks = list(numbers)
-        unconditional = {k: t.expand(len(picks), *t.shape[1:]) for k, t in self.unconditional.items()}
-        return Batch(self.latents[picks], {k: t[picks] for k, t in self.conditioning.items()}, unconditional)
+        """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
+        chosen = list(numbers)
+        return Batch(self.latents[chosen], rows(self.conditioning, chosen), repeated(self.unconditional, len(chosen)))
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Returns a CPU generator for this tuple of non-negative numbers, unrelated to that of any other tuple."""
+    """Returns a CPU generator that these numbers, 0 or more, decide; other numbers give one that has nothing to do with it."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)
 
@@ -84,8 +88,8 @@ def seeded(*numbers: int) -> torch.Generator:
 class BatchOrder:
     """The numbers of every batch as a pure function of the step, so that a resumed run needs no saved data order.
 
-    Each epoch shuffles every bucket, cuts it into full batches (the last one is filled up with the bucket's first examples of
-    that epoch) and shuffles the batches.
+    Each epoch shuffles every bucket, cuts it into full batches and shuffles the batches. A bucket's last batch is filled up
+    with its first examples of that epoch.
 
     Args:
         buckets: as Examples.buckets.
@@ -113,14 +117,25 @@ class BatchOrder:
         return self._epoch(epoch)[position]
 
 
-def rows(tensors: Mapping[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
+def rows(tensors: Mapping[str, torch.Tensor], part: slice | list[int]) -> dict[str, torch.Tensor]:
     """Returns the rows `part` of every tensor."""
     return {name: tensor[part] for name, tensor in tensors.items()}
 
 
+def repeated(tensors: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """Returns tensors [1, ...] as [count, ...] without copying them."""
+    return {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in tensors.items()}
+
+
 @dataclass(frozen=True)
 class Group:
-    """Latents of one size [count, 4, height, width] as the network sees them, with one caption each, and the empty prompt's."""
+    """Examples of one size.
+
+    Args:
+        latents: [count, channels, height, width], scaled as the network sees them.
+        captions: one conditioning, tensors [1, ...], for each of the latents.
+        empty: the conditioning of the empty prompt; an empty dict is none.
+    """
 
     latents: torch.Tensor
     captions: tuple[Conditioning, ...]
@@ -130,31 +145,25 @@ class Group:
 class GroupedExamples:
     """Examples in memory, a bucket for every size.
 
-    Args: groups: at least one, none empty.
+    Args:
+        groups: at least one, none empty.
     """
 
     def __init__(self, groups: Sequence[Group]):
         self.groups = tuple(groups)
         self._places = [(group, row) for group in self.groups for row in range(len(group.latents))]
-
-    @property
-    def buckets(self) -> list[list[int]]:
-        ends, found = 0, []
-        for group in self.groups:
-            found.append(list(range(ends, ends + len(group.latents))))
-            ends += len(group.latents)
-        return found
+        numbers = iter(range(len(self._places)))
+        self.buckets = [list(islice(numbers, len(group.latents))) for group in self.groups]
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
-        """Returns the examples of these numbers, all of one bucket."""
-        picked = [self._places[number] for number in numbers]
-        group = picked[0][0]
-        latents = torch.stack([group.latents[row] for _, row in picked])
-        captions, empty = [group.captions[row] for _, row in picked], group.empty
-        joined = stacked([*captions, empty] if empty else captions)
-        conditioning = {name: tensor[: len(picked)] for name, tensor in joined.items()}
-        unconditional = {name: t[-1:].expand(len(picked), *t.shape[1:]) for name, t in joined.items()} if empty else {}
-        return Batch(latents, conditioning, unconditional)
+        """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
+        places = [self._places[number] for number in numbers]
+        group, count = places[0][0], len(places)
+        latents = torch.stack([group.latents[row] for _, row in places])
+        texts = [group.captions[row] for _, row in places] + ([group.empty] if group.empty else [])
+        joined = stacked(texts)
+        unconditional = repeated(rows(joined, slice(count, None)), count) if group.empty else {}
+        return Batch(latents, rows(joined, slice(count)), unconditional)
 
     def fingerprint(self) -> str:
         """Returns a hash over everything that is trained on."""
@@ -167,26 +176,26 @@ class GroupedExamples:
         return digest.hexdigest()
 
 
-def stacked(rows: Sequence[Conditioning]) -> Conditioning:
+def stacked(texts: Sequence[Conditioning]) -> Conditioning:
     """Returns conditionings [1, ...] as one [count, ...]; texts of different lengths are repeated to a common one.
 
-    Attention over a text that stands there twice is attention over the text, as the host uses it too.
+    Attention over a text that stands there twice is attention over the text once, so the repeats change nothing.
     """
-    tokens = math.lcm(*(row["context"].shape[1] for row in rows))
-    contexts = [row["context"].repeat(1, tokens // row["context"].shape[1], 1) for row in rows]
-    others = {name: torch.cat([row[name] for row in rows]) for name in rows[0] if name != "context"}
+    tokens = math.lcm(*(text["context"].shape[1] for text in texts))
+    contexts = [text["context"].repeat(1, tokens // text["context"].shape[1], 1) for text in texts]
+    others = {name: torch.cat([text[name] for text in texts]) for name in texts[0] if name != "context"}
     return {"context": torch.cat(contexts), **others}
 
 
 def flat_entries(conditionings: Sequence[list]) -> list[list]:
-    """Returns the entries of several CONDITIONINGs in order; one that holds several texts at once is taken apart."""
-    found = []
+    """Returns the entries of several CONDITIONINGs in order; an entry that holds several texts is taken apart."""
+    entries = []
     for states, options in (entry for conditioning in conditionings for entry in conditioning):
         count, pooled = len(states), options.get("pooled_output")
         for row in range(count):
             own = pooled if pooled is None or len(pooled) != count else pooled[row : row + 1]
-            found.append([states[row : row + 1], {**options, "pooled_output": own}])
-    return found
+            entries.append([states[row : row + 1], {**options, "pooled_output": own}])
+    return entries
 
 
 def grouped_examples(
@@ -197,15 +206,14 @@ def grouped_examples(
     as_latents: Callable[[torch.Tensor], torch.Tensor],
     as_conditioning: Callable[[list, torch.Tensor, str], Conditioning],
 ) -> GroupedExamples:
-    """Returns what the nodes of a host gave as examples.
+    """Returns what the nodes of a host hand over as examples.
 
     Args:
         latents: LATENTs of any sizes, each a mapping with "samples".
-        positive: CONDITIONINGs with an entry for each of their images, or one for all.
+        positive: CONDITIONINGs with an entry for each image, or one entry for all.
         negative: CONDITIONINGs of the empty prompt, or none.
         as_latents: brings samples [count, channels, height, width] to what the network sees.
-        as_conditioning: brings an entry to what the network takes; it is given latents [1, ...] of that size, and the name of
-            the input.
+        as_conditioning: (entry, latents [1, ...] of that size, name of the input) -> what the network takes.
     Raises: TrainingError when counts differ, nothing is there, or latents and texts belong to another kind of model.
     """
     samples = [as_latents(latent["samples"]) for latent in latents]
@@ -220,9 +228,9 @@ def grouped_examples(
         raise TrainingError(f"Latent {broken[0]} of {count} has values that are not finite; encode its image again, in fp32.")
     waiting, by_size = iter(entries * count if len(entries) == 1 else entries), {}
     for group in samples:
-        rows_of_size, captions = by_size.setdefault(tuple(group.shape[2:]), ([], []))
-        rows_of_size.append(group)
-        captions += [next(waiting) for _ in group]
+        latents_of_size, captions = by_size.setdefault(tuple(group.shape[2:]), ([], []))
+        latents_of_size.append(group)
+        captions += islice(waiting, len(group))
     empty = flat_entries(negative)[:1]
     return GroupedExamples([_group(as_conditioning, torch.cat(x), texts, empty) for x, texts in by_size.values()])
 

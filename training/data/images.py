@@ -1,4 +1,4 @@
-"""A folder of images as training items: captions, aspect buckets, and pixels that are read when they are needed."""
+"""A folder of images as training items, each with its caption and its aspect bucket."""
 
 import csv
 import hashlib
@@ -13,19 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ...errors import TrainingError
-from .buckets import Size, aspect_buckets, nearest_bucket
+from .buckets import Item, Size, aspect_buckets, nearest_bucket
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the only decoders a file may reach, whatever its name says
 METADATA = ("metadata.csv", "metadata.jsonl")  # as the imagefolder of Hugging Face datasets
 ORIENTATION = 0x0112  # EXIF tag; values above 4 turn the image on its side
 
-OnProgress = Callable[[int, int], None]  # done, total
+OnProgress = Callable[[int, int], None]  # (images done, images in all), after every image; it may raise to stop
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,9 @@ class ImageRules:
 
     Args:
         resolution: side in pixels of the square whose area no bucket exceeds.
-        step: sides are multiples of it, 64 or 8 x the autoencoder's factor.
+        step: sides are multiples of it, usually 64 pixels or 8 times the autoencoder's factor.
         max_aspect: of the longest bucket; longer images are cropped to it.
-        min_side: images with a shorter side are skipped; None is half the resolution.
+        min_side: images with a shorter side in pixels are skipped; None is half the resolution.
         default_caption: of images without a caption; None skips them.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
@@ -57,33 +55,49 @@ class ImageRules:
 
     @property
     def buckets(self) -> tuple[Size, ...]:
+        """The sizes that images are brought to."""
         return aspect_buckets(self.resolution, self.step, self.max_aspect)
 
     @property
     def smallest(self) -> int:
+        """The shortest side in pixels that an image may have."""
         return self.resolution // 2 if self.min_side is None else self.min_side
 
 
 @dataclass(frozen=True)
 class Source:
-    """Bytes on disk: a whole file, or `size` bytes of it from `offset`."""
+    """Bytes on disk.
+
+    Args:
+        path: of the file.
+        offset: of the first byte.
+        size: how many bytes; -1 is to the file's end.
+    """
 
     path: Path
     offset: int = 0
     size: int = -1
 
     def read(self) -> bytes:
+        """Returns the bytes."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
     def read_text(self) -> str:
+        """Returns the bytes as UTF-8 text."""
         return self.read().decode("utf-8-sig")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that has not been looked into; caption is blank where none was found."""
+    """An image that has not been looked into.
+
+    Args:
+        name: for messages.
+        source: its bytes.
+        caption: its text, blank where it has none.
+    """
 
     name: str
     source: Source
@@ -91,19 +105,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class ImageItem:
-    """A readable image: where it lies, its caption, the bucket it is brought to, and the sha256 of its bytes."""
+class ImageItem(Item):
+    """An image that can be read; its digest is the sha256 of its bytes.
 
-    name: str
+    Args:
+        source: its bytes.
+    """
+
     source: Source
-    caption: str
-    bucket: Size
-    digest: str
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why."""
+    """A file that is not used, by its name for messages, and the reason as the rest of a sentence about it."""
 
     name: str
     reason: str
@@ -111,22 +125,23 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What was found, in an order that depends on names only."""
+    """The images that are used and the files that are not, in an order that depends on names only."""
 
     items: tuple[ImageItem, ...]
     skipped: tuple[Skipped, ...]
 
 
 def scan_folder(folder: Path | str, rules: ImageRules | None = None, progress: OnProgress | None = None) -> ImageSet:
-    """Returns the images of a folder and its sub-folders, every one of them decoded once to be sure of it.
+    """Returns the images of a folder and its sub-folders, each decoded once to be sure of it.
 
     A caption is the text of the image's row in the nearest metadata.jsonl or metadata.csv (columns file_name, relative to that
-    file, and text or caption); where that is missing or blank, the .txt of the same name. Hidden files and linked folders are
-    left out.
+    file, and text or caption). Where that is missing or blank, it is the .txt of the same name. Hidden files and linked folders
+    are left out.
 
     Args:
-        rules: default ImageRules().
-        progress: called with (done, total) after every image; may raise to stop.
+        folder: that holds the images and their captions.
+        rules: which images are taken; None is ImageRules().
+        progress: as OnProgress says.
     Raises: TrainingError when the folder cannot be read or holds nothing usable.
     """
     folder, skipped = Path(folder), []
@@ -135,11 +150,11 @@ def scan_folder(folder: Path | str, rules: ImageRules | None = None, progress: O
     files = _walk(folder, skipped)
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
     texts = {_stem(name): path for name, path in files.items() if name.lower().endswith(".txt")}
-    rows = _metadata(files, {_nfc(name) for name in images}, skipped)
+    captions = _metadata(files, {_nfc(name) for name in images}, skipped)
     candidates = []
     for name in images:
         try:
-            text = rows.get(_nfc(name), "").strip()
+            text = captions.get(_nfc(name), "").strip()
             if not text and _stem(name) in texts:
                 text = Source(texts[_stem(name)]).read_text()
             candidates.append(Candidate(name, Source(files[name]), text))
@@ -149,7 +164,7 @@ def scan_folder(folder: Path | str, rules: ImageRules | None = None, progress: O
 
 
 def _nfc(name: str) -> str:
-    """macOS may hand out decomposed letters where a metadata file holds composed ones."""
+    """Composes letters and accents, which macOS may hand out apart where a metadata file holds them together."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -158,7 +173,7 @@ def _stem(name: str) -> str:
 
 
 def _walk(folder: Path, skipped: list[Skipped]) -> dict[str, Path]:
-    """Returns the files that are not hidden by their names relative to the folder, sorted."""
+    """Returns the files that are not hidden, sorted, by their names relative to the folder."""
 
     def unreadable(error: OSError) -> None:
         skipped.append(Skipped(str(error.filename), f"cannot be read ({error.strerror})"))
@@ -172,7 +187,7 @@ def _walk(folder: Path, skipped: list[Skipped]) -> dict[str, Path]:
 
 
 def _metadata(files: Mapping[str, Path], images: set[str], skipped: list[Skipped]) -> dict[str, str]:
-    """Returns the captions of all metadata files by the image's name, a deeper file's over a shallower one's."""
+    """Returns the captions of all metadata files by the image's name; a deeper file's caption replaces a shallower one's."""
     captions: dict[str, str] = {}
     tables = [name for name in files if posixpath.basename(name).lower() in METADATA]
     for table in sorted(tables, key=lambda name: (name.count("/"), name)):
@@ -193,7 +208,7 @@ def _metadata(files: Mapping[str, Path], images: set[str], skipped: list[Skipped
 
 
 def _rows(text: str, is_csv: bool) -> Iterator[tuple[int, Mapping]]:
-    """Yields the rows of a table, counted from 1; one that is not a JSON object is empty."""
+    """Yields (number counted from 1, row) for a table's rows; a line that is not a JSON object gives an empty row."""
     if is_csv:
         yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)
         return
@@ -210,12 +225,18 @@ def examine(
     candidates: Sequence[Candidate],
     rules: ImageRules,
     skipped: Sequence[Skipped],
-    given: str,
+    place: str,
     progress: OnProgress | None = None,
 ) -> ImageSet:
-    """Returns the candidates that are whole, large enough and captioned, the others added to those skipped before.
+    """Returns the candidates that are whole, large enough and captioned as items, and the others as skipped.
 
-    Raises: TrainingError when none is left, with the first reasons; `given` says where they came from.
+    Args:
+        candidates: the images.
+        rules: which of them are taken.
+        skipped: files that were skipped before.
+        place: where the images come from, for the error.
+        progress: as OnProgress says.
+    Raises: TrainingError when none is left, with the first reasons.
     """
     items, skipped = [], list(skipped)
     with _truncation_is_an_error(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -226,7 +247,7 @@ def examine(
     if not items:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:5]) or "there is no image"
         raise TrainingError(
-            f"No usable image in {given} ({reasons}). Training takes {', '.join(SUFFIXES)} with sides of {rules.smallest} "
+            f"No usable image in {place} ({reasons}). Training takes {', '.join(SUFFIXES)} with sides of {rules.smallest} "
             "pixels or more, each with a caption in a .txt of the same name or in a metadata table; or set default_caption."
         )
     return ImageSet(tuple(items), tuple(skipped))
@@ -234,7 +255,7 @@ def examine(
 
 @contextmanager
 def _truncation_is_an_error() -> Iterator[None]:
-    """Hosts may tell Pillow to fill up images that end early with grey, which training should not learn."""
+    """Makes Pillow refuse images that end early; hosts may have told it to fill them up with grey, which must not be learnt."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         yield
@@ -243,7 +264,7 @@ def _truncation_is_an_error() -> Iterator[None]:
 
 
 def _probe(candidate: Candidate, rules: ImageRules) -> ImageItem | Skipped:
-    caption = candidate.caption.encode("utf-8", "replace").decode().strip()  # JSON can smuggle in lone surrogates
+    caption = candidate.caption.encode("utf-8", "replace").decode().strip()  # JSON may hold halves of a surrogate pair
     if not caption:
         if rules.default_caption is None:
             return Skipped(candidate.name, "has no caption; write one, or set default_caption")
@@ -258,38 +279,13 @@ def _probe(candidate: Candidate, rules: ImageRules) -> ImageItem | Skipped:
     if min(size) < rules.smallest:
         return Skipped(candidate.name, f"is {size[0]} x {size[1]}, its shorter side less than {rules.smallest} pixels")
     bucket = nearest_bucket(size, rules.buckets)
-    return ImageItem(candidate.name, candidate.source, caption, bucket, hashlib.sha256(data).hexdigest())
+    return ImageItem(candidate.name, caption, bucket, hashlib.sha256(data).hexdigest(), candidate.source)
 
 
 def _checked_size(data: bytes) -> Size:
-    """Returns the size of the upright image; decodes it, a JPEG at an eighth of its size, which takes all of its bytes too."""
+    """Decodes the image, a JPEG at an eighth of its size, which reads all bytes too, and returns the upright image's size."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     image.draft("RGB", (1, 1))
     image.load()
     return (height, width) if image.getexif().get(ORIENTATION, 1) > 4 else (width, height)
-
-
-def load_pixels(item: ImageItem) -> torch.Tensor:
-    """Returns the upright image on white, resized (Lanczos) and centre-cropped: float32 [3, height, width] in [-1, 1].
-
-    Raises: TrainingError when the file is no longer the one that was scanned.
-    """
-    try:
-        data = item.source.read()
-    except OSError as error:
-        raise TrainingError(f"{item.name} can no longer be read ({error}); scan the images again.") from error
-    if hashlib.sha256(data).hexdigest() != item.digest:
-        raise TrainingError(f"{item.name} changed after it was scanned; scan the images again.")
-    image = _on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS)))
-    pixels = np.array(ImageOps.fit(image, item.bucket, Image.Resampling.LANCZOS))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -11,8 +11,8 @@ import torch
 
 from ...errors import TrainingError
 from ..denoiser import Denoiser
-from .buckets import Size
-from .cache import Clock, Progress, latents_path, load_rows, missing_files, prompt_path, save_rows
+from .buckets import Item, Size
+from .cache import Clock, Progress, batches, latents_path, load_rows, missing_files, prompt_path, save_rows
 from .teacher_latents import draw_latents, prompt_noise
 
 
@@ -22,11 +22,11 @@ class Teacher:
 
     Args:
         fingerprint: of its weights; latents of another teacher are not used.
-        size: width and height in pixels.
-        latent_shape: [channels, height, width].
-        steps: of the solver, a divisor of 1000.
-        guidance_scale: 1 = off.
-        seed: of the noise.
+        size: width and height of its images in pixels.
+        latent_shape: [channels, height, width] of their latents.
+        steps: of the solver for each image, a divisor of 1000.
+        guidance_scale: of the prompt; 1 is no guidance.
+        seed: of the starting noise.
     """
 
     fingerprint: str
@@ -38,14 +38,14 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class PromptItem:
-    """An image that is not there yet: the `repeat`-th of its prompt. The cache reads the same names in ImageItem."""
+class PromptItem(Item):
+    """An image that the teacher draws.
 
-    name: str
-    caption: str
+    Args:
+        repeat: which image of its prompt it is, counted from 0.
+    """
+
     repeat: int
-    bucket: Size
-    digest: str
 
 
 def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[PromptItem, ...]:
@@ -54,8 +54,7 @@ def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[Pro
     Args:
         path: of the text file, UTF-8.
         teacher: how the images are drawn.
-        per_prompt: images a line.
-
+        per_prompt: how many images a line gives.
     Raises: TrainingError when the file cannot be read as UTF-8 text, or has no prompt.
     """
     try:
@@ -66,14 +65,13 @@ def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[Pro
         ) from error
     if not lines:
         raise TrainingError(f"{path} holds no prompt; write one a line.")
-    seen, items = Counter(), []
-    for prompt in lines:
-        for _ in range(per_prompt):
-            repeat = seen[prompt]
-            seen[prompt] += 1
-            decides = (teacher.fingerprint, teacher.steps, float(teacher.guidance_scale), teacher.seed, prompt, repeat)
-            digest = hashlib.sha256("\0".join(map(str, decides)).encode()).hexdigest()
-            items.append(PromptItem(f"{prompt[:40]!r} ({repeat + 1})", prompt, repeat, teacher.size, digest))
+    repeats, items = Counter(), []
+    for prompt in (line for line in lines for _ in range(per_prompt)):
+        repeat = repeats[prompt]
+        repeats[prompt] += 1
+        decisive = (teacher.fingerprint, teacher.steps, float(teacher.guidance_scale), teacher.seed, prompt, repeat)
+        digest = hashlib.sha256("\0".join(map(str, decisive)).encode()).hexdigest()
+        items.append(PromptItem(f"{prompt[:40]!r} ({repeat + 1})", prompt, teacher.size, digest, repeat))
     return tuple(items)
 
 
@@ -87,26 +85,26 @@ def draw_items(
     share: tuple[int, int] = (0, 1),
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[Progress]:
-    """Draws the latents that the cache lacks and yields after every solver step; the prompts are encoded already.
+    """Draws the latents that the cache lacks and yields after every solver step; encode() has encoded the prompts before.
 
     Args:
-        items: of read_prompts.
+        items: as read_prompts() returned them.
         teacher: how it draws.
         denoiser: the teacher's network.
         fingerprint: of the encoders.
         folder: of the cache.
         batch_size: images drawn together.
-        share: (rank, world), as for cache.encode.
-        context: as for draw_latents.
+        share: (rank, world), as encode() takes it.
+        context: as draw_latents() takes it.
     Raises: TrainingError for prompts that are not encoded, values that are not finite, and a folder that is full.
     """
     device = next(denoiser.network.parameters()).device
     files = {latents_path(folder, fingerprint, item): item for item in items}
     total, missing = missing_files(files, share)
-    clock = Clock(total, len(missing))
+    clock, drawn = Clock(total, len(missing)), 0
     yield clock.progress(0)
-    for start in range(0, len(missing), batch_size):
-        paths, batch = (list(part)[start : start + batch_size] for part in (missing, missing.values()))
+    for files_of_batch in batches(missing, batch_size):
+        batch = list(files_of_batch.values())
         noise = [prompt_noise(teacher.seed, item.caption, item.repeat, teacher.latent_shape) for item in batch]
         conditioning = load_rows([prompt_path(folder, fingerprint, item.caption) for item in batch], device)
         empty = load_rows([prompt_path(folder, fingerprint, "")] * len(batch), device)
@@ -114,14 +112,15 @@ def draw_items(
             denoiser, torch.cat(noise).to(device), conditioning, empty,
             steps=teacher.steps, guidance_scale=teacher.guidance_scale, context=context,
         )  # fmt: skip
-        for done, x in drawing:
-            if done == teacher.steps:
-                _check(x, batch)
-                save_rows(paths, {"latents": x})
-            yield clock.progress(start + len(paths) * done / teacher.steps)
+        for steps_done, latents in drawing:
+            if steps_done == teacher.steps:
+                _require_finite(latents, batch)
+                save_rows(files_of_batch, {"latents": latents})
+            yield clock.progress(drawn + len(batch) * steps_done / teacher.steps)
+        drawn += len(batch)
 
 
-def _check(latents: torch.Tensor, batch: Sequence[PromptItem]) -> None:
+def _require_finite(latents: torch.Tensor, batch: Sequence[PromptItem]) -> None:
     if not bool(latents.isfinite().all()):
         raise TrainingError(
             f"The teacher's latents of {batch[0].name} and those drawn with it are not finite; use dtype and precision bf16 or "

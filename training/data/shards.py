@@ -18,13 +18,13 @@ MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f
 def scan_shards(shards: Path | str, rules: ImageRules | None = None, progress: OnProgress | None = None) -> ImageSet:
     """Returns the images of uncompressed tar shards, in the order of the shards and of their members.
 
-    Members of one stem are a sample: 0001.jpg with 0001.txt, or 0001.json holding "text" or "caption". Links are left alone and
-    names inside a shard are never used as paths. A shard that is damaged is skipped whole.
+    Members of one stem are a sample: 0001.jpg with 0001.txt, or with 0001.json that holds "text" or "caption". Names inside a
+    shard are never used as paths, links are skipped, and a damaged shard is skipped whole.
 
     Args:
         shards: a file, a folder of .tar files, a glob, or a pattern such as "data-{000..003}.tar" or "{train,extra}/*.tar".
-        rules: default ImageRules().
-        progress: called with (done, total) after every image; may raise to stop.
+        rules: which images are taken; None is ImageRules().
+        progress: as OnProgress says.
     Raises: TrainingError when there are no shards, or nothing usable in them.
     """
     candidates, skipped = [], []
@@ -58,18 +58,21 @@ def shard_paths(shards: Path | str) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Returns what a shell makes of {000..003} and {a,b}, from left to right; braces of another kind are kept."""
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if not found:
+    """Returns the names that {000..003} and {a,b} stand for, in a shell's order; braces of another kind are kept."""
+    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not braces:
         return [pattern]
-    first, last, words = found.groups()
+    first, last, words = braces.groups()
     parts = words.split(",") if first is None else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
-    before, after = pattern[: found.start()], pattern[found.end() :]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
     return [name for part in parts for name in expand_braces(before + part + after)]
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:
-    """Returns all members. Raises: OSError, or ValueError saying why the shard cannot be used."""
+    """Returns all members of a shard.
+
+    Raises: OSError, or ValueError with the reason why the shard cannot be used.
+    """
     damaged = "it is damaged or ends early; copy or download it again"
     with path.open("rb") as file:
         head, length = file.read(8), file.seek(0, os.SEEK_END)
@@ -84,14 +87,14 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
                 after = file.read(tarfile.BLOCKSIZE)
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise ValueError(damaged) from error
-    whole = all(0 <= member.size <= length - member.offset_data for member in members if member.isreg())
-    if not whole or after.strip(b"\0"):  # tarfile takes a damaged header in the middle for the end
+    is_whole = all(0 <= member.size <= length - member.offset_data for member in members if member.isreg())
+    if not is_whole or after.strip(b"\0"):  # tarfile takes a damaged header in the middle for the end
         raise ValueError(damaged)
     return members
 
 
 def _samples(path: Path, members: list[tarfile.TarInfo], skipped: list[Skipped]) -> Iterator[Candidate]:
-    """Yields the images of one shard with their captions."""
+    """Yields the images of one shard with their captions, and adds to `skipped` what is not used."""
     files: dict[PurePosixPath, Source] = {}
     for member in members:
         name = PurePosixPath(member.name)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ...errors import TrainingError
 from ...models.progress import format_duration
-from ..data.cache import CachedExamples, Progress, encode, encode_prompts
-from ..data.images import ImageItem, ImageRules, ImageSet, scan_folder
-from ..data.prompts import PromptItem, Teacher, draw_items, read_prompts
+from ..data.buckets import Item
+from ..data.cache import CachedExamples, Progress, encode
+from ..data.images import ImageRules, scan_folder
+from ..data.prompts import Teacher, draw_items, read_prompts
 from ..data.shards import scan_shards
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel, fingerprint
@@ -22,61 +23,65 @@ LOG_SECONDS, SHOWN = 10.0, 5
 
 
 def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine) -> CachedExamples:
-    """Returns the examples of a run, encoded or drawn where the cache lacks them; the model's encoders are released.
+    """Returns the examples of a run, encoded or drawn where the cache lacks them.
 
+    Afterwards the model's encoders are released and its network lies on the engine's device.
+
+    Args:
+        file: the run.
+        model: whose encoders and network encode and draw.
+        engine: of this process.
     Raises: TrainingError for data that cannot be used, and processes that do not see the same.
     """
-    size = model.scale_factor * 8  # UNets halve the latents three times
+    side = model.scale_factor * 8  # UNets halve the latents three times
     resolution = file.resolution(model.resolution)
-    if resolution < size:
+    if resolution < side:
         raise TrainingError(
-            f"data.resolution must be {size} or more for this model, got {resolution}; use {model.resolution}, or leave it out."
+            f"data.resolution must be {side} or more for this model, got {resolution}; use {model.resolution}, or leave it out."
         )
-    share, folder = (engine.rank, engine.world), Path(file.data.cache)
-    if file.data.prompts:
-        items = _from_prompts(file, model, engine, share, resolution // size * size)
+    data, share, folder = file.data, (engine.rank, engine.world), Path(file.data.cache)
+    if data.prompts:
+        teacher = _teacher(file, model, resolution // side * side)
+        items = read_prompts(Path(data.prompts), teacher, data.latents_per_prompt)
     else:
-        rules = ImageRules(resolution, size, file.data.max_aspect, default_caption=file.data.default_caption or None)
-        items = _scan(file.data, rules).items
-        _same_everywhere(items, engine)
-        encoders = model.encoders_on(engine.device)
-        _follow("encoded", encode(items, encoders, folder, file.data.encode_batch_size, share))
-        model.release_encoders(keep_autoencoder=file.shows_samples)
-        model.network.to(engine.device)
-    engine.wait()
+        items = _scan(data, ImageRules(resolution, side, data.max_aspect, default_caption=data.default_caption or None))
+    _require_same_everywhere(items, engine)
+    encoding = encode(items, model.encoders_on(engine.device), folder, data.encode_batch_size, share)
+    _follow("prompts encoded" if data.prompts else "encoded", encoding)
+    model.release_encoders(keep_autoencoder=file.shows_samples)
+    model.network.to(engine.device)
+    engine.wait()  # a process trains on what others have encoded, and draws for their prompts
+    if data.prompts:
+        drawing = draw_items(
+            items, teacher, model.denoiser, model.fingerprint, folder, data.encode_batch_size, share, engine.autocast
+        )
+        _follow("drawn by the teacher", drawing)
+        engine.wait()
     return CachedExamples(items, folder, model.fingerprint)
 
 
-def _scan(data: DataTable, rules: ImageRules) -> ImageSet:
-    found = scan_folder(data.folder, rules) if data.folder else scan_shards(data.shards, rules)
-    logger.info("%d images, %d skipped", len(found.items), len(found.skipped))
-    for skipped in found.skipped[:SHOWN]:
+def _scan(data: DataTable, rules: ImageRules) -> Sequence[Item]:
+    images = scan_folder(data.folder, rules) if data.folder else scan_shards(data.shards, rules)
+    logger.info("%d images, %d skipped", len(images.items), len(images.skipped))
+    for skipped in images.skipped[:SHOWN]:
         logger.info("skipped %s: %s", skipped.name, skipped.reason)
-    return found
+    return images.items
 
 
-def _from_prompts(
-    file: RunFile, model: DiffusersModel, engine: AccelerateEngine, share: tuple[int, int], side: int
-) -> Sequence[PromptItem]:
-    data, folder = file.data, Path(file.data.cache)
-    shape = (model.latent_channels, side // model.scale_factor, side // model.scale_factor)
-    name = fingerprint([model.network])
-    teacher = Teacher(name, (side, side), shape, data.teacher_steps, data.teacher_guidance_scale, file.training.seed)
-    items = read_prompts(Path(data.prompts), teacher, data.latents_per_prompt)
-    _same_everywhere(items, engine)
-    encoders = model.encoders_on(engine.device)
-    _follow("prompts encoded", encode_prompts(items, encoders, folder, data.encode_batch_size, share))
-    model.release_encoders(keep_autoencoder=file.shows_samples)
-    model.network.to(engine.device)
-    engine.wait()  # a process draws for prompts that another has encoded
-    drawing = draw_items(
-        items, teacher, model.denoiser, model.fingerprint, folder, data.encode_batch_size, share, engine.autocast
+def _teacher(file: RunFile, model: DiffusersModel, side: int) -> Teacher:
+    """Returns how the model itself draws squares of `side` pixels."""
+    data, latent_side = file.data, side // model.scale_factor
+    return Teacher(
+        fingerprint=fingerprint([model.network]),
+        size=(side, side),
+        latent_shape=(model.latent_channels, latent_side, latent_side),
+        steps=data.teacher_steps,
+        guidance_scale=data.teacher_guidance_scale,
+        seed=file.training.seed,
     )
-    _follow("drawn by the teacher", drawing)
-    return items
 
 
-def _same_everywhere(items: Sequence[ImageItem | PromptItem], engine: AccelerateEngine) -> None:
+def _require_same_everywhere(items: Sequence[Item], engine: AccelerateEngine) -> None:
     """Raises: TrainingError where a machine has other data, which would train on other batches."""
     digest = hashlib.sha256("\0".join(part for item in items for part in (item.digest, item.caption)).encode()).digest()
     if not engine.agree(int.from_bytes(digest[:7], "big")):
@@ -84,7 +89,7 @@ def _same_everywhere(items: Sequence[ImageItem | PromptItem], engine: Accelerate
 
 
 def _follow(what: str, steps: Iterable[Progress]) -> None:
-    """Runs through `steps` and logs now and then."""
+    """Runs through `steps` and logs every LOG_SECONDS and at the end."""
     last, progress = time.monotonic(), None
     for progress in steps:
         if progress.eta_seconds is not None and time.monotonic() - last > LOG_SECONDS:

@@ -6,9 +6,9 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import BLUE, RED, encoded, picture, write
 from hyper_sd.training import checkpoint
-from hyper_sd.training.data.cache import CachedExamples, Encoders, encode, latents_path, prompt_path
+from hyper_sd.training.data.cache import CachedExamples, Encoders, encode, latents_path, load_pixels, prompt_path
 from hyper_sd.training.data.examples import BatchOrder
-from hyper_sd.training.data.images import ImageRules, load_pixels, scan_folder
+from hyper_sd.training.data.images import ImageRules, scan_folder
 from safetensors import safe_open
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import encoded, picture, write
-from hyper_sd.training.data.images import ImageRules, load_pixels, scan_folder
+from hyper_sd.training.data.cache import load_pixels
+from hyper_sd.training.data.images import ImageRules, scan_folder
 from PIL import Image, ImageFile
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)

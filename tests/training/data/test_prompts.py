@@ -5,7 +5,7 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, make_denoiser
-from hyper_sd.training.data.cache import CachedExamples, Encoders, encode_prompts, latents_path
+from hyper_sd.training.data.cache import CachedExamples, Encoders, encode, latents_path
 from hyper_sd.training.data.prompts import Teacher, draw_items, read_prompts
 
 TEACHER = Teacher("net", (32, 32), (2, 4, 4), steps=4, guidance_scale=2.0, seed=5)
@@ -32,7 +32,7 @@ def items(tmp_path):
 def fill(items, folder, batch_size=3, world=1, teacher=TEACHER):
     """Encodes and draws as `world` processes would, in turn."""
     for rank in range(world):
-        list(encode_prompts(items, ENCODERS, folder, batch_size, (rank, world)))
+        list(encode(items, ENCODERS, folder, batch_size, (rank, world)))
     shares = [draw(items, folder, batch_size, (rank, world), teacher) for rank in range(world)]
     steps = [step for together in zip_longest(*shares) for step in together]
     return CachedExamples(items, folder, "texts"), steps
@@ -67,7 +67,7 @@ def test_examples_hold_the_prompts_encoding(items, tmp_path):
 
 
 def test_drawing_that_was_stopped_goes_on_and_draws_nothing_twice(items, tmp_path):
-    list(encode_prompts(items, ENCODERS, tmp_path))
+    list(encode(items, ENCODERS, tmp_path))
     drawing = draw(items, tmp_path)
     progress = [next(drawing) for _ in range(7)]  # nothing done, 4 solver steps of the first batch, 2 of the second
     drawing.close()
@@ -105,7 +105,7 @@ def test_file_without_prompts_is_refused(tmp_path):
 
 
 def test_latents_that_are_not_finite_are_refused(items, tmp_path):
-    list(encode_prompts(items, ENCODERS, tmp_path))
+    list(encode(items, ENCODERS, tmp_path))
     denoiser = make_denoiser(dtype=torch.float32)
     torch.nn.init.constant_(denoiser.network.conv_out.bias, float("nan"))
     with pytest.raises(TrainingError, match=r"'a fox'.* not finite"):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import encoded, picture, shard, write
-from hyper_sd.training.data.images import ImageRules, load_pixels, scan_folder
+from hyper_sd.training.data.cache import load_pixels
+from hyper_sd.training.data.images import ImageRules, scan_folder
 from hyper_sd.training.data.shards import expand_braces, scan_shards, shard_paths
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)
