@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from ...errors import HyperSDError, TrainingError
-from ..config import TrainingConfig
 from .run_file import RunFile, read_run_file
 
 logger = logging.getLogger("hyper_sd")
@@ -36,7 +35,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Meanwhile signals come here; the handlers from before are put back."""
+        """Returns a context in which signals come here; the handlers from before are put back at its end."""
         before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -72,36 +71,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(file: RunFile) -> int:
-    """Loads, encodes and trains; returns the exit code. Raises: HyperSDError for whatever stands in the way."""
+    """Loads, encodes and trains, and returns the exit code.
+
+    Raises: HyperSDError for whatever stands in the way.
+    """
     try:
+        from . import by_preset, by_stages
         from .accelerate_engine import AccelerateEngine
-        from .by_preset import check_preset, train_by_preset
-        from .by_stages import check_stages, train_stages
         from .diffusers_models import load_model
         from .embedded_model import load_embedded_model
         from .examples import make_examples
     except ImportError as error:
         raise TrainingError(f"Training needs more packages ({error}); install them: pip install hyper-sd[train]") from error
-    request = StopRequest()
+    request, way = StopRequest(), by_preset if file.is_by_preset else by_stages
     file = file.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     engine = AccelerateEngine(file.precision, request)
-    by_stages = isinstance(file.training, TrainingConfig)
-    if by_stages:
-        file.training.part_size(engine.world)  # what cannot work is said before hours of encoding
-    one_downloads = engine.accelerator.local_main_process_first() if file.model.hub_id else nullcontext()
-    with one_downloads:
+    with engine.accelerator.local_main_process_first() if file.model.hub_id else nullcontext():  # one process downloads
         if file.model.embedded:
             model = load_embedded_model(file.dtype)
         else:
             model = load_model(file.model.folder or file.model.hub_id, file.dtype, local=bool(file.model.folder))
     logger.info("%s, %s, %d process(es) on %s", model.name, file.dtype, engine.world, engine.device)
-    (check_stages if by_stages else check_preset)(file.training, model)
+    way.check(file.training, model, engine)
     examples = make_examples(file, model, engine)
     with request.listening():
-        finished = (train_stages if by_stages else train_by_preset)(file, model, examples, engine)
+        is_finished = way.train(file, model, examples, engine)
         engine.wait()  # the main process may still be writing
     engine.finish()
-    return 0 if finished else STOPPED
+    return 0 if is_finished else STOPPED
 
 
 if __name__ == "__main__":

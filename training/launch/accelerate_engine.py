@@ -1,8 +1,9 @@
 """Many processes on many devices and machines, by accelerate: the same methods as the engine of one process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,9 +19,9 @@ from ...errors import TrainingError
 from ..engine import clip_gradients
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-# What keeps the whole objective on every device; the others cut up weights that the adapters' hooks need whole.
+# These keep the whole objective on every device; the others cut up weights that the adapters' hooks need whole.
 DATA_PARALLEL = {kind for kind in DistributedType if kind == DistributedType.NO or kind.startswith("MULTI_")}
-PATIENCE = timedelta(hours=2)  # of processes that wait for one another, while others encode or write
+PATIENCE = timedelta(hours=2)  # how long processes wait for others that encode or write
 
 
 class AccelerateEngine:
@@ -28,7 +29,7 @@ class AccelerateEngine:
 
     Args:
         precision: "fp32", "bf16" or "fp16".
-        asked: whether this process was asked to stop; every process learns of it in the same step, see `stopping`.
+        asked: returns whether this process was asked to stop. Every process learns of it in the same step, as `stopping`.
     Raises: TrainingError for a device that lacks the precision, and for sharded training.
     """
 
@@ -49,9 +50,8 @@ class AccelerateEngine:
         kind = self.accelerator.distributed_type
         if kind not in DATA_PARALLEL:
             raise TrainingError(f"Launched as {kind.value}, but only data parallel training is done; choose multi-GPU or no.")
-        self.device, self.rank, self.world = (
-            getattr(self.accelerator, k) for k in ("device", "process_index", "num_processes")
-        )
+        self.device = self.accelerator.device
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.asked, self.stopping = asked, False
         self._first_scaler_state = self.scaler_state()
 
@@ -66,7 +66,7 @@ class AccelerateEngine:
         return self.accelerator.autocast()
 
     def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager:
-        """Returns the context of one part of a step; processes exchange gradients in the last part only."""
+        """Returns the context of one part of a step, as LocalEngine.accumulating()."""
         return torch.enable_grad() if last else self.accelerator.no_sync(module)
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -74,7 +74,7 @@ class AccelerateEngine:
         self.accelerator.backward(loss)
 
     def update(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> bool:
-        """Clips and steps as LocalEngine.update; the processes' gradients are equal by now, so all return the same."""
+        """Clips and steps as LocalEngine.update(); the processes' gradients are equal by now, so all return the same."""
         self.accelerator.unscale_gradients(optimizer)
         if not clip_gradients(optimizer, max_grad_norm) and not self.accelerator.scaler:
             return False
@@ -83,7 +83,7 @@ class AccelerateEngine:
         return True
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Returns the mean of `values` [count] over all processes; the wish to stop travels with them."""
+        """Returns the mean of `values` [count] over all processes, and tells each whether any of them was asked to stop."""
         asked = values.new_full((1,), float(self.asked()))
         *means, asked = self.accelerator.reduce(torch.cat([values, asked]), "mean").unbind()
         self.stopping = bool(asked > 0)
@@ -103,9 +103,20 @@ class AccelerateEngine:
         self.accelerator.wait_for_everyone()
 
     def agree(self, number: int) -> bool:
-        """Whether every process holds the same `number`."""
+        """Returns whether every process holds the same `number`."""
         numbers = self.accelerator.gather(torch.tensor([number], device=self.device))
         return bool((numbers == numbers[0]).all())
+
+    def require_shared(self, paths: Iterable[Path], what: str) -> None:
+        """Refuses to start where machines see files of different sizes, missing ones included.
+
+        Args:
+            paths: of the files.
+            what: they are, for the error.
+        Raises: TrainingError where they do.
+        """
+        if not self.agree(sum(path.stat().st_size for path in paths if path.exists())):
+            raise TrainingError(f"Not every machine sees the same {what}; choose an output.folder that all of them share.")
 
     def finish(self) -> None:
         """Ends the exchange between processes."""

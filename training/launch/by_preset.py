@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -9,16 +10,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ...disk import format_bytes
-from ...errors import TrainingError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 from ...models import embedded
 from ...models.catalog import load_catalog
 from ...models.lora import check_family, read_lora
+from ...models.lora_keys import is_text_encoder
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, numbered, save_trained
 from ..loop import CHECKPOINT
 from ..lora_layers import LoraLayers, adaptable_layers
-from ..lora_tensors import kohya_name
+from ..lora_tensors import kohya_name, set_from_tensors
 from ..losses import smoothed
 from ..phases import Job, Outcome, StepReport, run_job, stage_in_words, write_settings
 from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
@@ -32,26 +34,39 @@ from .step_log import StepLog
 logger = logging.getLogger("hyper_sd")
 
 
-def check_preset(request: TrainRequest, model: DiffusersModel) -> None:
-    """Refuses what cannot work before hours of encoding.
+def check(request: TrainRequest, model: DiffusersModel, engine: AccelerateEngine) -> None:
+    """Refuses what cannot work, before hours of encoding.
 
-    Raises: TrainingError as presets.phases(); UnsupportedModelError as starting_lora().
+    Raises: TrainingError as presets.phases(), for a batch_size that the processes cannot share, and for a LoRA to start from
+        whose sizes are not the model's; UnsupportedModelError as starting_lora().
     """
     start = starting_lora(request.start_from, model)
     family = embedded.EMBEDDED if model.is_embedded else model.name
-    phases(request, family, examples=sys.maxsize, precision="fp32", starts_distilled=start.is_distilled)
+    planned = phases(request, family, examples=sys.maxsize, starts_distilled=start.is_distilled)
+    if request.batch_size:  # otherwise the number of examples is needed to know the batch
+        planned[0].config.part_size(engine.world)
+    if start.tensors:
+        layers = LoraLayers(model.network, start.rank, excluded=start.excluded)
+        try:
+            set_from_tensors(start.tensors, layers, rename=lora_names(model.network), source=request.start_from, partial=True)
+        finally:
+            layers.detach()
 
 
-def train_by_preset(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: AccelerateEngine) -> bool:
+def train(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: AccelerateEngine) -> bool:
     """Trains, saves the LoRA below the output folder, and returns whether the run came to its end.
 
-    Raises: TrainingError as run_job() and phases_of(); UnsupportedModelError for a LoRA to start from that cannot be used.
+    Args:
+        file: the run.
+        model: what is trained.
+        examples: what it learns from.
+        engine: of this process.
+    Raises: TrainingError as run_job() and phases_of(); UnsupportedModelError as starting_lora().
     """
     request, trainee = file.training, model.trainee(engine, file.precision)
     start = starting_lora(request.start_from, model)
     planned = phases_of(request, trainee, examples, start)
-    for phase in planned:
-        phase.config.part_size(engine.world)
+    planned[0].config.part_size(engine.world)  # all phases have the same batch
     fingerprints = {
         "model": fingerprint(model.network.state_dict()),
         "data": examples.fingerprint(),
@@ -59,7 +74,8 @@ def train_by_preset(file: RunFile, model: DiffusersModel, examples: CachedExampl
     }
     root = Path(file.output.folder)
     job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints)
-    _require_same_checkpoints(job, engine)
+    checkpoints = [job.phase_folder(number) / CHECKPOINT for number in range(len(job.phases))]
+    engine.require_shared(checkpoints, f"checkpoints in {job.folder}")
     if not engine.rank:
         write_settings(job, request.name)
     job = _fitted_to_card(job, engine)
@@ -73,8 +89,9 @@ def train_by_preset(file: RunFile, model: DiffusersModel, examples: CachedExampl
     return True
 
 
+@lru_cache(maxsize=1)  # it is checked before the images are encoded, and used after that
 def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
-    """Returns the LoRA that training starts from.
+    """Returns the LoRA that training starts from, without its modules of text encoders.
 
     Args:
         name: "none", "Hyper-SD unified" for the embedded model's own, or a file's path.
@@ -95,42 +112,31 @@ def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
     if not model.is_embedded:
         check_family(info, model.name)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UnsupportedModelError(f"{path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
+    if info.text_encoder_modules:
+        logger.warning("%s also changes a text encoder; training starts from the rest.", path.name)
+    tensors = {key: tensor for key, tensor in load_file(path).items() if not is_text_encoder(key)}
     released = load_catalog().lora_named(path.name)
     is_distilled = path == unified or (released is not None and released.kind == "unified")
     return _renamed(tensors, path, model, is_distilled)
 
 
 def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, is_distilled: bool) -> StartingLora:
-    """Brings a file's tensors, in either naming of the network's modules, to the names that the trained LoRA has."""
+    """Brings a file's tensors, named after diffusers' or the original modules, to the names that the trained LoRA has."""
     rename = lora_names(model.network)
-    namings = [rename, str, *([original_names(model.network)] if model.is_unet else [])]
     split = {key: key.partition(".") for key in tensors}
     changed = {module for module, _, _ in split.values()}
-    for naming in namings:
+    for naming in (rename, str, *([original_names(model.network)] if model.is_unet else [])):
         known = {kohya_name(naming(module)): module for module in adaptable_layers(model.network, ())}
-        if changed <= known.keys():
-            own = {module: kohya_name(rename(known[module])) for module in changed}
-            renamed = {f"{own[module]}.{part}": tensors[key] for key, (module, _, part) in split.items()}
+        if changed and changed <= known.keys():
+            renamed = {f"{kohya_name(rename(known[module]))}.{part}": tensors[key] for key, (module, _, part) in split.items()}
             return StartingLora(renamed, is_distilled, frozenset(known[module] for module in changed))
     raise UnsupportedModelError(
         f"{path.name} changes modules that this model has not; choose a LoRA in kohya's names that was made for {model.name}."
     )
 
 
-def _require_same_checkpoints(job: Job, engine: AccelerateEngine) -> None:
-    paths = (job.phase_folder(number) / CHECKPOINT for number in range(len(job.phases)))
-    if not engine.agree(sum(path.stat().st_size for path in paths if path.exists())):
-        raise TrainingError(
-            f"Not every machine sees the same checkpoints in {job.folder}; choose an output.folder that all of them share."
-        )
-
-
 def _fitted_to_card(job: Job, engine: AccelerateEngine) -> Job:
-    """Returns the job with what a graphics card's memory asks for; several processes are not measured, nor is a processor."""
+    """Returns the job with settings that fit into a graphics card's memory; several processes, or a CPU, are not measured."""
     if engine.device.type != "cuda" or engine.world > 1:
         return job
     job, needed, free = fitted(job, lambda needed: torch.cuda.mem_get_info(engine.device)[0])
@@ -139,7 +145,7 @@ def _fitted_to_card(job: Job, engine: AccelerateEngine) -> Job:
 
 
 def _run(job: Job, previews: Previews, engine: AccelerateEngine) -> Outcome:
-    """Trains; the first process logs, and draws the samples."""
+    """Trains; the first process logs and draws the samples."""
     log = StepLog()
 
     def on_step(report: StepReport) -> None:

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing
 
-from ...errors import TrainingError
+from .. import loop
 from ..config import TrainingConfig
 from ..data.examples import Examples
 from ..export import save_lora
-from ..loop import CHECKPOINT, TrainingState, train
+from ..loop import CHECKPOINT, TrainingState
 from ..lora_layers import STUDENT, LoraLayers
 from ..objectives.discriminator import encoder_stages
 from .accelerate_engine import AccelerateEngine
@@ -19,40 +19,43 @@ from .step_log import StepLog
 logger = logging.getLogger("hyper_sd")
 
 
-def check_stages(config: TrainingConfig, model: DiffusersModel) -> None:
-    """Refuses what cannot work before hours of encoding.
+def check(config: TrainingConfig, model: DiffusersModel, engine: AccelerateEngine) -> None:
+    """Refuses what cannot work, before hours of encoding.
 
-    Raises: UnsupportedModelError for an adversarial stage on a network without an encoder.
+    Raises: TrainingError for a batch that the processes cannot share; UnsupportedModelError for an adversarial stage on a
+        network without an encoder.
     """
+    config.part_size(engine.world)
     if config.is_adversarial:
         encoder_stages(model.network)
 
 
-def train_stages(file: RunFile, model: DiffusersModel, examples: Examples, engine: AccelerateEngine) -> bool:
+def train(file: RunFile, model: DiffusersModel, examples: Examples, engine: AccelerateEngine) -> bool:
     """Trains, and returns whether the run came to its end.
 
-    Raises: TrainingError as train(), and where machines do not see the same checkpoint.
+    Args:
+        file: the run.
+        model: what is trained.
+        examples: what it learns from.
+        engine: of this process.
+    Raises: TrainingError as loop.train(), and where machines do not see the same checkpoint.
     """
     checkpoint = file.output.checkpoint_folder / CHECKPOINT
-    if not engine.agree(checkpoint.stat().st_size if checkpoint.exists() else 0):
-        raise TrainingError(f"Not every machine sees the same {checkpoint}; choose an output.folder that all of them share.")
+    engine.require_shared([checkpoint], str(checkpoint))
     layers = LoraLayers(model.network, file.training.rank, file.training.lora_alpha, model.kind.excluded)
     try:
-        steps = train(
+        steps = loop.train(
             file.training, model.denoiser, layers, examples,
             folder=file.output.checkpoint_folder, engine=engine, stop=lambda: engine.stopping,
         )  # fmt: skip
         with closing(steps):
             last = _follow(steps, file, layers, model, engine)
-        engine.wait()  # the main process may still be writing
     finally:
         layers.detach()
     if engine.stopping and last is not None and last.step < last.total_steps:
         logger.info("Stopped after step %d of %d; the same command goes on from there.", last.step, last.total_steps)
         return False
-    logger.info(
-        "Finished: the LoRAs are in %s", file.output.folder if last else f"{file.output.folder}, nothing was left to do"
-    )
+    logger.info("Finished: the LoRAs are in %s%s", file.output.folder, "" if last else ", nothing was left to do")
     return True
 
 
@@ -73,7 +76,7 @@ def _follow(
 def _export(state: TrainingState, file: RunFile, layers: LoraLayers, model: DiffusersModel) -> None:
     segments = None if file.training.objective == "finetune" else state.stage.num_segments
     path = file.output.lora_path(segments)
-    described = {"title": path.stem, "base_model": model.name, "trained_steps": str(state.step)}
-    described |= {} if segments is None else {"num_segments": str(segments)}
-    save_lora(path, layers, STUDENT, metadata=described, transformer=model.kind.network == "transformer")
+    metadata = {"title": path.stem, "base_model": model.name, "trained_steps": str(state.step)}
+    metadata |= {} if segments is None else {"num_segments": str(segments)}
+    save_lora(path, layers, STUDENT, metadata=metadata, transformer=not model.is_unet)
     logger.info("wrote %s", path)

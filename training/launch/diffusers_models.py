@@ -31,13 +31,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 OPTIONAL_PARTS = ("text_encoder_3", "tokenizer_3")
 ENCODER_PARTS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-LEAST_ALPHA_BAR = 2**-24  # in place of the 0 of zero-terminal-SNR schedules, so that sigma stays finite; as diffusers' own
+LEAST_ALPHA_BAR = 2**-24  # as diffusers has it: in place of the 0 of zero-terminal-SNR schedules, so that sigma stays finite
 
 
 def _call_sdxl(
     network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning, scale_factor: int
 ) -> torch.Tensor:
-    """SDXL is told the size; an image that fills its bucket is uncropped and of its own size, as at sampling."""
+    """Calls SDXL's UNet, which is told of an uncropped image of the latents' size, as samplers tell it."""
     height, width = (side * scale_factor for side in x.shape[-2:])
     time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=x.device, dtype=x.dtype).expand(len(x), -1)
     return call_diffusers_unet(network, x, time, conditioning | {"time_ids": time_ids})
@@ -49,7 +49,7 @@ def _prompts_sd15(pipeline: DiffusionPipeline, texts: list[str], device: torch.d
 
 def _prompts_sdxl(pipeline: DiffusionPipeline, texts: list[str], device: torch.device) -> Conditioning:
     context, _, pooled, _ = pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
-    if pipeline.config.force_zeros_for_empty_prompt:  # SDXL's own idea of no prompt
+    if pipeline.config.force_zeros_for_empty_prompt:  # SDXL stands zeros for the empty prompt
         empty = torch.tensor([text == "" for text in texts], device=context.device)
         context, pooled = (t.masked_fill(empty.view(-1, *[1] * (t.ndim - 1)), 0) for t in (context, pooled))
     return {"context": context, "pooled": pooled}
@@ -66,9 +66,9 @@ class PipelineKind:
 
     Args:
         family: a key of models.families.FAMILIES.
-        network: what the pipeline calls the network that is trained.
-        call: runs the network.
-        prompts: encodes texts on a device.
+        network: the pipeline's name for the network that is trained.
+        call: (network, x, time, conditioning) -> the network's prediction.
+        prompts: (pipeline, texts, device) -> conditioning.
         excluded: patterns of the layers that are not adapted.
     """
 
@@ -88,7 +88,7 @@ PIPELINES = {  # by the names of diffusers' classes
 
 
 class DiffusersModel:
-    """A pipeline taken apart. Everything lies on the CPU until it is moved.
+    """A pipeline as training takes it; everything lies on the CPU until it is moved.
 
     Args:
         pipeline: of one of PIPELINES.
@@ -108,12 +108,12 @@ class DiffusersModel:
 
     @property
     def name(self) -> str:
-        """The family it belongs to, for people and for a LoRA's file."""
+        """The family that it belongs to, for people and for a LoRA's file."""
         return self.kind.family
 
     @property
     def resolution(self) -> int:
-        """The side in pixels of the squares that the model is drawn at."""
+        """The side in pixels of the squares that the model draws."""
         size = self.network.config.sample_size
         return (size if isinstance(size, int) else max(size)) * self.scale_factor
 
@@ -130,7 +130,7 @@ class DiffusersModel:
         return [part.eval().requires_grad_(False) for part in parts if part is not None]
 
     def encoders_on(self, device: torch.device) -> Encoders:
-        """Moves autoencoder and text encoders to `device` and returns them for the cache."""
+        """Moves autoencoder and text encoders to `device`, and returns them as the cache takes them."""
         for part in self._encoder_parts():
             part.to(device)
         return Encoders(
@@ -140,7 +140,7 @@ class DiffusersModel:
         )
 
     def release_encoders(self, keep_autoencoder: bool = False) -> None:
-        """Gives the memory of text encoders and autoencoder back; the latter may wait on the CPU for pictures to decode."""
+        """Gives back the memory of the text encoders and the autoencoder, which may be kept on the CPU to decode pictures."""
         for name in ENCODER_PARTS:
             if name != "vae" or not keep_autoencoder:
                 setattr(self.pipeline, name, None)
@@ -152,7 +152,11 @@ class DiffusersModel:
     def trainee(self, engine: LocalEngine, precision: str) -> Trainee:
         """Returns the network as a training of phases takes it.
 
-        The layers come in the order of the original layout, so that ComfyUI's training of the same model starts alike.
+        Its layers are in the original layout's order, so that they start with the values that ComfyUI's training gives them.
+
+        Args:
+            engine: what runs a step.
+            precision: of the arithmetic, as TrainingConfig.precision.
         """
         return Trainee(
             denoiser=self.denoiser,
@@ -174,7 +178,7 @@ class DiffusersModel:
 
 
 def encode_images(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Returns the latents of `pixels` [batch, 3, height, width] as the network sees them; the likeliest, without a draw."""
+    """Returns the latents of `pixels` [batch, 3, height, width] as the network sees them, each the likeliest one."""
     latents = vae.encode(pixels).latent_dist.mode()
     return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
@@ -182,7 +186,7 @@ def encode_images(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 def diffusion_of(scheduler: SchedulerMixin) -> Diffusion:
     """Returns the diffusion process that a pipeline's scheduler stands for.
 
-    Raises: UnsupportedModelError for other than 1000 timesteps, and for schedules that are neither betas nor a fixed flow.
+    Raises: UnsupportedModelError for other than 1000 timesteps, and for noise levels that are neither betas nor a fixed flow.
     """
     name, config = type(scheduler).__name__, scheduler.config
     if config.num_train_timesteps != TRAIN_TIMESTEPS:
@@ -192,21 +196,25 @@ def diffusion_of(scheduler: SchedulerMixin) -> Diffusion:
     if "FlowMatch" in name:
         if config.get("use_dynamic_shifting"):
             raise UnsupportedModelError(f"{name} shifts its times with the image's size; use a model with a fixed shift.")
-        made = FlowMatchEulerDiscreteScheduler(shift=config.get("shift", 1.0))
-        return Diffusion.from_schedule(NoiseSchedule.from_sigmas(made.sigmas[:TRAIN_TIMESTEPS].double().flip(0)))
+        sigmas = FlowMatchEulerDiscreteScheduler(shift=config.get("shift", 1.0)).sigmas[:TRAIN_TIMESTEPS]
+        return Diffusion.from_schedule(NoiseSchedule.from_sigmas(sigmas.double().flip(0)))
     if "beta_start" not in config and config.get("trained_betas") is None:
         raise UnsupportedModelError(
             f"{name} has no betas, so its noise levels are not known; use a model with a DDPM schedule."
         )
-    taken = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    betas = DDPMScheduler(**{key: config[key] for key in taken if key in config}).betas.double()
+    decisive = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+    betas = DDPMScheduler(**{key: config[key] for key in decisive if key in config}).betas.double()
     alpha_bar = (1 - betas).cumprod(0).clamp(min=LEAST_ALPHA_BAR)
-    schedule = NoiseSchedule.from_sigmas(sigma_of(alpha_bar))
-    return Diffusion.from_schedule(schedule, config.get("prediction_type", "epsilon"))
+    return Diffusion.from_schedule(NoiseSchedule.from_sigmas(sigma_of(alpha_bar)), config.get("prediction_type", "epsilon"))
 
 
 def fingerprint(parts: Iterable[nn.Module], samples: int = 16) -> str:
-    """Returns a name for the weights of `parts`: a hash of every tensor's name, type, shape and a few of its values."""
+    """Returns a name for the weights of `parts`, a hash.
+
+    Args:
+        parts: networks, of which every tensor's name, type, shape and some values count.
+        samples: how many values of a tensor count, about.
+    """
     digest = hashlib.sha256()
     for part in parts:
         for name, tensor in part.state_dict().items():
@@ -217,12 +225,12 @@ def fingerprint(parts: Iterable[nn.Module], samples: int = 16) -> str:
 
 
 def load_model(source: str, dtype: str, local: bool) -> DiffusersModel:
-    """Loads a pipeline's parts on the CPU, the autoencoder in float32, which some need.
+    """Loads a pipeline on the CPU, its autoencoder in float32, which some autoencoders need.
 
     Args:
         source: a folder, or a hub id when not `local`.
         dtype: of network and text encoders, one of DTYPES.
-        local: whether nothing may be fetched.
+        local: whether nothing may be downloaded.
     Raises: TrainingError when it cannot be read; UnsupportedModelError for other families.
     """
     diffusers.utils.logging.disable_progress_bar()
@@ -231,18 +239,18 @@ def load_model(source: str, dtype: str, local: bool) -> DiffusersModel:
         if local and not Path(source, "model_index.json").is_file():
             raise OSError("it holds no model_index.json")
         index = DiffusionPipeline.load_config(source, local_files_only=local)
-        found = index["_class_name"]
-        if found not in PIPELINES:
-            raise UnsupportedModelError(f"{source} is a {found}; what can be trained are {', '.join(PIPELINES)}.")
-        kind = getattr(diffusers, found)
+        name = index["_class_name"]
+        if name not in PIPELINES:
+            raise UnsupportedModelError(f"{source} is a {name}; what can be trained are {', '.join(PIPELINES)}.")
+        kind = getattr(diffusers, name)
         dtypes = {"vae": torch.float32, "default": DTYPES[dtype]}
         pipeline = kind.from_pretrained(
             source, local_files_only=local, use_safetensors=True, **_left_out(kind, index), **{_DTYPE: dtypes}
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         place = "a diffusers folder, with model_index.json and .safetensors weights" if local else "a hub id such as owner/name"
-        raise TrainingError(f"The model {source} cannot be loaded ({said}); give {place}.") from error
+        raise TrainingError(f"The model {source} cannot be loaded ({reason}); give {place}.") from error
     return DiffusersModel(pipeline)
 
 
@@ -251,7 +259,7 @@ _DTYPE = "dtype" if _NEW_NAME else "torch_dtype"  # both work from 0.42 on, the 
 
 
 def _left_out(kind: type[DiffusionPipeline], index: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parts that training does not use, and those a folder may lack (SD3 without T5), as absent."""
+    """Returns arguments that leave out the parts that training does not use, and those that a folder lacks (SD3 without T5)."""
     accepted = inspect.signature(kind.__init__).parameters
     absent = {name: None for name in UNUSED_PARTS if name in accepted}
     absent |= {name: None for name in OPTIONAL_PARTS if name in accepted and not any(index.get(name) or ())}

@@ -56,7 +56,7 @@ def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
 
 
 def text_state(text: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """Returns the text encoder's tensors under the original names; transformers 5 dropped their `text_model.`"""
+    """Returns the text encoder's tensors under the original names; those of transformers 5 begin without `text_model.`"""
     state = {k.removeprefix("text_model."): v for k, v in text.state_dict().items() if not k.endswith("position_ids")}
     return {f"text_model.{k}": v for k, v in state.items()}
 
@@ -69,7 +69,7 @@ def original_state(vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditio
 
 @torch.no_grad()
 def load_networks(path: Path) -> tuple[AutoencoderKL, CLIPTextModel, UNet2DConditionModel]:
-    """Returns autoencoder, text encoder and UNet of a checkpoint in float32, frozen, in eval mode.
+    """Returns autoencoder, text encoder and UNet of a checkpoint in float32, frozen and in eval mode.
 
     Raises: KeyError for a missing tensor.
     """
@@ -83,7 +83,8 @@ def load_networks(path: Path) -> tuple[AutoencoderKL, CLIPTextModel, UNet2DCondi
 def load_embedded_model(dtype: str) -> DiffusersModel:
     """Returns the embedded model for training.
 
-    Args: dtype: of UNet and text encoder, one of diffusers_models.DTYPES; the autoencoder is kept in float32.
+    Args:
+        dtype: of UNet and text encoder, one of diffusers_models.DTYPES; the autoencoder is kept in float32.
     """
     vae, text, unet = load_networks(CHECKPOINT)
     pipeline = StableDiffusionPipeline(
@@ -107,55 +108,40 @@ def load_config() -> dict:
 
 
 def build_vae(config: dict) -> AutoencoderKL:
-    """Returns the untrained AutoencoderKL; 128 px RGB <-> 16x16x4 latents."""
-    dd = config["vae"]
-    widths = tuple(dd["ch"] * m for m in dd["ch_mult"])
+    """Returns the untrained autoencoder between RGB images [3, 128, 128] and latents [4, 16, 16]."""
+    vae = config["vae"]
+    widths = tuple(vae["ch"] * factor for factor in vae["ch_mult"])
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
-        layers_per_block=dd["num_res_blocks"],
-        latent_channels=dd["z_channels"],
+        layers_per_block=vae["num_res_blocks"],
+        latent_channels=vae["z_channels"],
         scaling_factor=config["scaling_factor"],
     )
 
 
 def build_unet(config: dict) -> UNet2DConditionModel:
     """Returns the untrained epsilon-prediction UNet of SD1.5's topology."""
-    u = config["unet"]
-    levels = range(len(u["channel_mult"]))
-    per_level = u["num_res_blocks"][0]
-    attends = [u["transformer_depth"][level * per_level] > 0 for level in levels]
+    unet = config["unet"]
+    layers = unet["num_res_blocks"][0]  # of every level
+    attends = [depth > 0 for depth in unet["transformer_depth"][::layers]]
     return UNet2DConditionModel(
-        in_channels=u["in_channels"],
-        out_channels=u["out_channels"],
-        block_out_channels=tuple(u["model_channels"] * m for m in u["channel_mult"]),
-        layers_per_block=per_level,
+        in_channels=unet["in_channels"],
+        out_channels=unet["out_channels"],
+        block_out_channels=tuple(unet["model_channels"] * factor for factor in unet["channel_mult"]),
+        layers_per_block=layers,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        cross_attention_dim=u["context_dim"],
+        cross_attention_dim=unet["context_dim"],
         sample_size=config["image_size"] // 2 ** (len(config["vae"]["ch_mult"]) - 1),
-        attention_head_dim=u["num_heads"],  # diffusers' name for the number of heads
+        attention_head_dim=unet["num_heads"],  # diffusers' name for the number of heads
     )
 
 
 def build_text_encoder(config: dict) -> CLIPTextModel:
-    """Returns the untrained causal CLIP text transformer; [batch, 77] ids -> [batch, 77, hidden]."""
-    t = config["text"]
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=t["vocab_size"],
-            hidden_size=t["hidden_size"],
-            intermediate_size=t["intermediate_size"],
-            num_hidden_layers=t["num_hidden_layers"],
-            num_attention_heads=t["num_attention_heads"],
-            max_position_embeddings=t["max_position_embeddings"],
-            hidden_act=t["hidden_act"],
-            bos_token_id=t["bos_token_id"],
-            eos_token_id=t["eos_token_id"],
-            pad_token_id=t["eos_token_id"],
-        )
-    )
+    """Returns the untrained CLIP text transformer: token ids [batch, 77] -> states [batch, 77, hidden_size]."""
+    return CLIPTextModel(CLIPTextConfig(**config["text"], pad_token_id=config["text"]["eos_token_id"]))
 
 
 def noise_schedule() -> DDPMScheduler:

@@ -48,7 +48,7 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine
     _require_same_everywhere(items, engine)
     encoding = encode(items, model.encoders_on(engine.device), folder, data.encode_batch_size, share)
     _follow("prompts encoded" if data.prompts else "encoded", encoding)
-    model.release_encoders(keep_autoencoder=file.shows_samples)
+    model.release_encoders(keep_autoencoder=file.is_by_preset)
     model.network.to(engine.device)
     engine.wait()  # a process trains on what others have encoded, and draws for their prompts
     if data.prompts:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from ...errors import TrainingError
-from ..config import TrainingConfig, from_plain
+from ..config import PRECISIONS, TrainingConfig, from_plain
 from ..engine import usual_precision
 from ..presets import AUTO, NONE, OBJECTIVES, OFF, ON, UNIFIED, TrainRequest
 
@@ -21,20 +21,20 @@ else:
     import tomli as tomllib
 
 USUAL_RESOLUTION = 512  # of runs of stages
-DTYPES = ("fp32", "bf16", "fp16")
 PATHS = {"folder", "shards", "prompts", "cache"}
 Table = TypeVar("Table")
 
 
 @dataclass(frozen=True)
 class ModelTable:
-    """Which model is trained.
+    """Which model is trained; exactly one of folder, hub_id and embedded says so.
 
     Args:
-        folder: in diffusers' layout. It, hub_id or embedded, one of the three.
+        folder: in diffusers' layout.
         hub_id: "owner/name" on the Hugging Face hub.
         embedded: True for the small model that ships with the pack.
-        dtype: of the frozen weights; "" takes the arithmetic's, see training.precision.
+        dtype: of the frozen weights; "" takes that of training.precision.
+    Raises: TrainingError for other than one model, and for an unknown dtype.
     """
 
     folder: str = ""
@@ -43,29 +43,27 @@ class ModelTable:
     dtype: str = ""
 
     def __post_init__(self) -> None:
-        _one_of(self, "model", "folder", "hub_id", "embedded")
-        if self.dtype not in ("", *DTYPES):
-            raise TrainingError(
-                f"model.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}; leave it out to follow precision."
-            )
+        _require_one(self, "model", "folder", "hub_id", "embedded")
+        _require_dtype("model.dtype", self.dtype, "leave it out to follow precision")
 
 
 @dataclass(frozen=True)
 class DataTable:
-    """What it is trained on.
+    """What it is trained on; exactly one of folder, shards and prompts says so.
 
     Args:
-        folder: of images and captions. It, shards or prompts, one of the three.
+        folder: of images and captions.
         shards: a pattern of tar files.
-        prompts: a text file.
+        prompts: a text file, whose images the model draws itself.
         cache: folder of encoded images and prompts.
-        resolution: in pixels, the side of the square whose area no image exceeds; 0: see RunFile.resolution.
-        max_aspect: of the longest images.
+        resolution: in pixels, the side of the square whose area no image exceeds; 0 is what RunFile.resolution() says.
+        max_aspect: ratio of the sides that longer images are cropped to.
         default_caption: of images without one; "" skips them.
         encode_batch_size: images, prompts or teacher's latents at a time.
-        teacher_steps: solver steps an image, for prompts alone.
-        teacher_guidance_scale: 1 = off, for prompts alone.
-        latents_per_prompt: images a line, for prompts alone.
+        teacher_steps: solver steps for each image of a prompt.
+        teacher_guidance_scale: of the images of prompts; 1 is no guidance.
+        latents_per_prompt: how many images a line of prompts gives.
+    Raises: TrainingError for other than one source, and for numbers out of range.
     """
 
     folder: str = ""
@@ -81,7 +79,7 @@ class DataTable:
     latents_per_prompt: int = 1
 
     def __post_init__(self) -> None:
-        _one_of(self, "data", "folder", "shards", "prompts")
+        _require_one(self, "data", "folder", "shards", "prompts")
         for name, least in {"resolution": 0, "encode_batch_size": 1, "latents_per_prompt": 1}.items():
             if getattr(self, name) < least:
                 raise TrainingError(
@@ -91,7 +89,13 @@ class DataTable:
 
 @dataclass(frozen=True)
 class OutputTable:
-    """Where the LoRAs go: <folder>/<name>-8steps.safetensors; the checkpoint is <folder>/<name>/checkpoint.safetensors."""
+    """Where the LoRAs go, for example to <folder>/<name>-8steps.safetensors.
+
+    Args:
+        folder: of the LoRAs and of the run's own folder.
+        name: that the names of both begin with.
+    Raises: TrainingError for a name that is no plain file name.
+    """
 
     folder: str
     name: str
@@ -102,7 +106,7 @@ class OutputTable:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where a run of stages keeps its checkpoint."""
+        """The folder in which a run of stages keeps its checkpoint."""
         return Path(self.folder, self.name)
 
     def lora_path(self, num_segments: int | None) -> Path:
@@ -120,7 +124,8 @@ class RunFile:
         data: what it is trained on.
         training: stages in every detail, or a request with a preset, as the node in ComfyUI has it.
         output: where the LoRAs go.
-        precision: of the arithmetic; "" is what suits the device, for a request only.
+        precision: of the arithmetic; "" is what suits the device, and stands beside a request only.
+    Raises: TrainingError where the weights' dtype does not go with the precision.
     """
 
     model: ModelTable
@@ -142,19 +147,20 @@ class RunFile:
         return self.model.dtype or self.precision
 
     @property
-    def shows_samples(self) -> bool:
-        """Whether pictures are drawn on the way."""
+    def is_by_preset(self) -> bool:
+        """Whether the training is a request with a preset, which draws samples on the way."""
         return isinstance(self.training, TrainRequest)
 
     def resolution(self, drawn_at: int) -> int:
         """Returns the side in pixels of the square whose area no image exceeds.
 
-        Left out it is 512 for a run of stages, so that runs begun with it go on, and elsewhere what the model is drawn at.
+        Where the file does not say it, a run of stages takes 512, with which older runs were begun, and all others `drawn_at`.
 
-        Args: drawn_at: by the model, in pixels.
+        Args:
+            drawn_at: the side in pixels of the squares that the model draws.
         """
-        of_stages = isinstance(self.training, TrainingConfig) and not self.model.embedded
-        return self.data.resolution or (USUAL_RESOLUTION if of_stages else drawn_at)
+        is_usual = not self.is_by_preset and not self.model.embedded
+        return self.data.resolution or (USUAL_RESOLUTION if is_usual else drawn_at)
 
     def on(self, device: torch.device) -> "RunFile":
         """Returns the run with the precision that suits a device where the file says none."""
@@ -182,7 +188,9 @@ def read_run_file(path: Path) -> RunFile:
         raise TrainingError(f"{path} must have the tables [model], [data], [training] and [output], and has {sorted(tables)}.")
     tables["data"].setdefault("cache", "cache")  # also this one starts at the file's folder
     root = path.resolve().parent
-    checked = {name: _checked(kind, name, _rooted(tables[name], root)) for name, kind in kinds.items()}
+    for name in kinds:
+        tables[name] |= {key: _rooted(tables[name][key], root) for key in tables[name].keys() & PATHS}
+    checked = {name: _checked(kind, name, tables[name]) for name, kind in kinds.items()}
     training, precision = _training(tables["training"], checked["output"].name, root)
     return RunFile(training=training, precision=precision, **checked)
 
@@ -194,25 +202,19 @@ def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[Training
         return config, config.precision
     values = {"objective": OBJECTIVES[0], **table}
     precision = values.pop("precision", "")
-    if precision not in ("", *DTYPES):
-        raise TrainingError(f"training.precision must be one of {', '.join(DTYPES)}, got {precision!r}; leave it out.")
+    _require_dtype("training.precision", precision, "leave it out")
     for switch, words in {"gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON)}.items():
         if isinstance(values.get(switch), bool):
             values[switch] = words[values[switch]]
     if values.get("start_from") not in (None, NONE, UNIFIED):
-        values["start_from"] = _place(values["start_from"], root)
+        values["start_from"] = _rooted(values["start_from"], root)
     if "name" in values:
         raise TrainingError("training.name is not a setting; the run is called as output.name says.")
     return _checked(TrainRequest, "training", {**values, "name": name}), precision
 
 
-def _rooted(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Lets relative paths start at `root`."""
-
-    return {name: _place(value, root) if name in PATHS else value for name, value in table.items()}
-
-
-def _place(value: Any, root: Path) -> Any:
+def _rooted(value: Any, root: Path) -> Any:
+    """Returns a path that starts at `root` where it is relative; an address, or what is no text, stays as it is."""
     is_path = isinstance(value, str) and value and "://" not in value
     return os.path.normpath(os.path.join(root, os.path.expanduser(value))) if is_path else value
 
@@ -226,18 +228,23 @@ def _checked(kind: type[Table], title: str, values: Mapping[str, Any]) -> Table:
         raise TrainingError(f"[{title}] lacks {missing} and has unknown {unknown}; there are {', '.join(fields)}.")
     converted = {}
     for name, value in values.items():
-        wanted = fields[name].type
-        accepted = (int, float) if wanted is float else wanted
-        if not isinstance(value, accepted) or isinstance(value, bool) != (wanted is bool):
-            raise TrainingError(f"{title}.{name} must be {_WORDS[wanted]}, got {value!r}.")
-        converted[name] = wanted(value)
+        declared = fields[name].type
+        accepted = (int, float) if declared is float else declared
+        if not isinstance(value, accepted) or isinstance(value, bool) != (declared is bool):
+            raise TrainingError(f"{title}.{name} must be {_WORDS[declared]}, got {value!r}.")
+        converted[name] = declared(value)
     return kind(**converted)
 
 
 _WORDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _one_of(table: Any, title: str, *names: str) -> None:
-    given = [name for name in names if getattr(table, name)]
-    if len(given) != 1:
-        raise TrainingError(f"[{title}] needs exactly one of {', '.join(names)}, got {', '.join(given) or 'none'}.")
+def _require_one(table: Any, title: str, *names: str) -> None:
+    filled = [name for name in names if getattr(table, name)]
+    if len(filled) != 1:
+        raise TrainingError(f"[{title}] needs exactly one of {', '.join(names)}, got {', '.join(filled) or 'none'}.")
+
+
+def _require_dtype(name: str, value: Any, remedy: str) -> None:
+    if value not in ("", *PRECISIONS):
+        raise TrainingError(f"{name} must be one of {', '.join(PRECISIONS)}, got {value!r}; {remedy}.")

@@ -1,4 +1,4 @@
-"""How a training goes, as lines of a log: not every step, but every few seconds."""
+"""How a training goes, as lines of a log every few seconds."""
 
 import logging
 import time
@@ -17,12 +17,12 @@ class StepLog:
         self._latest = -LOG_SECONDS
 
     def write(self, state: TrainingState, what: str = "", now: bool = False) -> None:
-        """Writes a line on a step where it is time for one.
+        """Writes a line about a step, when it is time for one.
 
         Args:
             state: after the step.
-            what: is being done, put in front.
-            now: writes it in any case.
+            what: the words that the line begins with, "" for none.
+            now: whether to write it in any case.
         """
         if not now and time.monotonic() - self._latest < LOG_SECONDS:
             return

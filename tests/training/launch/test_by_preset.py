@@ -1,19 +1,25 @@
 """Runs by preset from the command line: what a person at the terminal gets, on the embedded model and on tiny pipelines."""
 
+import argparse
+import json
 import logging
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from hyper_sd.errors import TrainingError
 from hyper_sd.models import embedded
 from hyper_sd.tests.conftest import ROOT
-from hyper_sd.tests.training.data.pictures import picture, write
-from hyper_sd.tests.training.launch.tiny_pipelines import save_pipeline
+from hyper_sd.tests.training.launch.log_spy import Spy
+from hyper_sd.tests.training.launch.tiny_pipelines import save_pipeline, write_preset_run
 from hyper_sd.training.launch import __main__ as launch
-from hyper_sd.training.launch import step_log
+from hyper_sd.training.launch import by_preset
+from hyper_sd.training.launch.embedded_model import load_embedded_model
 from hyper_sd.training.launch.run_file import read_run_file
 from hyper_sd.training.presets import OBJECTIVES, TrainRequest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -21,7 +27,6 @@ accelerate = pytest.importorskip("accelerate")
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.usefixtures("one_process")
 
-SETTINGS = {"objective": OBJECTIVES[0], "preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off"}
 LORA = "my_style_00001_.safetensors"
 
 
@@ -35,26 +40,23 @@ def pipelines(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path):
-    """Runs a file with these settings in a folder of its own, below the same pictures, and returns the exit code."""
-    for number, name in enumerate("abc"):
-        write(tmp_path / "images", f"{name}.png", picture((80, 72), (80 * number, 90, 200)))
-        write(tmp_path / "images", f"{name}.txt", f"thing {name}".encode())
+    """Runs a file with these settings and returns the exit code; every call finds the same pictures."""
 
-    def run(model="embedded = true", output="loras", **changes):
-        values = {name: value for name, value in {**SETTINGS, **changes}.items() if value is not None}
-        lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()]
-        tables = {
-            "model": [model],
-            "data": ["folder = 'images'", "resolution = 64"],
-            "training": lines,
-            "output": [f"folder = '{output}'", "name = 'my_style'"],
-        }
-        text = "\n".join(line for table, lines in tables.items() for line in (f"[{table}]", *lines))
-        (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+    def run(**settings):
+        path = write_preset_run(tmp_path / "run.toml", **settings)
         accelerate.state.AcceleratorState._reset_state(True)
-        return launch.main([str(tmp_path / "run.toml")])
+        return launch.main([str(path)])
 
     return run
+
+
+def pairs(modules: dict[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
+    """A LoRA of rank 2, all zeros, by modules and their widths out and in."""
+    return {
+        f"{module}.{part}": torch.zeros(shape)
+        for module, (rows, columns) in modules.items()
+        for part, shape in {"lora_down.weight": (2, columns), "lora_up.weight": (rows, 2), "alpha": ()}.items()
+    }
 
 
 def files(folder: Path) -> list[str]:
@@ -62,8 +64,8 @@ def files(folder: Path) -> list[str]:
 
 
 def run_folder(folder: Path) -> Path:
-    (found,) = (path for path in folder.iterdir() if path.is_dir())
-    return found
+    (only,) = (path for path in folder.iterdir() if path.is_dir())
+    return only
 
 
 def steps_logged(caplog) -> list[tuple[str, int]]:
@@ -72,27 +74,21 @@ def steps_logged(caplog) -> list[tuple[str, int]]:
     return [(line[1], int(line[2])) for line in lines if line]
 
 
-@pytest.mark.parametrize(("phase", "step"), [("style", 1), ("style", 2), ("distillation", 2)])
-def test_stopped_run_goes_on_with_the_same_file_to_the_same_lora(train, tmp_path, monkeypatch, caplog, phase, step):
+def test_stopped_run_goes_on_with_the_same_file_to_the_same_lora(train, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    assert train(output="whole") == 0
-    request, write_line = [], step_log.StepLog.write
-    monkeypatch.setattr(launch.StopRequest, "__init__", lambda self: request.append(self) or setattr(self, "first", None))
-
-    def stop_there(self, state, what="", now=False):
-        write_line(self, state, what, now)
-        if what.startswith(phase) and state.step == step:
-            request[-1].first = 0.0
-
-    monkeypatch.setattr(step_log.StepLog, "write", stop_there)
-    assert train() == launch.STOPPED
-    assert files(tmp_path / "loras") == []
-    monkeypatch.setattr(step_log.StepLog, "write", write_line)
+    assert train(out="whole", steps=10) == 0
+    taken = [steps_logged(caplog)]
+    for phase, step in (("style", 1), ("style", 3), ("distillation", 2)):  # within the style, at its end, and after it
+        caplog.clear()
+        with Spy(rf"{phase}.* step {step}/", lambda: signal.raise_signal(signal.SIGINT)):
+            assert train(steps=10) == launch.STOPPED
+        assert "the same command goes on from there" in caplog.text
+        assert files(tmp_path / "loras") == []
+        taken.append(steps_logged(caplog))
+        assert taken[-1][-1] == (phase, step + 1)
     caplog.clear()
-    assert train() == 0
-    taken = steps_logged(caplog)
-    assert len(taken) < 6
-    assert (phase, step) not in taken
+    assert train(steps=10) == 0
+    assert taken[1] + taken[2] + taken[3] + steps_logged(caplog) == taken[0]
     whole, resumed = (load_file(tmp_path / folder / LORA) for folder in ("whole", "loras"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -105,6 +101,8 @@ def test_finished_run_trains_nothing_again_and_writes_no_second_file(train, tmp_
     assert train(objective=OBJECTIVES[1], preview_every=2) == 0
     samples = sorted(path.name for path in run_folder(tmp_path / "loras").glob("*.png"))
     assert samples == ["samples_000002.png", "samples_000004.png", "samples_000006.png"]
+    with Image.open(run_folder(tmp_path / "loras") / samples[-1]) as sheet:
+        assert len(sheet.convert("RGB").getcolors(sheet.width * sheet.height)) > 100  # pictures, no empty page
     caplog.clear()
     assert train(objective=OBJECTIVES[1], preview_every=2) == 0
     assert steps_logged(caplog) == []
@@ -118,6 +116,31 @@ def test_another_setting_is_another_run_and_another_file(train, tmp_path):
     assert files(tmp_path / "loras") == [LORA, "my_style_00002_.safetensors"]
     assert (tmp_path / "loras" / LORA).read_bytes() == older
     assert len([path for path in (tmp_path / "loras").iterdir() if path.is_dir()]) == 2
+
+
+def test_file_says_how_it_was_trained(train, tmp_path):
+    assert train(seed=7, teacher_cfg=3.0, learning_rate=0.001) == 0
+    with safe_open(tmp_path / "loras" / LORA, "pt") as file:
+        metadata = file.metadata()
+    expected = {
+        "hyper_sd_base": "sd15",
+        "hyper_sd_prediction": "epsilon",
+        "hyper_sd_images": "3",
+        "hyper_sd_objective": "style, then distil",
+        "hyper_sd_steps": "6",
+        "hyper_sd_rank": "2",
+        "hyper_sd_stages": "4-1",
+        "hyper_sd_learning_rate": "0.001, 0.001",
+        "hyper_sd_teacher_cfg": "3",
+        "hyper_sd_start_from": "none",
+        "hyper_sd_seed": "7",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "2",
+        "ss_network_alpha": "2",
+    }
+    assert {name: metadata[name] for name in expected} == expected
+    assert [phase["title"] for phase in json.loads(metadata["hyper_sd_settings"])] == ["style", "distillation"]
+    assert json.loads((run_folder(tmp_path / "loras") / "settings.json").read_text())["data"] == metadata["hyper_sd_data_hash"]
 
 
 @pytest.mark.parametrize("start_from", ["Hyper-SD unified", str(embedded.lora_file("unified", 1))])
@@ -134,6 +157,14 @@ def test_training_starts_from_a_lora_and_its_file_says_so(train, tmp_path, start
     trained = load_file(tmp_path / "loras" / LORA)
     name = next(name for name in start if name.endswith("lora_down.weight"))
     assert (trained[name].float() - start[name].float()).abs().mean() < 0.1 * start[name].float().abs().mean()
+
+
+def test_starting_lora_goes_without_its_text_encoder_and_says_so(train, tmp_path, caplog):
+    text = {"lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 8)}
+    save_file(load_file(embedded.lora_file("unified", 1)) | pairs(text), tmp_path / "both.safetensors")
+    assert train(objective=OBJECTIVES[2], start_from="both.safetensors", steps=4) == 0
+    assert caplog.text.count("both.safetensors also changes a text encoder") == 1
+    assert load_file(tmp_path / "loras" / LORA).keys() == load_file(embedded.lora_file("unified", 1)).keys()
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
@@ -175,19 +206,17 @@ def test_bad_setting_ends_with_one_line_before_anything_is_encoded(train, tmp_pa
     assert not (tmp_path / "loras").exists()
 
 
-@pytest.mark.parametrize(
-    ("tensors", "said"),
-    [
-        ({"lora_unet_x.hada_w1_a": (4, 2), "lora_unet_x.hada_w1_b": (2, 4)}, "is a LoHa"),
-        (
-            {"lora_unet_mid_block_nowhere.lora_down.weight": (2, 8), "lora_unet_mid_block_nowhere.lora_up.weight": (8, 2)},
-            "has not",
-        ),
-    ],
-    ids=["LoHa", "foreign modules"],
-)
+UNUSABLE = {
+    "LoHa": ({"lora_unet_x.hada_w1_a": torch.zeros(4, 2), "lora_unet_x.hada_w1_b": torch.zeros(2, 4)}, "is a LoHa"),
+    "foreign modules": (pairs({"lora_unet_mid_block_nowhere": (8, 8)}), "has not"),
+    "text encoder alone": (pairs({"lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 8)}), "has not"),
+    "other sizes": (pairs({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (8, 8)}), "choose another LoRA"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "said"), UNUSABLE.values(), ids=UNUSABLE)
 def test_lora_that_cannot_be_started_from_is_refused_by_its_name(train, tmp_path, caplog, tensors, said):
-    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "other.safetensors")
+    save_file(tensors, tmp_path / "other.safetensors")
     assert train(start_from="other.safetensors") == launch.FAILED
     assert "other.safetensors" in caplog.text
     assert said in caplog.text
@@ -208,6 +237,12 @@ def test_what_does_not_go_together_is_refused_before_anything_is_encoded(
     assert train(model=f"folder = {str(pipelines / family)!r}", **changes) == launch.FAILED
     assert said in caplog.text
     assert not (tmp_path / "cache").exists()
+
+
+def test_batch_that_processes_cannot_share_is_refused_before_anything_is_encoded():
+    request, engine = TrainRequest(batch_size=3), argparse.Namespace(world=2)
+    with pytest.raises(TrainingError, match="batch_size 3 must divide by 2 processes"):
+        by_preset.check(request, load_embedded_model("fp32"), engine)
 
 
 def test_switches_may_be_true_or_false(tmp_path):

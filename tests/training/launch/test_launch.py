@@ -1,10 +1,10 @@
 import logging
-import re
 import signal
 
 import pytest
 import torch
 from hyper_sd.tests.training.data.pictures import encoded, picture, shard
+from hyper_sd.tests.training.launch.log_spy import Spy
 from hyper_sd.tests.training.launch.tiny_pipelines import (
     ADVERSARIAL,
     PLAIN,
@@ -49,24 +49,6 @@ def write_data(folder, kind):
 def run(path):
     accelerate.state.AcceleratorState._reset_state(True)
     return launch.main([str(path)])
-
-
-class Spy(logging.Handler):
-    """Acts when a message matches."""
-
-    def __init__(self, pattern, action):
-        super().__init__()
-        self.pattern, self.action = pattern, action
-
-    def emit(self, record):
-        if re.search(self.pattern, record.getMessage()):
-            self.action()
-
-    def __enter__(self):
-        logging.getLogger("hyper_sd").addHandler(self)
-
-    def __exit__(self, *error):
-        logging.getLogger("hyper_sd").removeHandler(self)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
-from hyper_sd.tests.training.launch.tiny_pipelines import PROMPTS, save_pipeline, write_run
+from hyper_sd.tests.training.launch.tiny_pipelines import PROMPTS, save_pipeline, write_preset_run, write_run
 from hyper_sd.training.config import from_plain
 from hyper_sd.training.launch import __main__ as launch
 from hyper_sd.training.loop import train
@@ -141,3 +141,20 @@ def test_launched_run_of_two_processes_equals_one(tmp_path, monkeypatch):
     assert [f.name for f in sorted((tmp_path / "2").glob("*.safetensors"))] == [
         "tiny-2steps.safetensors", "tiny-8steps.safetensors",
     ]  # fmt: skip
+
+
+def test_launched_run_by_preset_of_two_processes_equals_one(tmp_path, monkeypatch):
+    settings = {"adversarial": "on", "stages": "2-1", "learning_rate": 1e-4}
+    paths = [write_preset_run(tmp_path / f"{n}.toml", out=str(n), **settings) for n in (1, 2)]
+    process = start("launch_module.py", paths[1])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(True)
+    assert launch.main([str(paths[0])]) == 0
+    AcceleratorState._reset_state(True)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert "2 process(es)" in said
+    for pattern in ("*.safetensors", "*/samples_000006.png", "*/phase_2/losses.txt"):
+        assert [len(list((tmp_path / n).glob(pattern))) for n in "12"] == [1, 1], pattern
+    one, two = (load_file(tmp_path / n / "my_style_00001_.safetensors") for n in "12")
+    assert apart(one, two)[0] < 1e-2, apart(one, two)

@@ -113,3 +113,14 @@ def student(checkpoint):
     from safetensors.torch import load_file
 
     return {k: v for k, v in load_file(checkpoint).items() if k.startswith("student/")}
+
+
+def write_preset_run(path, model="embedded = true", out="loras", **settings):
+    """Writes a run file by preset beside a folder of three images; `model` is the line that names the model."""
+    if not (path.parent / "images").exists():
+        write_images(path.parent / "images", 3)
+    values = {"preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off", **settings}
+    lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()]
+    text = f"[model]\n{model}\n[data]\nfolder = 'images'\nresolution = 64\n[output]\nfolder = '{out}'\nname = 'my_style'\n"
+    path.write_text("\n".join([text, "[training]", *lines]), encoding="utf-8")
+    return path
