@@ -125,7 +125,7 @@ def test_file_says_how_it_was_trained(train, tmp_path):
     expected = {
         "hyper_sd_base": "sd15",
         "hyper_sd_prediction": "epsilon",
-        "hyper_sd_images": "3",
+        "hyper_sd_images": "2",
         "hyper_sd_objective": "style, then distil",
         "hyper_sd_steps": "6",
         "hyper_sd_rank": "2",
@@ -245,11 +245,13 @@ def test_batch_that_processes_cannot_share_is_refused_before_anything_is_encoded
         by_preset.check(request, load_embedded_model("fp32"), engine)
 
 
-def test_switches_may_be_true_or_false(tmp_path):
-    text = "[model]\nembedded = true\n[data]\nfolder = 'a'\n[output]\nfolder = 'b'\nname = 'c'\n[training]\npreset = 'Small'\n"
-    (tmp_path / "run.toml").write_text(text + "gradient_checkpointing = true\nadversarial = false\n", encoding="utf-8")
-    request = read_run_file(tmp_path / "run.toml").training
-    assert (request.gradient_checkpointing, request.adversarial) == ("on", "off")
+@pytest.mark.parametrize(
+    ("value", "checkpointing", "adversarial"), [(True, "on", "on"), (False, "auto", "off"), ("on", "on", "on")]
+)
+def test_switches_may_be_true_false_or_a_word(tmp_path, value, checkpointing, adversarial):
+    path = write_preset_run(tmp_path / "run.toml", gradient_checkpointing=value, adversarial=value)
+    request = read_run_file(path).training
+    assert (request.gradient_checkpointing, request.adversarial) == (checkpointing, adversarial)
     assert request.objective == OBJECTIVES[0]
 
 
