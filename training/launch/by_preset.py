@@ -17,7 +17,7 @@ from ...models.lora import check_family, read_lora
 from ...models.lora_keys import is_text_encoder
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
-from ..export import TrainedLora, numbered, save_trained
+from ..export import TrainedLora, clean_name, numbered, save_trained
 from ..loop import CHECKPOINT
 from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name, set_from_tensors
@@ -165,7 +165,7 @@ def _run(job: Job, previews: Previews, engine: AccelerateEngine) -> Outcome:
 def _save(request: TrainRequest, job: Job, outcome: Outcome, root: Path) -> None:
     """Writes the LoRA under the next free number, unless an earlier call of the same run has done so."""
     tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
-    path = next((path for path in numbered(root, request.name).values() if _holds(path, tensors)), None)
+    path = next((path for path in numbered(root, clean_name(request.name)[-1]).values() if _holds(path, tensors)), None)
     if path is None:
         path = save_trained(root, request.name, TrainedLora(tensors, metadata_of(request, job, outcome.rank)))
     what = f"{job.total_steps} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}"
