@@ -1,6 +1,7 @@
 """A LoRA's strength from step to step."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from ..errors import ScheduleError
@@ -12,8 +13,14 @@ LIMIT = 10.0  # of a strength, as ComfyUI's own loaders have it, tenfold what ma
 def read_strengths(text: str) -> list[float]:
     """Returns the numbers of a text such as "1, 0.8, 0.5".
 
-    Raises: ScheduleError for anything but numbers from -10 to 10 with commas or spaces between.
+    Raises: ScheduleError for anything but numbers from -10 to 10 with commas or spaces between, and for a comma between two
+        digits, which is a decimal comma to many people.
     """
+    if unclear := re.search(r"\d+,\d+", text):
+        raise ScheduleError(
+            f"strengths has {unclear[0]!r}, which may mean one number or two. Write a point in a number and a blank after each "
+            "comma, for example 1, 0.8, 0.5."
+        )
     try:
         values = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:

@@ -157,6 +157,13 @@ def test_wrong_user_file_is_refused_by_name(tmp_path, text):
         load_catalog(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])  # as Windows' editor and shell write it
+def test_user_file_with_a_byte_order_mark_is_read(user_file, encoding):
+    path = user_file({**OWN, "title": "Mein Stück"})
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert load_catalog(path).entries[-1].title == "Mein Stück"
+
+
 def test_pack_file_is_plain_ascii_json():
     assert CATALOG.read_bytes().isascii()
 

@@ -31,7 +31,7 @@ def test_unknown_curve_names_the_known_ones():
         strengths_of("square", 2, 0, 0)
 
 
-@pytest.mark.parametrize(("text", "values"), [("1, 0.8,0.5", [1, 0.8, 0.5]), (" 1 -2 ", [1, -2]), ("10", [10])])
+@pytest.mark.parametrize(("text", "values"), [("1, 0.8, .5", [1, 0.8, 0.5]), (" 1 -2 ", [1, -2]), ("10", [10])])
 def test_numbers_are_read_with_commas_or_spaces(text, values):
     assert read_strengths(text) == values
 
@@ -39,6 +39,14 @@ def test_numbers_are_read_with_commas_or_spaces(text, values):
 @pytest.mark.parametrize("text", ["", "a", "1; 2", "11", "nan", "inf", ", ,"])
 def test_text_that_is_no_numbers_is_refused(text):
     with pytest.raises(ScheduleError, match=r"for example 1, 0\.8, 0\.5"):
+        read_strengths(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unclear"), [("0,8", "0,8"), ("1,0 0,8", "1,0"), ("1, 0,5", "0,5"), ("1,0.8,0.5", "1,0"), ("-0,75", "0,75")]
+)
+def test_comma_between_digits_is_refused_as_one_number_or_two(text, unclear):
+    with pytest.raises(ScheduleError, match=f"'{unclear}'.*one number or two.* for example 1, 0\\.8, 0\\.5"):
         read_strengths(text)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ else:
 
 USUAL_RESOLUTION = 512  # of runs of stages
 PATHS = {"folder", "shards", "prompts", "cache"}
+BACKSLASHES = (
+    "in double quotes a backslash begins a code; write paths in single quotes, 'D:\\test\\bears', or with / in its place"
+)
 Table = TypeVar("Table")
 
 
@@ -101,7 +105,7 @@ class OutputTable:
     name: str
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.strip(". ") != self.name:
+        if not re.fullmatch(r'[^/\\:*?"<>|\x00-\x1f\x7f]+', self.name) or self.name.strip(". ") != self.name:
             raise TrainingError(f'output.name must be a plain file name, got {self.name!r}; use for example "my-lora".')
 
     @property
@@ -173,15 +177,16 @@ def read_run_file(path: Path) -> RunFile:
     Raises: TrainingError for a file that cannot be read, unknown or missing names, values of another type or range.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        tables = tomllib.loads(text)
     except OSError as error:
         raise TrainingError(
             f"The run file {path} cannot be read ({error.strerror}); training/launch/example.toml is one."
         ) from error
-    except ValueError as error:  # tomllib's own error, and bytes that are not UTF-8
-        raise TrainingError(
-            f"The run file {path} is not TOML ({error}); strings need quotes, see training/launch/example.toml."
-        ) from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"The run file {path} is not UTF-8 text ({error}); save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"The run file {path} is not TOML ({error}); {_remedy(text, error)}.") from error
     kinds = {"model": ModelTable, "data": DataTable, "output": OutputTable}
     strange = tables.keys() ^ {*kinds, "training"}
     if strange or not all(isinstance(table, dict) for table in tables.values()):
@@ -189,7 +194,7 @@ def read_run_file(path: Path) -> RunFile:
     tables["data"].setdefault("cache", "cache")  # also this one starts at the file's folder
     root = path.resolve().parent
     for name in kinds:
-        tables[name] |= {key: _rooted(tables[name][key], root) for key in tables[name].keys() & PATHS}
+        tables[name] |= {key: _rooted(tables[name][key], root, f"{name}.{key}") for key in tables[name].keys() & PATHS}
     checked = {name: _checked(kind, name, tables[name]) for name, kind in kinds.items()}
     training, precision = _training(tables["training"], checked["output"].name, root)
     return RunFile(training=training, precision=precision, **checked)
@@ -207,14 +212,26 @@ def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[Training
         if isinstance(values.get(switch), bool):
             values[switch] = words[values[switch]]
     if values.get("start_from") not in (None, NONE, UNIFIED):
-        values["start_from"] = _rooted(values["start_from"], root)
+        values["start_from"] = _rooted(values["start_from"], root, "training.start_from")
     if "name" in values:
         raise TrainingError("training.name is not a setting; the run is called as output.name says.")
     return _checked(TrainRequest, "training", {**values, "name": name}), precision
 
 
-def _rooted(value: Any, root: Path) -> Any:
-    """Returns a path that starts at `root` where it is relative; an address, or what is no text, stays as it is."""
+def _remedy(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """Returns what to do about text that is not TOML, by the line that the error names."""
+    place = re.search(r"at line (\d+)", str(error))
+    line = text.split("\n")[int(place[1]) - 1] if place else ""
+    return BACKSLASHES if "\\" in line else "strings need quotes, see training/launch/example.toml"
+
+
+def _rooted(value: Any, root: Path, name: str) -> Any:
+    """Returns a path that starts at `root` where it is relative; an address, or what is no text, stays as it is.
+
+    Raises: TrainingError for a path with control characters, which are backslashes that TOML took for codes.
+    """
+    if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
+        raise TrainingError(f"{name} became {value!r}, with characters that no path has: {BACKSLASHES}.")
     is_path = isinstance(value, str) and value and "://" not in value
     return os.path.normpath(os.path.join(root, os.path.expanduser(value))) if is_path else value
 

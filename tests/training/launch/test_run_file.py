@@ -73,6 +73,7 @@ def test_example_is_a_valid_file_and_names_every_setting():
         ('folder = "images"', 'folder = "a"\nresolutoin = 512', "unknown ['resolutoin']"),
         ('name = "fox"', "", "lacks ['name']"),
         ('name = "fox"', 'name = "../fox"', "plain file name"),
+        ('name = "fox"', r'name = "my\new"', "plain file name"),
         ("stages = [{num_segments = 8, steps = 2}]", "", "list of stages"),
         ("stages = ", "rank = 0\nstages = ", "rank must lie in"),
         ("stages = ", "ranks = 4\nstages = ", "Unknown settings ['ranks']"),
@@ -84,6 +85,41 @@ def test_bad_file_is_refused_in_one_line(tmp_path, before, after, said):
         read(tmp_path, WHOLE.replace(before, after))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", [r"C:\unets\bears", "D:\\bears\\", r"\\server\share"])
+def test_backslashes_that_are_not_toml_name_single_quotes(tmp_path, path):
+    with pytest.raises(TrainingError, match=r"is not TOML.* single quotes, 'D:\\test\\bears', or with /"):
+        read(tmp_path, WHOLE.replace('"images"', f'"{path}"'))
+    assert path in read(tmp_path, WHOLE.replace('"images"', f"'{path}'")).data.folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('"model"', r'"D:\test\new"', r"model.folder became 'D:\test\new'"),
+        ('"images"', r'"D:\bears"', r"data.folder became 'D:\x08ears'"),
+        ('"images"', '"images"\n' + r'cache = "E:\fast\new"', r"data.cache became 'E:\x0cast\new'"),
+        ('folder = "images"', r'shards = "D:\red-{0..3}.tar"', r"data.shards became 'D:\red-{0..3}.tar'"),
+        ('"out"', r'"D:\results"', r"output.folder became 'D:\results'"),
+        (
+            "stages = [{num_segments = 8, steps = 2}]",
+            'preset = "Small"\n' + r'start_from = "D:\new.safetensors"',
+            "training.start_from became",
+        ),
+    ],
+)
+def test_backslashes_that_toml_took_for_codes_are_refused_in_every_path(tmp_path, before, after, said):
+    with pytest.raises(TrainingError) as error:
+        read(tmp_path, WHOLE.replace(before, after))
+    assert said in str(error.value)
+    assert "single quotes" in str(error.value)
+
+
+def test_file_in_another_encoding_is_refused_by_its_encoding(tmp_path):
+    (tmp_path / "run.toml").write_bytes(WHOLE.encode("utf-16"))
+    with pytest.raises(TrainingError, match=r"is not UTF-8 text.*save it as UTF-8"):
+        read_run_file(tmp_path / "run.toml")
 
 
 def test_missing_file_is_refused(tmp_path):
