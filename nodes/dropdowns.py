@@ -9,14 +9,14 @@ import torch
 
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import hyper_sd_sigmas
+from ..samplers.timesteps import sliceable_sigmas
 
 SAMPLER, SCHEDULER = "hyper_sd_tcd", "hyper_sd"
 
 
 def scheduler_sigmas(model_sampling, steps: int) -> torch.Tensor:
     """Returns the sigmas of the TCD grid, [steps + 1], for the host's model_sampling. A KSampler has no segments to choose."""
-    return hyper_sd_sigmas(NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu()), steps)
+    return sliceable_sigmas(NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu()), steps)
 
 
 def register() -> None:

@@ -16,6 +16,8 @@ from .schema import CATEGORY, found_as
 def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> comfy.hooks.HookKeyframeGroup:
     """Returns the host's keyframes that give each step its strength; equal neighbours share one, since a change costs time.
 
+    A step of no length has none: of those that begin at one noise level, the last goes on from there, and its strength counts.
+
     Args:
         model: the MODEL, which knows at what share of a run a noise level comes.
         sigmas: the noise levels [steps + 1] that will be sampled.
@@ -23,11 +25,13 @@ def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> co
     """
     model_sampling = model.get_model_object("model_sampling")
     levels = sigmas.double().tolist()
+    by_level = dict(zip(levels, strengths, strict=False))  # the end has no strength
+    first, *_ = by_level.values()
     group = comfy.hooks.HookKeyframeGroup()
-    group.add(comfy.hooks.HookKeyframe(strength=strengths[0], start_percent=0.0))
-    for step, (before, now) in enumerate(pairwise(strengths), 1):
+    group.add(comfy.hooks.HookKeyframe(strength=first, start_percent=0.0))
+    for (level, before), (next_level, now) in pairwise(by_level.items()):
         if now != before:
-            percent = percent_between(lambda p: float(model_sampling.percent_to_sigma(p)), levels[step - 1], levels[step])
+            percent = percent_between(lambda p: float(model_sampling.percent_to_sigma(p)), level, next_level)
             group.add(comfy.hooks.HookKeyframe(strength=now, start_percent=percent))
     return group
 

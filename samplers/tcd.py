@@ -23,7 +23,7 @@ class Step:
 
     Args:
         next_timestep: where the step ends, in 0..999.
-        ratio: the share of x's distance to the model's denoised that stays, in [0, 1).
+        ratio: the share of x's distance to the model's denoised that stays, in [0, 1]. It is 1 for a step of no length only.
         keep: the share of x that stays when noise is added. It is 1 for diffusion models.
         noise: the standard deviation of the noise that is added, in x's scale.
         ends_clean: whether the step ends on sigma 0, where x is the model's denoised itself.
@@ -34,6 +34,11 @@ class Step:
     keep: float = 1.0
     noise: float = 0.0
     ends_clean: bool = False
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the noise level changes. Hosts' schedulers repeat levels where more steps are asked for than there are."""
+        return self.ratio != 1
 
 
 def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int) -> list[Step]:
@@ -47,7 +52,7 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
     gamma); segments: Hyper-SD, arXiv 2404.13686, Eq. 11.
     Args:
         schedule: the model's noise levels.
-        sigmas: decreasing, [steps + 1].
+        sigmas: decreasing, [steps + 1]. A level may be repeated.
         eta: 0 (deterministic) to 1 (fully stochastic).
         num_segments: segments the model was distilled on; 1 is plain TCD.
     Raises: ScheduleError when eta or the sigmas cannot work.
@@ -55,8 +60,10 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
     if not 0 <= eta <= 1:
         raise ScheduleError(f"eta must lie in [0, 1], got {eta}; use 0 for deterministic sampling.")
     levels = [float(sigma) for sigma in sigmas.tolist()]
-    if not all(high > low >= 0 for high, low in pairwise(levels)):
-        raise ScheduleError(f"sigmas must decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler.")
+    if not all(map(math.isfinite, levels)) or not all(high >= low >= 0 for high, low in pairwise(levels)):
+        raise ScheduleError(
+            f"sigmas must be finite and decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler."
+        )
     points = [(sigma, schedule.timestep(sigma)) for sigma in levels]
     return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
 
@@ -65,6 +72,8 @@ def _plan_step(
     schedule: NoiseSchedule, now: tuple[float, float], then: tuple[float, float], eta: float, num_segments: int
 ) -> Step:
     (sigma, t), (sigma_next, t_next) = now, then
+    if sigma == sigma_next:
+        return Step(next_timestep=t_next, ratio=1.0)
     boundary = segment_boundary(math.floor(t), num_segments)
     if t_next < boundary:
         logger.warning(
@@ -133,10 +142,13 @@ def sample_tcd(
 ) -> torch.Tensor:
     """Segmented consistency sampling in the k-diffusion protocol; see plan_steps for the rule and its sources.
 
+    A step of no length leaves x as it is and draws no noise. Only the callback hears of it, so that hosts count every step.
+
     Args:
         model: model(x, sigma [batch], **extra_args) -> denoised, guidance included.
         x: latents [batch, ...] at sigmas[0], in the host's scaling.
         sigmas: decreasing, [steps + 1]. The last may be 0, which ends on the model's denoised, or the sigma of alpha_bar[0].
+            A level may be repeated.
         extra_args: passed to the model. Its "seed" also seeds the noise.
         callback: called every step, before the update, with x, i, sigma, sigma_hat, denoised.
         disable: whether to hide the progress bar.
@@ -152,14 +164,24 @@ def sample_tcd(
     if noise_sampler is None:
         noisy = iter([step.next_timestep for step in plan if step.noise > 0])
         noise_sampler = seeded_noise(x, extra_args.get("seed"), noisy)
+    skipped = sum(not step.has_length for step in plan)
+    if skipped:
+        logger.warning(
+            "%d of %d steps repeat a noise level and are skipped; fewer steps give the same image.", skipped, len(plan)
+        )
     s_in = x.new_ones([x.shape[0]])
+    denoised = None
     for i, step, sigma, sigma_next in zip(trange(len(plan), disable=disable), plan, sigmas[:-1], sigmas[1:], strict=True):
-        denoised = model(x, sigma * s_in, **extra_args)
+        if denoised is None:
+            denoised = model(x, sigma * s_in, **extra_args)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        if not step.has_length:
+            continue
         denoised = denoised.to(x.dtype)
         x = denoised if step.ends_clean else torch.lerp(denoised, x, step.ratio)
         if step.noise > 0:
             x = x.mul_(step.keep) if step.keep != 1 else x
             x = x.add_(noise_sampler(sigma, sigma_next), alpha=step.noise)
+        denoised = denoised if step.ends_clean else None
     return x

@@ -197,3 +197,19 @@ def hyper_sd_sigmas(
             f"denoise {denoise}; use fewer steps."
         )
     return sigmas
+
+
+def sliceable_sigmas(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Returns the sigmas of TCD's grid, float32 [steps + 1], for a host that takes the last of them at a denoise below 1.
+
+    Such a host asks for steps / denoise, which may be more than there are timesteps; then the timesteps are evenly spaced.
+
+    Args:
+        schedule: the model's noise levels. The lowest is repeated where the table is too coarse for the last steps.
+        steps: any number; 0 gives the end alone.
+    """
+    if steps < 1:
+        return torch.zeros(1)
+    whole = steps <= TRAIN_TIMESTEPS
+    timesteps = hyper_sd_timesteps(steps) if whole else [LAST_TIMESTEP * (1 - i / steps) for i in range(steps)]
+    return sigmas_at(schedule, timesteps)

@@ -76,6 +76,11 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             p.extra_generation_params["Hyper-SD noise"] = options.NOISES[1]
         return arguments
 
+    def callback_state(self, seen: dict[str, Any]) -> None:
+        """Has the host's prompts, which change by a count of evaluations, count the steps that need none as well."""
+        self.model_wrap_cfg.step = seen["i"] + 1
+        super().callback_state(seen)
+
     def _run(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         p, run, schedule = self.p, run_of(self.p), schedule_of(model)
         if self._pass is None and not shared.opts.sgm_noise_multiplier and not schedule.is_flow:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
-from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps, sigmas_at
+from ..samplers.schedule import NoiseSchedule
+from ..samplers.timesteps import LAST_TIMESTEP, sliceable_sigmas
 from . import host
 
 LABEL = "Hyper-SD"
@@ -37,11 +37,7 @@ def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: A
         inner_model: the k-diffusion denoiser around the model.
         device: where the sigmas are needed.
     """
-    schedule = NoiseSchedule.from_sigmas(inner_model.sigmas)
-    if n < 1:
-        return torch.zeros(1, device=device)
-    timesteps = hyper_sd_timesteps(n) if n <= TRAIN_TIMESTEPS else [LAST_TIMESTEP * (1 - i / n) for i in range(n)]
-    return sigmas_at(schedule, timesteps).to(device)
+    return sliceable_sigmas(NoiseSchedule.from_sigmas(inner_model.sigmas), n).to(device)
 
 
 def register() -> None:

@@ -121,12 +121,22 @@ def latent(batch: int = 1, channels: int = 4, seed: int | None = None, size: int
 
 
 def ksampler(
-    model, positive, negative, *, seed=5, steps=4, cfg=1.0, image=None, denoise=1.0, sampler="hyper_sd_tcd"
+    model,
+    positive,
+    negative,
+    *,
+    seed=5,
+    steps=4,
+    cfg=1.0,
+    image=None,
+    denoise=1.0,
+    sampler="hyper_sd_tcd",
+    scheduler="hyper_sd",
 ) -> torch.Tensor:
-    """Runs the host's KSampler node with the pack's scheduler."""
+    """Runs the host's KSampler node."""
     image = latent() if image is None else image
     node = nodes.KSampler()
-    return node.sample(model, seed, steps, cfg, sampler, "hyper_sd", positive, negative, image, denoise)[0]["samples"]
+    return node.sample(model, seed, steps, cfg, sampler, scheduler, positive, negative, image, denoise)[0]["samples"]
 
 
 def custom(model, positive, negative, sampler, sigmas, *, seed=5, cfg=1.0, image=None) -> torch.Tensor:

@@ -125,6 +125,14 @@ def test_equal_neighbours_share_a_keyframe(pack, unet, own, positive, negative):
     assert len(keyframes_of(unet, sigmas, [1, 1, 0.5, 0.5]).keyframes) == 2
 
 
+def test_repeated_level_has_the_strength_of_its_last_step(host, pack, unet, own, positive, negative):
+    sigmas = sigmas_of(unet, "karras", 1.0)[[0, 0, 1, 2, 2, 2, 3, 4]]
+    numbers = "9, 0.2, 1.5, 9, 9, 0.7, 0.4"
+    conds = schedule(pack, unet, sigmas, positive, negative, own, "list", strengths=numbers)
+    _, used = used_strengths(unet, sigmas, host, conds)  # Euler evaluates the repeated ones as well
+    assert [strengths.pop() for strengths in used] == pytest.approx([0.2, 0.2, 1.5, 0.7, 0.7, 0.7, 0.4])
+
+
 def test_model_comes_out_as_it_went_in(host, pack, unet, own, positive, negative):
     before = {name: weight.clone() for name, weight in unet.model.state_dict().items()}
     sigmas = sigmas_of(unet, "hyper_sd", 1.0)

@@ -177,9 +177,11 @@ def test_error_names_eta_when_it_lies_outside_its_range(eta):
         run(start(), model=refuse, eta=eta)
 
 
-@pytest.mark.parametrize("sigmas", [[1.0, 2.0, 0.0], [5.0, 5.0, 0.0], [5.0, 0.0, 0.0], [5.0, math.nan, 0.0], [5.0, -1.0]])
+@pytest.mark.parametrize("sigmas", [[1.0, 2.0, 0.0], [5.0, math.nan, 0.0], [5.0, -1.0]])
 def test_error_names_the_sigmas_when_they_do_not_decrease(sigmas):
-    with pytest.raises(ScheduleError, match=rf"sigmas must decrease from step to step, got \[{sigmas[0]}, {sigmas[1]}"):
+    with pytest.raises(
+        ScheduleError, match=rf"sigmas must be finite and decrease from step to step, got \[{sigmas[0]}, {sigmas[1]}"
+    ):
         run(start(), torch.tensor(sigmas), model=refuse)
 
 

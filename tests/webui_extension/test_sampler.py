@@ -258,6 +258,31 @@ def test_schedule_type_serves_other_samplers_at_any_count(host):
         assert bool((sigmas[1:] < sigmas[:-1]).all())
 
 
+def test_repeated_levels_of_a_schedule_type_are_skipped_and_counted(host, monkeypatch):
+    """As "Simple" repeats them in an image-to-image pass of exactly so many steps, whose whole list has steps / strength."""
+    types = host._modules["modules.sd_schedulers"]
+
+    def simple(n, sigma_min, sigma_max, inner_model, device):
+        places = [-1 - int(step * len(inner_model.sigmas) / n) for step in range(n)]
+        return torch.cat([inner_model.sigmas[places], torch.zeros(1)])
+
+    monkeypatch.setitem(types.schedulers_map, "Simple", types.Scheduler("simple", "Simple", simple, need_inner_model=True))
+    monkeypatch.setattr(types, "schedulers", [*types.schedulers, types.schedulers_map["Simple"]])
+    host._modules["modules.sd_samplers"].get_sampler_and_scheduler.cache_clear()
+    host.shared.opts.data["img2img_fix_steps"] = True
+    counted, sampler_class = [], host._modules["modules.sd_samplers_kdiffusion"].KDiffusionSampler
+    callback = sampler_class.callback_state
+    monkeypatch.setattr(
+        sampler_class,
+        "callback_state",
+        lambda self, seen: counted.append((seen["i"], self.model_wrap_cfg.step)) or callback(self, seen),
+    )
+    (image,), _ = draw(host, args=eta(1.0), scheduler="Simple", init_latent=init_image(), denoising_strength=0.01, steps=20)
+    assert torch.isfinite(image).all()
+    assert len(host.shared.state.evaluations) == 10  # 2000 steps over 1000 levels
+    assert counted == [(i, i + 1) for i in range(20)]  # by the second number the host's prompts change
+
+
 def test_host_without_schedule_types_has_the_sampler(make_host):
     host = make_host(forge=True, schedule_types=False)
     images, p = draw(host)
