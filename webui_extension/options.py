@@ -7,6 +7,7 @@ from ..samplers.timesteps import ENDS
 from . import host
 
 SECTION = ("hyper_sd", "Hyper-SD")
+PREFIX = "hyper_sd_"  # of every setting's name
 DEFAULT_ETA = 0.3
 NOISES = ["as the host's other samplers", "as ComfyUI"]
 
@@ -43,9 +44,15 @@ def add() -> None:
     noise.info("only eta above 0 needs it; with ComfyUI's, and the setting RNG on CPU, a seed gives the same picture there")
     skip.info("same pixels in about half the time on AUTOMATIC1111; the Forge family does so anyway")
     for name, info in {"default_eta": eta, "noise": noise, "end": end, "skip_negative": skip}.items():
-        shared.opts.add_option(f"hyper_sd_{name}", info)
+        shared.opts.add_option(PREFIX + name, info)
 
 
 def register() -> None:
     """Has the settings added when the host builds its page. Reload UI has forgotten earlier callbacks."""
     script_callbacks.on_ui_settings(add)
+
+
+def unregister() -> None:
+    """Takes the settings off the page. What was saved stays in the host's file."""
+    for name in [name for name in shared.opts.data_labels if name.startswith(PREFIX)]:
+        del shared.opts.data_labels[name]

@@ -106,10 +106,23 @@ def _comfyui_noise(x: torch.Tensor, seeds: Sequence[int], plan: Sequence[Step]) 
 
 def register() -> None:
     """Adds the sampler to every list of the host, and takes away the one that an earlier load added."""
+    unregister()
     sampler = sd_samplers_common.SamplerData(NAME, HyperSDSampler, ALIASES, {"uses_ensd": True})
-    others = [data for data in sd_samplers.all_samplers if data.name != NAME]
-    sd_samplers.all_samplers[:] = [*others, sampler]
+    sd_samplers.all_samplers.append(sampler)
     sd_samplers.all_samplers_map.update({NAME: sampler, GUARD: sampler})
+    _refresh()
+
+
+def unregister() -> None:
+    """Takes the sampler out of every list of the host."""
+    sd_samplers.all_samplers[:] = [data for data in sd_samplers.all_samplers if data.name != NAME]
+    for name in (NAME, GUARD):
+        sd_samplers.all_samplers_map.pop(name, None)
+    _refresh()
+
+
+def _refresh() -> None:
+    """Has the host make its other lists anew, and forget what it has looked up in the old ones."""
     sd_samplers.set_samplers()
     lookup = getattr(sd_samplers, "get_sampler_and_scheduler", None)  # C has none
     if hasattr(lookup, "cache_clear"):

@@ -9,7 +9,7 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.timesteps import LAST_TIMESTEP, sliceable_sigmas
 from . import host
 
-LABEL = "Hyper-SD"
+NAME, LABEL = "hyper_sd", "Hyper-SD"
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,21 @@ def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: A
 
 def register() -> None:
     """Adds the schedule type, and takes away the one that an earlier load added."""
+    unregister()
     types = host.schedule_types()
     if types is None:
         return
     # The label must not be the end of a sampler's name: the hosts would cut it off and take another sampler.
-    scheduler = types.Scheduler("hyper_sd", LABEL, schedule_function, need_inner_model=True)
-    types.schedulers[:] = [*(known for known in types.schedulers if known.name != scheduler.name), scheduler]
-    types.schedulers_map.update({scheduler.name: scheduler, scheduler.label: scheduler})
+    scheduler = types.Scheduler(NAME, LABEL, schedule_function, need_inner_model=True)
+    types.schedulers.append(scheduler)
+    types.schedulers_map.update({NAME: scheduler, LABEL: scheduler})
+
+
+def unregister() -> None:
+    """Takes the schedule type out of the host's lists."""
+    types = host.schedule_types()
+    if types is None:
+        return
+    types.schedulers[:] = [known for known in types.schedulers if known.name != NAME]
+    for key in (NAME, LABEL):
+        types.schedulers_map.pop(key, None)

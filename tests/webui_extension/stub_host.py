@@ -20,7 +20,7 @@ from . import stub_samplers
 from .stub_samplers import module
 
 PACKAGE = "hyper_sd.webui_extension"
-CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded")
+CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded")
 FLAGS = {"sd15": "is_sd1", "sdxl": "is_sdxl", "sd3": "is_sd3"}
 
 

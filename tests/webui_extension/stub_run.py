@@ -14,10 +14,19 @@ SHAPE = (4, 8, 8)
 DOOR = Path(__file__).resolve().parents[2] / "scripts" / "hyper_sd.py"
 
 
-def load_extension(host: StubHost) -> None:
-    """Does what a host does at its start and at Reload UI: forgets callbacks and scripts, runs the door, builds the page."""
+def unload_extension(host: StubHost) -> None:
+    """Does what a host does first at Reload UI, and where the extension has been switched off, all that it does."""
+    for callback in host.callbacks["on_script_unloaded"]:
+        callback()
     for listed in host.callbacks.values():
         listed.clear()
+    host.scripts.clear()
+    host._modules["modules.sd_samplers"].set_samplers()
+
+
+def load_extension(host: StubHost) -> None:
+    """Does what a host does at its start and at Reload UI: forgets callbacks and scripts, runs the door, builds the page."""
+    unload_extension(host)
     script_class = runpy.run_path(str(DOOR))["HyperSDScript"]
     for name in ("on_ui_settings", "on_before_ui"):
         for callback in host.callbacks[name]:
