@@ -17,9 +17,11 @@ from .planning import choose, describe, run_for
 from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
-ROWS = (("enabled", "recommended", "auto_eta"), ("steps", "variant"), ("strength", "hires_strength"), ("eta", "segments"))
+# A checkbox has a row for itself: gradio 3 and 4 set its sentence above and below the box, so neighbours would not be level.
+SHOWN = (("enabled",), ("steps", "variant"))
+FOLDED = (("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"))
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
-HINT = "Switch on to see what will be used. Eta and segments count for the sampler Hyper-SD TCD in any case."
+HINT = "Switch on to see what will be used. Eta and segments, under More, count for the sampler Hyper-SD TCD in any case."
 
 
 def find_lora(settings: Settings, plan: LoraPlan) -> Activation:
@@ -53,12 +55,18 @@ def build(elem_id: Callable[[str], str]) -> list[Any]:
         elem_id: makes a name unique in the page.
     """
     specs, components = {spec.name: spec for spec in TABLE}, {}
-    with gr.Accordion(TITLE, open=False, elem_id=elem_id("panel")):
-        for row in ROWS:
+
+    def add(rows: tuple[tuple[str, ...], ...]) -> None:
+        for row in rows:
             with gr.Row():
-                components |= {name: _component(specs[name], elem_id(name)) for name in row}
+                components.update({name: _component(specs[name], elem_id(name)) for name in row})
+
+    with gr.Accordion(TITLE, open=False, elem_id=elem_id("panel")):
+        add(SHOWN)
         line = gr.Markdown(HINT, elem_id=elem_id("line"))
         button = gr.Button("Download", visible=False, elem_id=elem_id("download"))
+        with gr.Accordion("More", open=False, elem_id=elem_id("more")):
+            add(FOLDED)
     controls = [components[spec.name] for spec in TABLE]
     for control in controls:
         control.change(look, inputs=controls, outputs=[line, button], show_progress=False)

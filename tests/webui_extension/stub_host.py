@@ -25,17 +25,21 @@ FLAGS = {"sd15": "is_sd1", "sdxl": "is_sdxl", "sd3": "is_sd3"}
 
 
 class Component:
-    """Any gradio control; what is wired to it can be called as the page would."""
+    """Any gradio control; what is wired to it can be called as the page would, and `inside` are the parts around it."""
+
+    around: "list[Component]" = []  # noqa: RUF012 - one list for all
 
     def __init__(self, *args: Any, **given: Any):
-        self.__dict__.update({"value": None, "label": None, **given})
+        self.__dict__.update({"value": None, "label": None, "title": args[0] if args else None, **given})
         self.handlers: dict[str, Callable] = {}
+        self.inside = [part.title for part in self.around]
 
     def __enter__(self) -> "Component":
+        self.around.append(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        return None
+        self.around.pop()
 
     def __getattr__(self, event: str) -> Callable:
         if event not in {"change", "click", "load", "select", "then"}:
