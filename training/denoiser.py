@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .data.examples import Conditioning
+from .data.texts import Conditioning, at_own_lengths
 from .diffusion import Diffusion
 
 Call = Callable[[nn.Module, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
@@ -71,12 +71,16 @@ class Denoiser:
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Returns the network's prediction about `x` [batch, ...] at timesteps `t` [batch], in x's dtype."""
-        return self.call(self.network, x, self.diffusion.model_time(t), conditioning).to(x.dtype)
+
+        def call(x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> list[torch.Tensor]:
+            return [self.call(self.network, x, self.diffusion.model_time(t), conditioning).to(x.dtype)]
+
+        return at_own_lengths(call, x, t, conditioning)[0]
 
     def guided(
         self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning, unconditional: Conditioning, guidance: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the classifier-free guided prediction [batch, ...], both halves from one call of the network.
+        """Returns the classifier-free guided prediction [batch, ...], both halves predicted together.
 
         Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598, in the form that hosts use:
         without + guidance * (with - without).

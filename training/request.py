@@ -107,8 +107,7 @@ def fitted(job: Job, free_bytes: Callable[[float], float]) -> tuple[Job, int, in
     Raises: TrainingError where not even one image at a time fits.
     """
     trainee, largest = job.trainee, job.phases[-1].config  # a distillation after a style has its rank and more
-    batches = [job.examples.batch(bucket[:1], 0) for bucket in job.examples.buckets]
-    batch = max(batches, key=lambda batch: batch.latents.numel()).to(trainee.engine.device)
+    batch = job.examples.largest().to(trainee.engine.device)
     taught = len(job.phases) > 1  # by the network with the style
     measured = estimate(trainee.denoiser, largest.rank, largest, batch.latents.shape, batch.conditioning, teacher=taught)
     free = free_bytes(measured.needed(largest))

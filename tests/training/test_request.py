@@ -137,6 +137,13 @@ def test_memory_is_measured_on_the_largest_images(tmp_path):
     assert needed_for(tmp_path, groups(16, 32)) == needed_for(tmp_path, groups(32, 16)) == large
 
 
+def test_memory_is_measured_with_the_longest_caption(tmp_path):
+    short, long = ({"context": torch.ones(1, tokens, WIDTH)} for tokens in (3, 3000))
+    latents = torch.zeros(2, 2, 16, 16)
+    needed = [needed_for(tmp_path, GroupedExamples([Group(latents, texts, short)])) for texts in ((short,) * 2, (short, long))]
+    assert needed[1] > 1.5 * needed[0]
+
+
 def test_settings_that_do_not_fit_are_changed_in_every_phase(tmp_path):
     job = make_job(tmp_path, examples=groups(32))
     _, most, _ = fitted(job, lambda needed: 10**12)

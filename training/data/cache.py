@@ -255,3 +255,7 @@ class CachedExamples:
         latents = load_rows([self._latents[number] for number in numbers])["latents"]
         conditioning = load_rows([self._prompts[number] for number in numbers])
         return Batch(latents, conditioning, repeated(self._unconditional, len(numbers)))
+
+    def largest(self) -> Batch:
+        """Returns an example as Examples.largest(); all texts are of one length."""
+        return max((self.batch(bucket[:1], 0) for bucket in self.buckets), key=lambda batch: batch.latents.numel())

@@ -1,7 +1,6 @@
 """What the loop trains on: examples as latents with conditioning, and the order in which they come."""
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import TrainingError
-
-Conditioning = dict[str, torch.Tensor]  # what the network takes besides latents and time, every tensor [batch, ...]
+from .texts import Conditioning, stacked
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,9 @@ class Examples(Protocol):
             draw: the j-th example seeds what it draws anew with draw + j, so that parts of a batch draw what the whole would.
         """
 
+    def largest(self) -> Batch:
+        """Returns one example that takes as much memory as any: latents of the largest size with the longest text."""
+
 
 class LatentExamples:
     """Examples held in memory.
@@ -77,6 +78,10 @@ class LatentExamples:
         """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
         chosen = list(numbers)
         return Batch(self.latents[chosen], rows(self.conditioning, chosen), repeated(self.unconditional, len(chosen)))
+
+    def largest(self) -> Batch:
+        """Returns the first example, as large as all are."""
+        return self.batch([0], 0)
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -165,6 +170,12 @@ class GroupedExamples:
         unconditional = repeated(rows(joined, slice(count, None)), count) if group.empty else {}
         return Batch(latents, rows(joined, slice(count)), unconditional)
 
+    def largest(self) -> Batch:
+        """Returns an example as Examples.largest()."""
+        latents = max((group.latents[:1] for group in self.groups), key=torch.Tensor.numel)
+        texts = [text for group in self.groups for text in (*group.captions, group.empty) if text]
+        return Batch(latents, max(texts, key=lambda text: text["context"].shape[1]), {})
+
     def fingerprint(self) -> str:
         """Returns a hash over everything that is trained on."""
         digest = hashlib.sha256()
@@ -174,17 +185,6 @@ class GroupedExamples:
                     digest.update(f"{name} {list(tensor.shape)}".encode())
                     digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-def stacked(texts: Sequence[Conditioning]) -> Conditioning:
-    """Returns conditionings [1, ...] as one [count, ...]; texts of different lengths are repeated to a common one.
-
-    Attention over a text that stands there twice is attention over the text once, so the repeats change nothing.
-    """
-    tokens = math.lcm(*(text["context"].shape[1] for text in texts))
-    contexts = [text["context"].repeat(1, tokens // text["context"].shape[1], 1) for text in texts]
-    others = {name: torch.cat([text[name] for text in texts]) for name in texts[0] if name != "context"}
-    return {"context": torch.cat(contexts), **others}
 
 
 def flat_entries(conditionings: Sequence[list]) -> list[list]:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ...errors import UnsupportedModelError
-from ..data.examples import Conditioning
+from ..data.texts import Conditioning, at_own_lengths
 from ..denoiser import Denoiser
 from ..lora_layers import LoraLayers
 
@@ -63,6 +63,10 @@ class Features:
             conditioning: of the prompts.
             frozen: whether gradients pass through the backbone's set without reaching its weights.
         """
+        with self.layers.using(self.backbone, frozen=frozen):
+            return at_own_lengths(self._encoded, x, t, conditioning)
+
+    def _encoded(self, x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> list[torch.Tensor]:
         features: list[torch.Tensor] = []
 
         def keep(module: nn.Module, args: tuple, output: torch.Tensor | tuple) -> None:
@@ -72,8 +76,7 @@ class Features:
 
         hooks = [stage.register_forward_hook(keep) for stage in self.stages]
         try:
-            with self.layers.using(self.backbone, frozen=frozen):
-                self.denoiser.predict(x, t, conditioning)
+            self.denoiser.predict(x, t, conditioning)
         except _Reached:
             pass
         finally:

@@ -116,15 +116,18 @@ def test_fingerprint_tells_weights_and_predictions_apart(outside, host):
     assert host_of(model).fingerprint() != first
 
 
-def test_texts_of_different_lengths_are_repeated_to_a_common_one():
-    from hyper_sd.training.data.examples import stacked
-
-    short, long = torch.arange(6.0).view(1, 2, 3), torch.arange(9.0).view(1, 3, 3)
-    joined = stacked([{"context": short, "y": torch.zeros(1, 4)}, {"context": long, "y": torch.ones(1, 4)}])
-    assert joined["context"].shape == (2, 6, 3)
-    assert torch.equal(joined["context"][0], short[0].repeat(3, 1))
-    assert torch.equal(joined["context"][1], long[0].repeat(2, 1))
-    assert joined["y"].tolist() == [[0.0] * 4, [1.0] * 4]
+def test_texts_of_different_lengths_in_a_batch_predict_what_each_does_alone(outside, host):
+    found, chunks = host_of(host.small_unet()), (3, 2, 1, 3)
+    states = [torch.cat([host.conditioning(10 * n + part)[0][0] for part in range(n)], 1) for n in chunks]
+    entries = [[text, {}] for text in states]
+    examples = found.examples([host.latent(4, seed=1, size=8)], [entries], [host.conditioning(9)])
+    batch, t = examples.batch(range(4), 0), torch.tensor([999, 600, 300, 20])
+    assert batch.conditioning["context"].shape[1] == 3 * 77
+    together = found.denoiser.predict(batch.latents, t, batch.conditioning)
+    for row in range(4):
+        one = examples.batch([row], 0)
+        alone = found.denoiser.predict(one.latents, t[row : row + 1], one.conditioning)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_examples_of_one_size_are_one_bucket_and_keep_their_captions(outside, host):
