@@ -25,9 +25,9 @@ def option(name: str, default: Any) -> Any:
 
 def schedule_name(p: Any) -> str:
     """Returns the schedule type of the pass that is about to run."""
-    name = getattr(p, "hr_scheduler", None) if p.is_hr_pass else getattr(p, "scheduler", None)
-    # C has no schedule types in its tabs, only an option for all samplers.
-    return name or getattr(shared.opts, "k_sched_type", None) or AUTOMATIC
+    own = getattr(p, "hr_scheduler", None) if p.is_hr_pass else None
+    # C has no schedule types in its tabs, only an option for all samplers; what a plan has set counts before it in both passes.
+    return own or getattr(p, "scheduler", None) or getattr(shared.opts, "k_sched_type", None) or AUTOMATIC
 
 
 def schedule_types() -> Any:

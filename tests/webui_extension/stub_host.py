@@ -21,6 +21,7 @@ from .stub_samplers import module
 
 PACKAGE = "hyper_sd.webui_extension"
 CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded")
+OPTIONS = {"skip_early_cond": 0.0, "img2img_fix_steps": False, "sgm_noise_multiplier": False, "eta_ancestral": 1.0}
 FLAGS = {"sd15": "is_sd1", "sdxl": "is_sdxl", "sd3": "is_sd3"}
 
 
@@ -117,7 +118,7 @@ class StubHost:
         state = SimpleNamespace(interrupted=False, evaluations=[], interrupt_after=0, current_latent=None, sampling_steps=0)
         self.shared = module(
             "modules.shared",
-            opts=Options(skip_early_cond=0.0, img2img_fix_steps=False, sgm_noise_multiplier=False, eta_ancestral=1.0),
+            opts=Options(**OPTIONS, **({} if schedule_types else {"k_sched_type": "Automatic"})),
             cmd_opts=SimpleNamespace(lora_dir=str(root / "Lora"), ckpt_dir=None),
             state=state,
             OptionInfo=OptionInfo,

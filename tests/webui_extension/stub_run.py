@@ -72,6 +72,8 @@ def process_images(host: StubHost, p: Processing) -> list[torch.Tensor]:
     host.shared.state.interrupted = False
     if hasattr(samplers, "get_sampler_and_scheduler"):
         p.sampler_name, p.scheduler = samplers.get_sampler_and_scheduler(p.sampler_name, p.scheduler, convert_automatic=False)
+    else:  # Forge-classic's images have no schedule type
+        del p.scheduler, p.hr_scheduler
     p.sd_model = host.model
     p.all_prompts = [p.prompt] * (p.batch_size * p.n_iter)
     p.all_seeds = [p.seed + i for i in range(len(p.all_prompts))]
@@ -113,7 +115,9 @@ def _sample(host: StubHost, p: Processing, text: str) -> list[torch.Tensor]:
         return list(done)
     done = create(p.sampler_name).sample(p, noise, cond, p.negative_prompt)
     if p.enable_hr:
-        p.hr_scheduler, p.is_hr_pass, p.rng = p.hr_scheduler or p.scheduler, True, ImageRNG(p.seeds)
+        if hasattr(p, "hr_scheduler"):
+            p.hr_scheduler = p.hr_scheduler or p.scheduler
+        p.is_hr_pass, p.rng = True, ImageRNG(p.seeds)
         host.activate(p, p.hr_extra_network_data)
         steps = p.hr_second_pass_steps or p.steps
         done = create(p.sampler_name).sample_img2img(p, done, p.rng.next(), cond, p.negative_prompt, steps=steps)

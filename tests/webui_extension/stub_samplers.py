@@ -82,12 +82,13 @@ def install(shared: Any, denoiser: Callable, schedule_types: bool) -> dict[str, 
     return modules
 
 
-def _schedulers() -> types.ModuleType:
-    def karras(n: int, sigma_min: float, sigma_max: float, device: Any) -> torch.Tensor:
-        ramp = torch.linspace(0, 1, n)
-        return torch.cat([(sigma_max ** (1 / 7) + ramp * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7, torch.zeros(1)])
+def _karras(n: int, sigma_min: float, sigma_max: float, device: Any) -> torch.Tensor:
+    ramp = torch.linspace(0, 1, n)
+    return torch.cat([(sigma_max ** (1 / 7) + ramp * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7, torch.zeros(1)])
 
-    listed = [Scheduler("automatic", "Automatic", None), Scheduler("karras", "Karras", karras)]
+
+def _schedulers() -> types.ModuleType:
+    listed = [Scheduler("automatic", "Automatic", None), Scheduler("karras", "Karras", _karras)]
     return module(
         "sd_schedulers",
         Scheduler=Scheduler,
@@ -143,13 +144,23 @@ class KDiffusionSampler:
         self.model_wrap = self.model_wrap_cfg.inner_model
 
     def get_sigmas(self, p, steps):
+        if self.schedulers is None:
+            return self._sigmas_of_the_option(p, steps)
         name = getattr(p, "hr_scheduler" if p.is_hr_pass else "scheduler", None) or "Automatic"
-        scheduler = self.schedulers.schedulers_map.get(name) if self.schedulers else None
+        scheduler = self.schedulers.schedulers_map.get(name)
         if scheduler is None or scheduler.function is None:
             return self.model_wrap.get_sigmas(steps)
         inner = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
         low, high = float(self.model_wrap.sigmas[0]), float(self.model_wrap.sigmas[-1])
         return scheduler.function(n=steps, sigma_min=low, sigma_max=high, **inner, device="cpu").cpu()
+
+    def _sigmas_of_the_option(self, p, steps):
+        """Forge-classic: an option holds the schedule type of every image and pass."""
+        chosen = self.shared.opts.k_sched_type
+        if chosen == "Automatic":
+            return self.model_wrap.get_sigmas(steps)
+        p.extra_generation_params["Schedule type"] = chosen
+        return _karras(steps, float(self.model_wrap.sigmas[0]), float(self.model_wrap.sigmas[-1]), "cpu")
 
     def initialize(self, p):
         self.p = self.model_wrap_cfg.p = p

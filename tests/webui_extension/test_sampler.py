@@ -250,14 +250,6 @@ def test_too_many_segments_for_the_steps_says_what_to_do(host):
         draw(host, args=eta(0.3, 4), steps=3)
 
 
-def test_schedule_type_serves_other_samplers_at_any_count(host):
-    sampler = host._modules["modules.sd_samplers"].all_samplers_map["Euler"].constructor(host.model)
-    for count in (0, 1, 8, 50, 51, 1000, 1001, 8000):
-        sigmas = sampler.get_sigmas(Processing(scheduler="Hyper-SD"), count)
-        assert len(sigmas) == count + 1
-        assert bool((sigmas[1:] < sigmas[:-1]).all())
-
-
 def test_repeated_levels_of_a_schedule_type_are_skipped_and_counted(host, monkeypatch):
     """As "Simple" repeats them in an image-to-image pass of exactly so many steps, whose whole list has steps / strength."""
     types = host._modules["modules.sd_schedulers"]
@@ -281,10 +273,3 @@ def test_repeated_levels_of_a_schedule_type_are_skipped_and_counted(host, monkey
     assert torch.isfinite(image).all()
     assert len(host.shared.state.evaluations) == 10  # 2000 steps over 1000 levels
     assert counted == [(i, i + 1) for i in range(20)]  # by the second number the host's prompts change
-
-
-def test_host_without_schedule_types_has_the_sampler(make_host):
-    host = make_host(forge=True, schedule_types=False)
-    images, p = draw(host)
-    assert "Hyper-SD timesteps: 999 759 499 259" in p.infotext
-    assert torch.isfinite(images[0]).all()
