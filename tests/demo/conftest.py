@@ -5,12 +5,14 @@ import struct
 from pathlib import Path
 
 import pytest
+from hyper_sd.host_version import MINIMUM
 
 
-def make_comfyui(folder: Path, new_enough: bool = True) -> Path:
+def make_comfyui(folder: Path, version: str = MINIMUM) -> Path:
+    """Makes a folder shaped like a ComfyUI; one of before January 2025, with version "", states none."""
     (folder / "comfy").mkdir(parents=True)
-    if new_enough:
-        (folder / "comfy_api" / "latest").mkdir(parents=True)
+    if version:
+        (folder / "comfyui_version.py").write_text(f'# made\n__version__ = "{version}"\n', encoding="utf-8")
     for name in ("main.py", "nodes.py", "execution.py"):
         (folder / name).write_text("", encoding="utf-8")
     return folder

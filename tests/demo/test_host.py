@@ -1,4 +1,5 @@
 import hashlib
+import re
 import zipfile
 
 import pytest
@@ -38,9 +39,10 @@ def test_named_folder_without_comfyui_is_an_error(tmp_path, monkeypatch):
         host.find_comfyui()
 
 
-def test_old_comfyui_is_an_error_when_named_and_passed_over_when_found(tmp_path, comfyui_folder):
-    old = comfyui_folder(tmp_path / "ComfyUI", new_enough=False)
-    with pytest.raises(HostError, match=r"older than ComfyUI 0\.3\.48"):
+@pytest.mark.parametrize(("version", "named"), [("0.3.58", r"0\.3\.58"), ("", "without a version")])
+def test_old_comfyui_is_an_error_when_named_and_passed_over_when_found(tmp_path, comfyui_folder, version, named):
+    old = comfyui_folder(tmp_path / "ComfyUI", version)
+    with pytest.raises(HostError, match=rf"ComfyUI {named}; Hyper-SD needs {re.escape(host.MINIMUM)} or newer\. Update it"):
         host.find_comfyui(old)
     assert host.find_comfyui(root=tmp_path / "pack", home=tmp_path) is None
 
