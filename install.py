@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """Returns the command line of install.py."""
-    from hyper_sd.demo.check import add_webui_options
+    from hyper_sd.demo.check import add_test_options
     from hyper_sd.demo.fetch_models import add_download_options
     from hyper_sd.demo.options import add_demo_options
 
@@ -78,7 +78,7 @@ def make_parser() -> Parser:
     add_demo_options(demo)
     add_download_options(commands.add_parser("download", help="fetch Hyper-SD files, verified, into the host's folders"))
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
-    add_webui_options(test)
+    add_test_options(test)
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")
     train = commands.add_parser("train-demo", help="train the demo model from nothing (hours on a CPU)")
     train.add_argument("recipe", nargs="*", metavar="argument", help="for the recipe, for example --threads 2")

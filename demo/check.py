@@ -10,22 +10,30 @@ from .console import say
 from .requirements import ROOT
 
 
-def add_webui_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what chooses the WebUI to a parser."""
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what chooses the hosts to a parser."""
+    parser.add_argument("--comfyui", type=Path, metavar="PATH", help="your own ComfyUI; default: one found, else a pinned copy")
     parser.add_argument("--webui", type=Path, metavar="PATH", help="run tests/webui on this A1111 or Forge instead")
     parser.add_argument("--webui-python", metavar="FILE", help="its Python; default: the venv in its folder")
+
+
+def split_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options of add_test_options and the other arguments, which are pytest's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_test_options(parser)
+    return parser.parse_known_args(arguments)
 
 
 def run_checks(arguments: list[str], comfyui: Path) -> int:
     """Runs ruff and pytest over the repository and returns the first exit code that is not 0; pytest speaks last.
 
-    Args: arguments: for pytest, and those of add_webui_options.
+    Args:
+        arguments: for pytest, and those of add_test_options.
+        comfyui: the host that runs.
     """
     # One thread per process: on a small machine more of them only wait for each other.
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(comfyui)}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_webui_options(parser)
-    chosen, pytest_arguments = parser.parse_known_args(arguments)
+    chosen, pytest_arguments = split_arguments(arguments)
     if chosen.webui:
         return _run_webui(chosen, pytest_arguments, environment)
     commands = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *pytest_arguments])

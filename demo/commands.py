@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ..models.embedded import CHECKPOINT
+from .check import run_checks, split_arguments
 from .checkpoint import read_checkpoint
 from .console import say
 from .environment import inside, install, is_complete, make_venv, rerun
@@ -27,8 +28,10 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
     """
     if command == "demo":
         _check_demo(parsed)
-    explicit = parsed.comfyui if command == "demo" else None
-    comfyui = None if command == "train-demo" else ensure_comfyui(explicit, pip_python=make_venv)
+    comfyui = None
+    if command != "train-demo":
+        options = parsed if command == "demo" else split_arguments(arguments)[0]
+        comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
     requirements = requirements_for(command, comfyui)
     if not is_complete(command, requirements):
         install(command, requirements)
@@ -64,8 +67,6 @@ def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace |
 
         return run_demo(read_demo_options(parsed), comfyui)
     if command == "test":
-        from .check import run_checks
-
         return run_checks(arguments, comfyui)
     recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"
     return subprocess.run([sys.executable, "-c", recipe, *arguments], cwd=ROOT, check=False).returncode

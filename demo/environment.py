@@ -10,8 +10,8 @@ from ..disk import write_whole
 from .console import say
 from .errors import InstallError
 from .pip import installed_version, pip_install, remove_half_installed
-from .requirements import ROOT, alone_for, digest
-from .torch_build import install_torch, repair_torchvision
+from .requirements import ROOT, alone_for, digest, name_of
+from .torch_build import install_torch, repair_torchaudio, repair_torchvision
 
 VENV = ROOT / ".venv"
 STAMP = "hyper_sd.json"
@@ -101,8 +101,11 @@ def install(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> N
     say(f"Installing {len(requirements)} packages and what they need")
     # Naming the installed torch keeps pip from exchanging it for another build.
     pip_install(python, [f"torch=={torch_version}", *requirements])
-    if "torchvision" in requirements:
+    projects = {name_of(line) for line in requirements}
+    if "torchvision" in projects:
         repair_torchvision(python, torch_version)
+    if "torchaudio" in projects:
+        repair_torchaudio(python)
     if alone := alone_for(command):
         pip_install(python, ["--no-deps", *alone])
     write_stamp(command, requirements, venv)

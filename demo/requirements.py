@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH_VERSION = "2.13.0"  # tested; where a GPU is found pip takes the newest instead
 FRONTEND = "comfyui-frontend-package"
 
-# ComfyUI 0.3.75's own list, without torch (chosen in demo/torch_build.py) and without its templates and help pages.
+# ComfyUI 0.3.75's own list, without torch (chosen in demo/torch_build.py) and without its templates, help pages and torchaudio.
 COMFYUI = (
     f"{FRONTEND}==1.32.9", "torchvision", "torchsde", "numpy>=1.25.0", "einops", "transformers>=4.50.3", "tokenizers>=0.13.3",
     "sentencepiece", "safetensors>=0.4.2", "aiohttp>=3.11.8", "yarl>=1.18.0", "pyyaml", "pillow", "scipy", "tqdm", "psutil",
@@ -24,7 +24,7 @@ TEST_ALONE = ("k-diffusion==0.1.1.post1",)
 RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "kornia>=0.7.1", "resvg-py")
 COMMANDS = ("demo", "test", "train-demo")
 
-_LEFT_OUT = {"torch", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
+_LEFT_OUT = {"torch", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 
 
 def name_of(requirement: str) -> str:

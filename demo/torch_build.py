@@ -9,7 +9,7 @@ from pathlib import Path
 from ..disk import free_bytes
 from .console import say
 from .errors import InstallError
-from .pip import installed_version, pip_install, pip_try
+from .pip import installed_version, pip_install, pip_try, site_packages
 from .requirements import TORCH_VERSION
 
 GIB = 2**30
@@ -21,6 +21,7 @@ CPU_TIP = (
     "address of PyTorch's CPU wheels (see pytorch.org, Get Started, Compute Platform CPU) to save most of the download."
 )
 _CHECK_TORCHVISION = "import torchvision, torchvision.transforms"
+_CHECK_TORCHAUDIO = "import torchaudio, torchaudio.functional"
 
 
 def has_gpu() -> bool:
@@ -111,3 +112,22 @@ def repair_torchvision(python: Path, torch_version: str) -> None:
         f"No torchvision imports beside torch {torch_version}. Install the pair that pytorch.org names for this machine with "
         f'"{python} -m pip install torch torchvision", then run the same command again.'
     )
+
+
+def repair_torchaudio(python: Path) -> None:
+    """Takes the compiled part off a torchaudio that does not import: beside a CPU-only torch pip chooses one built for CUDA.
+
+    ComfyUI 0.33 does not start without torchaudio; of the compiled part, which torchaudio can do without, it uses nothing.
+
+    Raises: InstallError when it does not import even so.
+    """
+    if _imports(python, _CHECK_TORCHAUDIO):
+        return
+    for site in site_packages(python):
+        for compiled in (*site.glob("torchaudio/lib/*.so"), *site.glob("torchaudio/lib/*.pyd")):
+            compiled.unlink()
+    if not _imports(python, _CHECK_TORCHAUDIO):
+        raise InstallError(
+            "The installed torchaudio does not import beside torch. Install the pair that pytorch.org names for this machine "
+            f'with "{python} -m pip install torch torchaudio", then run the same command again.'
+        )

@@ -28,6 +28,14 @@ def test_without_webui_style_and_every_test_are_run(commands):
     assert "A1111_PATH" not in commands[-1][1]
 
 
+def test_comfyui_is_named_to_the_tests_and_not_to_pytest(commands, tmp_path):
+    arguments = ["-x", "--comfyui", str(tmp_path), "-k", "tcd"]
+    assert check.split_arguments(arguments)[0].comfyui == tmp_path
+    check.run_checks(arguments, tmp_path)
+    assert commands[-1][0] == ["pytest", "-x", "-k", "tcd"]
+    assert commands[-1][1]["COMFYUI_PATH"] == str(tmp_path)
+
+
 def test_webui_runs_its_own_tests_with_both_hosts_named(commands, tmp_path):
     assert check.run_checks(["--webui", str(tmp_path), "-x", "--webui-python", "py"], Path("comfyui")) == 0
     ((command, environment),) = commands

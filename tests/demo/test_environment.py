@@ -90,6 +90,25 @@ def test_tests_install_k_diffusion_without_what_it_asks_for(folder, monkeypatch)
     assert not [line for arguments in installed for line in arguments if "k-diffusion" in line and arguments[0] != "--no-deps"]
 
 
+@pytest.mark.parametrize("compiled", ["broken", "whole"])
+def test_torchaudio_loses_its_compiled_part_only_where_that_does_not_load(folder, compiled):
+    python = environment.venv_python(folder)
+    package = pip.site_packages(python)[0] / "torchaudio"
+    (package / "lib").mkdir(parents=True)
+    library = package / "lib" / "_torchaudio.so"
+    library.write_text(compiled, encoding="utf-8")
+    (package / "functional.py").write_text("", encoding="utf-8")
+    loads = f"from pathlib import Path\np = Path({str(library)!r})\nassert not p.exists() or p.read_text() == 'whole'\n"
+    (package / "__init__.py").write_text(loads, encoding="utf-8")
+    torch_build.repair_torchaudio(python)
+    assert library.exists() == (compiled == "whole")
+
+
+def test_torchaudio_that_does_not_import_says_what_to_do(folder):
+    with pytest.raises(InstallError, match=r"torchaudio does not import .* pip install torch torchaudio"):
+        torch_build.repair_torchaudio(environment.venv_python(folder))
+
+
 def test_full_disk_is_refused_before_the_first_installation(tmp_path):
     with pytest.raises(InstallError, match=r"GB free, the first installation needs 1000000 GB; free some space"):
         torch_build.check_space(tmp_path, 10**6 * torch_build.GIB)

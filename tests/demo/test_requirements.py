@@ -26,7 +26,7 @@ def test_name_of_reads_the_project(line, name):
 def test_host_requirements_leave_out_torch_comments_and_options(tmp_path):
     text = "torch\ntorchaudio==2\ntorchvision\n# a comment\naiohttp>=3 # why\n-f somewhere\ncomfyui-workflow-templates==1\n\n"
     (tmp_path / "requirements.txt").write_text(text, encoding="utf-8")
-    assert requirements.host_requirements(tmp_path) == ("torchvision", "aiohttp>=3", "requests")
+    assert requirements.host_requirements(tmp_path) == ("torchaudio==2", "torchvision", "aiohttp>=3", "requests")
 
 
 def test_pinned_list_stands_in_where_a_comfyui_has_none(tmp_path):

@@ -6,7 +6,7 @@ import importlib.util
 import re
 
 import pytest
-from hyper_sd.demo.check import add_webui_options
+from hyper_sd.demo.check import add_test_options
 from hyper_sd.errors import HyperSDError
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.tests.documents import DOCS, PAGES, ROOT, each, words_of
@@ -54,7 +54,7 @@ def _problem_of_install(arguments: list[str]) -> str:
         return _unknown(words, _added_options(_source("demo", "recipe", "__main__.py")))
     if command == "test":
         parser = argparse.ArgumentParser()
-        add_webui_options(parser)
+        add_test_options(parser)
         return _unknown(parser.parse_known_args(words)[1], {"-k"})
     try:
         options = _make_parser().parse_args([command, *words])
