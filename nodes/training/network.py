@@ -111,7 +111,8 @@ class HostNetwork:
     def load(self, memory: float = 0) -> None:
         """Brings the whole network to its device, with the MODEL's patches.
 
-        Tensors that a node has loaded under inference mode cannot be trained through; each of them is replaced by a copy.
+        Tensors that a node has loaded under inference mode cannot be trained through, also after the host has moved them to its
+        device; each of them is replaced by a copy.
 
         Args:
             memory: bytes to be left free for the training.
@@ -254,8 +255,16 @@ def _differentiable_attention(chosen: Callable, *args, **kwargs) -> torch.Tensor
 def _leave_inference_mode(network: nn.Module) -> None:
     for module in network.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.is_inference():
+            if parameter is not None and _is_of_inference_mode(parameter):
                 module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_inference():
+            if buffer is not None and _is_of_inference_mode(buffer):
                 module._buffers[name] = buffer.clone()
+
+
+def _is_of_inference_mode(tensor: torch.Tensor) -> bool:
+    """Whether torch counts no versions of a tensor; one that was moved since has is_inference() False, and still none."""
+    try:
+        return tensor._version < 0  # never: the question is whether there is one
+    except RuntimeError:
+        return True

@@ -107,6 +107,22 @@ def test_loading_turns_inference_tensors_into_ordinary_ones_of_the_same_value(ho
     assert all(torch.equal(p, before[name][0]) and p.requires_grad == before[name][1] for name, p in network.named_parameters())
 
 
+def test_model_that_a_node_has_loaded_can_be_trained_through_once_the_host_has_moved_it(host, pack):
+    from hyper_sd.training.lora_layers import LoraLayers
+
+    model = pack["HyperSDDemoModel"].execute().args[0]
+    model.load_device = torch.device("cpu", 0)  # the same memory, but to torch another device than cpu: it moves as to a card
+    with torch.inference_mode(False):
+        found = host_of(model)
+        layers = LoraLayers(found.network, 2)
+        context = {"context": torch.randn(1, 5, found.model.model_config.unet_config["context_dim"])}
+        with torch.enable_grad(), layers.using(layers.add("student") and "student"):
+            found.denoiser.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), context).square().mean().backward()
+        layers.detach()
+        assert all(bool(up.grad.any()) for up in layers.sets["student"].up)
+        assert len(found.fingerprint()) == 64
+
+
 def test_fingerprint_tells_weights_and_predictions_apart(outside, host):
     model, other = host.small_unet(), host.small_unet("V_PREDICTION")
     first = host_of(model).fingerprint()
