@@ -1,7 +1,6 @@
 """Where training data comes from: a folder, encoded once and kept on disk, an IMAGE batch, or latents from elsewhere."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,15 @@ from ...models import embedded
 from ...models.families import FAMILIES
 from ...training.data.buckets import Size, nearest_bucket
 from ...training.data.cache import encode, latents_path, prompt_path
-from ...training.data.images import METADATA, SUFFIXES, ImageRules, Skipped, scan_folder
+from ...training.data.folder import folder_state, scan_folder
+from ...training.data.images import ImageRules
+from ...training.data.remarks import Remark, in_words
 from ..demo_model import DemoTextEncoder
 from .encoders import conditioning_entry, encode_prompt, host_encoders
 
 PACK = Path(__file__).resolve().parents[2]
 SMALLEST = 64  # pixels of a side
 SMALL = 256  # resolutions below take finer buckets where the VAE allows it
-NAMED = 5  # the most skipped files that the summary names
 
 Report = Callable[[str, int, int, float | None], None]  # what is done, done, total, seconds left
 
@@ -50,11 +50,13 @@ class Encoded:
     Args:
         examples: in order.
         skipped: what could not be used, and why.
+        notes: what else a person is to know.
         negative: the entry of CONDITIONING of the empty prompt.
     """
 
     examples: tuple[Example, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
     negative: list
 
 
@@ -115,7 +117,7 @@ def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Re
         Example(load_file(latents_path(cache, encoders.fingerprint, item))["latents"], entries[item.caption])
         for item in images.items
     )
-    return Encoded(examples, images.skipped, entries[""])
+    return Encoded(examples, images.skipped, images.notes, entries[""])
 
 
 def caption_lines(captions: str, count: int, rules: ImageRules) -> list[str | None]:
@@ -144,7 +146,7 @@ def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules:
         )
     lines = caption_lines(captions, count, rules)
     reason = "has no caption; write its line, or set default_caption"
-    skipped = tuple(Skipped(f"image {n}", reason) for n, line in enumerate(lines, 1) if line is None)
+    skipped = tuple(Remark(f"image {n}", reason) for n, line in enumerate(lines, 1) if line is None)
     if len(skipped) == count:
         raise TrainingError("The images have no caption; write one line for each in captions, or set default_caption.")
     entries = {text: conditioning_entry(encode_prompt(clip, text)) for text in dict.fromkeys(["", *filter(None, lines)])}
@@ -153,7 +155,7 @@ def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules:
         report("Encoding", number, count, None)
         if line is not None:
             examples.append(Example(vae.encode(image), entries[line]))
-    return Encoded(tuple(examples), skipped, entries[""])
+    return Encoded(tuple(examples), skipped, (), entries[""])
 
 
 def _fitted(images: torch.Tensor, size: Size) -> torch.Tensor:
@@ -190,13 +192,16 @@ def grouped(examples: Iterable[Example]) -> tuple[list[dict], list[list]]:
     return latents, [[example.positive for example in group] for group in groups.values()]
 
 
-def in_words(examples: Sequence[Example], factor: int, skipped: Sequence[Skipped], others: int = 0) -> str:
+def summary(
+    examples: Sequence[Example], factor: int, skipped: Sequence[Remark], notes: Sequence[Remark] = (), others: int = 0
+) -> str:
     """Returns a summary: "20 images in 2 sizes (14 of 512x512, 6 of 384x640), 1 skipped: x.png has no caption".
 
     Args:
         examples: images that were encoded.
         factor: pixels to a latent.
         skipped: images that were not.
+        notes: what else a person is to know.
         others: latents that were encoded elsewhere.
     """
     sizes = Counter(f"{e.latents.shape[-1] * factor}x{e.latents.shape[-2] * factor}" for e in examples).most_common()
@@ -209,19 +214,14 @@ def in_words(examples: Sequence[Example], factor: int, skipped: Sequence[Skipped
     if others:
         parts.append(f"{others} {'latent' if others == 1 else 'latents'} as given")
     if skipped:
-        named = "; ".join(f"{entry.name} {entry.reason}" for entry in skipped[:NAMED])
-        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-        parts.append(f"{len(skipped)} skipped: {named}{more}")
-    return ", ".join(parts)
+        parts.append(f"{len(skipped)} skipped: {'; '.join(in_words(skipped))}")
+    text = ", ".join(parts)
+    return f"{text}. Note: {'; '.join(in_words(notes))}" if notes else text
 
 
-def folder_state(folder: Path) -> str:
-    """Returns what changes when an image, caption or table in a folder is added, removed or changed."""
+def fingerprint(folder: Path) -> str:
+    """Returns a hash that changes where folder_state() does."""
     digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith((*SUFFIXES, ".txt")) or name.lower() in METADATA:
-                path, status = Path(parent, name), Path(parent, name).stat()
-                digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    for state in folder_state(folder):
+        digest.update(f"{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -54,7 +54,7 @@ INPUTS = [
         "folder",
         default="",
         tooltip="A folder of images with captions: a whole path, or one below ComfyUI's input folder or else below this pack's "
-        "own, where demo/style is. A caption is the .txt of the same name, or the row in a metadata.csv or metadata.jsonl. "
+        "own, where demo/style is. A caption is the .txt or .caption of the same name, or the row in a metadata.csv or .jsonl. "
         "Empty when images come from another node.",
     ),
     io.Int.Input(
@@ -128,7 +128,7 @@ class HyperSDTrainingData(io.ComfyNode):
     def fingerprint_inputs(cls, folder=None, **inputs) -> str:
         """Changes when a file in the folder does."""
         path = sources.folder_path(folder or "")
-        return sources.folder_state(path) if path else ""
+        return sources.fingerprint(path) if path else ""
 
     @classmethod
     def execute(
@@ -164,7 +164,8 @@ class HyperSDTrainingData(io.ComfyNode):
         if passed:
             groups = groups[0] + [passed[0]], groups[1] + [passed[1]]
         skipped = [entry for part in parts for entry in part.skipped]
-        text = sources.in_words(examples, factor, skipped, len(passed[1]) if passed else 0)
+        notes = [entry for part in parts for entry in part.notes]
+        text = sources.summary(examples, factor, skipped, notes, len(passed[1]) if passed else 0)
         show_text(text, node_id)
         return io.NodeOutput(*groups, _negative(parts, clip), text)
 

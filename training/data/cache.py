@@ -1,7 +1,6 @@
 """Images and prompts encoded once to disk: one safetensors file per image and per distinct caption, found again by content."""
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from ...errors import TrainingError
 from ..checkpoint import save_atomically
 from .buckets import Item
 from .examples import Batch, Conditioning, repeated, rows
-from .images import FORMATS, ImageItem
+from .files import open_picture
+from .images import ImageItem
 
 FORMAT = "hyper_sd cache 1"  # part of every name: files of another format are not found
 
@@ -169,7 +169,7 @@ def load_pixels(item: ImageItem) -> torch.Tensor:
         raise TrainingError(f"{item.name} can no longer be read ({error}); scan the images again.") from error
     if hashlib.sha256(data).hexdigest() != item.digest:
         raise TrainingError(f"{item.name} changed after it was scanned; scan the images again.")
-    image = _on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS)))
+    image = _on_white(ImageOps.exif_transpose(open_picture(data)))
     pixels = np.array(ImageOps.fit(image, item.bucket, Image.Resampling.LANCZOS))
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div(127.5).sub(1).contiguous()
 

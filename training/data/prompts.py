@@ -1,6 +1,7 @@
 """Prompts without images as training items: the teacher draws their latents, and the cache of encoded images keeps them."""
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,8 @@ from ...errors import TrainingError
 from ..denoiser import Denoiser
 from .buckets import Item, Size
 from .cache import Clock, Progress, batches, latents_path, load_rows, missing_files, prompt_path, save_rows
+from .files import Source
+from .remarks import Remark
 from .teacher_latents import draw_latents, prompt_noise
 
 
@@ -48,17 +51,19 @@ class PromptItem(Item):
     repeat: int
 
 
-def read_prompts(path: Path, teacher: Teacher, per_prompt: int = 1) -> tuple[PromptItem, ...]:
+def read_prompts(path: Path, teacher: Teacher, per_prompt: int, notes: list[Remark]) -> tuple[PromptItem, ...]:
     """Returns the items for every line of a text file that is not blank.
 
     Args:
-        path: of the text file, UTF-8.
+        path: of the text file.
         teacher: how the images are drawn.
         per_prompt: how many images a line gives.
-    Raises: TrainingError when the file cannot be read as UTF-8 text, or has no prompt.
+        notes: takes a note where the file's encoding is a guess.
+    Raises: TrainingError when the file cannot be read as text, or has no prompt.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        text = io.StringIO(Source(path).read_text(str(path), notes), newline=None)
+        lines = [line.strip() for line in text if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(
             f"The prompts {path} cannot be read ({error}); give a UTF-8 text file, one prompt a line."

@@ -1,24 +1,26 @@
 """Images in tar shards as webdataset writes them, read in place through their offsets; nothing is extracted."""
 
 import glob
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ...errors import TrainingError
-from .images import SUFFIXES, Candidate, ImageRules, ImageSet, OnProgress, Skipped, Source, examine
+from .captions import UNREADABLE, Sidecars
+from .files import Source, suffixes
+from .folder import note_unread
+from .images import Candidate, ImageRules, ImageSet, OnProgress, examine
+from .remarks import Remark
 
-CAPTIONS = (".txt", ".json")  # the first that is not blank
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 def scan_shards(shards: Path | str, rules: ImageRules | None = None, progress: OnProgress | None = None) -> ImageSet:
     """Returns the images of uncompressed tar shards, in the order of the shards and of their members.
 
-    Members of one stem are a sample: 0001.jpg with 0001.txt, or with 0001.json that holds "text" or "caption". Names inside a
+    Members of one stem are a sample: 0001.jpg with 0001.txt or another file that Sidecars takes. Names inside a
     shard are never used as paths, links are skipped, and a damaged shard is skipped whole.
 
     Args:
@@ -27,13 +29,13 @@ def scan_shards(shards: Path | str, rules: ImageRules | None = None, progress: O
         progress: as OnProgress says.
     Raises: TrainingError when there are no shards, or nothing usable in them.
     """
-    candidates, skipped = [], []
+    candidates, skipped, notes = [], [], []
     for path in shard_paths(shards):
         try:
-            candidates += _samples(path, _members(path), skipped)
+            candidates += _samples(path, _members(path), skipped, notes)
         except (OSError, ValueError) as error:
-            skipped.append(Skipped(path.name, f"is not used: {error}"))
-    return examine(candidates, rules or ImageRules(), skipped, str(shards), progress)
+            skipped.append(Remark(path.name, f"is not used: {error}"))
+    return examine(candidates, rules or ImageRules(), skipped, notes, str(shards), progress)
 
 
 def shard_paths(shards: Path | str) -> list[Path]:
@@ -93,35 +95,26 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
     return members
 
 
-def _samples(path: Path, members: list[tarfile.TarInfo], skipped: list[Skipped]) -> Iterator[Candidate]:
-    """Yields the images of one shard with their captions, and adds to `skipped` what is not used."""
-    files: dict[PurePosixPath, Source] = {}
+def _samples(path: Path, members: list[tarfile.TarInfo], skipped: list[Remark], notes: list[Remark]) -> Iterator[Candidate]:
+    """Yields the images of one shard with their captions, and adds to `skipped` and `notes` what is not used."""
+    files: dict[str, Source] = {}
     for member in members:
         name = PurePosixPath(member.name)
-        if member.isdir() or name.name.startswith(".") or name.suffix.lower() not in (*SUFFIXES, *CAPTIONS):
+        label = f"{path.name}/{name}"
+        if member.isdir() or name.name.startswith("."):
             continue
         if not member.isreg() or member.issparse():
-            skipped.append(Skipped(f"{path.name}/{name}", "is a link or another special member"))
-        elif name in files:
-            skipped.append(Skipped(f"{path.name}/{name}", "comes twice in this shard; the first is used"))
+            skipped.append(Remark(label, "is a link or another special member"))
+        elif label in files:
+            skipped.append(Remark(label, "comes twice in this shard; the first is used"))
         else:
-            files[name] = Source(path, member.offset_data, member.size)
-    texts = {(name.with_suffix(""), name.suffix.lower()): source for name, source in files.items()}
-    for name, source in files.items():
-        if name.suffix.lower() in SUFFIXES:
+            files[label] = Source(path, member.offset_data, member.size)
+    sidecars = Sidecars(files, notes)
+    for label, source in files.items():
+        if label.lower().endswith(suffixes()):
             try:
-                yield Candidate(f"{path.name}/{name}", source, _caption(name.with_suffix(""), texts))
-            except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, text that is not JSON
-                skipped.append(Skipped(f"{path.name}/{name}", f"its caption cannot be read ({error})"))
-
-
-def _caption(stem: PurePosixPath, texts: Mapping[tuple[PurePosixPath, str], Source]) -> str:
-    for suffix in CAPTIONS:
-        source = texts.get((stem, suffix))
-        text = source.read_text() if source else ""
-        if suffix == ".json" and text:
-            table = json.loads(text)
-            text = (table.get("text") or table.get("caption") or "") if isinstance(table, dict) else ""
-        if isinstance(text, str) and text.strip():
-            return text
-    return ""
+                yield Candidate(label, source, sidecars.caption(label))
+            except (OSError, ValueError, RecursionError) as error:
+                skipped.append(Remark(label, UNREADABLE.format(error)))
+    sidecars.note_unused(files)
+    note_unread(files, skipped, notes)

@@ -10,8 +10,10 @@ from ...errors import TrainingError
 from ...models.progress import format_duration
 from ..data.buckets import Item
 from ..data.cache import CachedExamples, Progress, encode
-from ..data.images import ImageRules, scan_folder
+from ..data.folder import scan_folder
+from ..data.images import ImageRules
 from ..data.prompts import Teacher, draw_items, read_prompts
+from ..data.remarks import Remark, in_words
 from ..data.shards import scan_shards
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel, fingerprint
@@ -19,7 +21,7 @@ from .run_file import DataTable, RunFile
 
 logger = logging.getLogger("hyper_sd")
 
-LOG_SECONDS, SHOWN = 10.0, 5
+LOG_SECONDS = 10.0
 
 
 def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine) -> CachedExamples:
@@ -42,9 +44,11 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine
     data, share, folder = file.data, (engine.rank, engine.world), Path(file.data.cache)
     if data.prompts:
         teacher = _teacher(file, model, resolution // side * side)
-        items = read_prompts(Path(data.prompts), teacher, data.latents_per_prompt)
+        notes: list[Remark] = []
+        items = read_prompts(Path(data.prompts), teacher, data.latents_per_prompt, notes)
+        _log("note", notes)
     else:
-        items = _scan(data, ImageRules(resolution, side, data.max_aspect, default_caption=data.default_caption or None))
+        items = scan(data, ImageRules(resolution, side, data.max_aspect, default_caption=data.default_caption or None))
     _require_same_everywhere(items, engine)
     encoding = encode(items, model.encoders_on(engine.device), folder, data.encode_batch_size, share)
     _follow("prompts encoded" if data.prompts else "encoded", encoding)
@@ -60,12 +64,24 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine
     return CachedExamples(items, folder, model.fingerprint)
 
 
-def _scan(data: DataTable, rules: ImageRules) -> Sequence[Item]:
+def scan(data: DataTable, rules: ImageRules) -> Sequence[Item]:
+    """Returns the images of a folder or of shards, and logs what is not used, or not as it stands.
+
+    Args:
+        data: names the folder or the shards.
+        rules: which images are taken.
+    Raises: TrainingError when nothing usable is there.
+    """
     images = scan_folder(data.folder, rules) if data.folder else scan_shards(data.shards, rules)
     logger.info("%d images, %d skipped", len(images.items), len(images.skipped))
-    for skipped in images.skipped[:SHOWN]:
-        logger.info("skipped %s: %s", skipped.name, skipped.reason)
+    _log("skipped", images.skipped)
+    _log("note", images.notes)
     return images.items
+
+
+def _log(kind: str, remarks: Iterable[Remark]) -> None:
+    for sentence in in_words(remarks):
+        logger.info("%s: %s", kind, sentence)
 
 
 def _teacher(file: RunFile, model: DiffusersModel, side: int) -> Teacher:

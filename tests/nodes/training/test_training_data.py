@@ -139,22 +139,35 @@ def test_faulty_files_are_named_and_the_others_used(data, emoji):
     assert (len(latents[0]["samples"]), len(positive[0])) == (3, 3)
     assert summary.startswith("3 images of 128x128, 3 skipped: bare.png has no caption; ")
     assert "cut.png cannot be read" in summary
-    assert "note.png is not a PNG, JPEG, WEBP, BMP image" in summary
+    assert "note.png is not a PNG, JPEG, WEBP, BMP, " in summary
 
 
 def test_default_caption_takes_in_images_without_one(host, data, demo, emoji):
     write(emoji, "bare", None)
     _, (positive,), _, summary = data("emoji", default_caption="an emoji")
-    assert summary == "4 images of 128x128"
+    assert summary == "4 images of 128x128. Note: bare.png has no caption of its own and takes default_caption"
     assert same(positive[2], prompt(host, demo[1], "an emoji")[0])
+
+
+def test_what_is_not_read_is_told_beside_the_pictures_that_are(data, emoji):
+    for name in ("a.caption", "x.heic", "y.heic", "z.npz"):
+        (emoji / name).write_text("x", encoding="utf-8")
+    (emoji / "b.txt").write_bytes("café".encode("cp1252"))
+    _, _, _, summary = data("emoji")
+    assert summary.startswith("3 images of 128x128, 2 skipped: x.heic and y.heic: each is a kind of picture that is not read")
+    assert summary.partition(". Note: ")[2].split("; ") == [
+        "b.txt is not UTF-8 and was read as Windows-1252",
+        "save it as UTF-8 where letters are wrong",
+        "a.caption is not used, its picture's caption stands elsewhere",
+        "z.npz is neither a picture nor a caption, and is not read",
+    ]
 
 
 def test_many_skipped_files_are_counted(data, emoji):
     for number in range(8):
         write(emoji, f"n{number}", None)
     _, _, _, summary = data("emoji")
-    assert "8 skipped: n0.png" in summary
-    assert summary.endswith("; and 3 more")
+    assert "8 skipped: n0.png, n1.png, n2.png and 5 more: each has no caption; " in summary
 
 
 def test_captions_of_a_metadata_table_are_read(host, data, demo, emoji):
@@ -232,8 +245,9 @@ def test_fingerprint_changes_with_files_and_captions_only(pack, emoji):
     def state():
         return pack["HyperSDTrainingData"].fingerprint_inputs(folder="emoji", resolution=128)
 
-    before = state()
     (emoji / "notes.md").write_text("mine", encoding="utf-8")
+    before = state()
+    (emoji / "notes.md").write_text("changed", encoding="utf-8")
     assert state() == before
     (emoji / "a.txt").write_text("another caption", encoding="utf-8")
     captioned = state()

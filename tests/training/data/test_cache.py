@@ -8,7 +8,8 @@ from hyper_sd.tests.training.data.pictures import BLUE, RED, encoded, picture, w
 from hyper_sd.training import checkpoint
 from hyper_sd.training.data.cache import CachedExamples, Encoders, encode, latents_path, load_pixels, prompt_path
 from hyper_sd.training.data.examples import BatchOrder
-from hyper_sd.training.data.images import ImageRules, scan_folder
+from hyper_sd.training.data.folder import scan_folder
+from hyper_sd.training.data.images import ImageRules
 from safetensors import safe_open
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)

@@ -4,7 +4,8 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import BLUE, RED, picture, write
 from hyper_sd.training.data.cache import load_pixels
-from hyper_sd.training.data.images import ImageRules, scan_folder
+from hyper_sd.training.data.folder import scan_folder
+from hyper_sd.training.data.images import ImageRules
 from PIL import Image
 
 ANY = ImageRules(resolution=64, step=16, min_side=32, default_caption="a picture")

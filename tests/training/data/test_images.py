@@ -5,7 +5,8 @@ import pytest
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import encoded, picture, write
 from hyper_sd.training.data.cache import load_pixels
-from hyper_sd.training.data.images import ImageRules, scan_folder
+from hyper_sd.training.data.folder import scan_folder
+from hyper_sd.training.data.images import ImageRules
 from PIL import Image, ImageFile
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)
@@ -32,11 +33,12 @@ def test_captions_come_from_text_files_in_name_order_with_subfolders(tmp_path):
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path):
-    for name in ("a.png", ".hidden.png", "._a.png", ".cache/b.png", "c.gif", "notes.md"):
+    for name in ("a.png", ".hidden.png", "._a.png", ".cache/b.png", "README.md", "Thumbs.db"):
         write(tmp_path, name, encoded(picture()))
+    write(tmp_path, "a.txt", "a picture")
     found = scan_folder(tmp_path, ANY)
     assert list(captions(found)) == ["a.png"]
-    assert found.skipped == ()
+    assert found.skipped == found.notes == ()
 
 
 def test_images_of_one_stem_share_their_caption(tmp_path):
@@ -89,7 +91,7 @@ def test_bad_metadata_rows_are_listed_and_reach_nothing_outside(tmp_path):
     lines = [{"file_name": "a.png", "text": "good"}, {"file_name": "gone.png", "text": "x"}, {"text": "no name"}]
     lines += [{"file_name": "../outside.png", "text": "x"}, {"file_name": "a.png", "text": ["a list"]}]
     write(folder, "metadata.jsonl", "\n".join([*map(json.dumps, lines), "{broken", "[1]"]))
-    write(folder, "metadata.csv", b"file_name,text\na.png,caf\xe9")
+    write(folder, "metadata.csv", b"file_name,text\na.png,caf\x81")
     found = scan_folder(folder, RULES)
     assert captions(found) == {"a.png": "good"}
     assert set(reasons(found)) == {
@@ -128,7 +130,7 @@ def test_lone_surrogate_in_a_caption_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff"])
 def test_truncated_image_is_skipped_even_where_the_host_lets_pillow_fill_it_up(tmp_path, monkeypatch, suffix, tolerant):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", tolerant)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
@@ -146,17 +148,17 @@ def test_files_that_are_no_image_of_a_taken_format_are_skipped(tmp_path):
     write(tmp_path, "a.png", picture())
     write(tmp_path, "empty.png", b"")
     write(tmp_path, "text.jpg", "hello")
-    write(tmp_path, "gif.png", encoded(picture(), ".gif"))
+    write(tmp_path, "ppm.png", encoded(picture(), ".ppm"))
     write(tmp_path, "script.jpg", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n")
     write(tmp_path, "jpeg.png", encoded(picture(), ".jpg"))  # the content counts
     found = scan_folder(tmp_path, ANY)
     assert list(captions(found)) == ["a.png", "jpeg.png"]
     assert {name: "is not a PNG" in reason for name, reason in reasons(found).items()} == dict.fromkeys(
-        ("empty.png", "gif.png", "script.jpg", "text.jpg"), True
+        ("empty.png", "ppm.png", "script.jpg", "text.jpg"), True
     )
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff", ".avif"])
 def test_damaged_image_is_skipped_or_loads(tmp_path, suffix):
     rng = np.random.default_rng(1)
     data = encoded(Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)), suffix)
@@ -194,7 +196,7 @@ def test_folder_with_nothing_usable_says_why_and_what_is_taken(tmp_path):
     with pytest.raises(TrainingError, match=r"there is no image.*\.png.*caption"):
         scan_folder(tmp_path, RULES)
     write(tmp_path, "a.png", picture())
-    with pytest.raises(TrainingError, match=r"a\.png: has no caption.*default_caption"):
+    with pytest.raises(TrainingError, match=r"a\.png has no caption.*default_caption"):
         scan_folder(tmp_path, RULES)
     with pytest.raises(TrainingError, match="not a folder"):
         scan_folder(tmp_path / "a.png", RULES)

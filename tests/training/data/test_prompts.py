@@ -26,7 +26,7 @@ ENCODERS = Encoders(refuse, encode_texts, "texts")
 @pytest.fixture
 def items(tmp_path):
     (tmp_path / "prompts.txt").write_text("a fox\n\n  a house \nsnow\na fox\n", encoding="utf-8")
-    return read_prompts(tmp_path / "prompts.txt", TEACHER, per_prompt=2)
+    return read_prompts(tmp_path / "prompts.txt", TEACHER, 2, [])
 
 
 def fill(items, folder, batch_size=3, world=1, teacher=TEACHER):
@@ -50,6 +50,15 @@ def test_every_line_that_is_not_blank_gives_its_items(items):
     assert [item.caption for item in items] == ["a fox"] * 2 + ["a house"] * 2 + ["snow"] * 2 + ["a fox"] * 2
     assert [item.repeat for item in items] == [0, 1, 0, 1, 0, 1, 2, 3]
     assert len({item.digest for item in items}) == len(items)
+
+
+@pytest.mark.parametrize(("encoding", "guessed"), [("utf-8-sig", 0), ("utf-16", 0), ("utf-16-le", 0), ("cp1252", 1)])
+def test_prompts_are_read_by_their_mark_or_as_the_last_resort(tmp_path, encoding, guessed):
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "prompts.txt").write_bytes(f"{mark}café\r\nnaïve".encode(encoding))
+    notes = []
+    assert [item.caption for item in read_prompts(tmp_path / "prompts.txt", TEACHER, 1, notes)] == ["café", "naïve"]
+    assert ["Windows-1252" in note.reason for note in notes] == [True] * guessed
 
 
 def test_latents_do_not_depend_on_batches_or_processes(items, tmp_path):
@@ -84,7 +93,7 @@ def test_drawing_that_was_stopped_goes_on_and_draws_nothing_twice(items, tmp_pat
 def test_new_line_costs_its_own_image_only(items, tmp_path):
     fill(items, tmp_path)
     (tmp_path / "more.txt").write_text("first\na fox\na house\nsnow\na fox\n", encoding="utf-8")
-    more = read_prompts(tmp_path / "more.txt", TEACHER, per_prompt=2)
+    more = read_prompts(tmp_path / "more.txt", TEACHER, 2, [])
     _, steps = fill(more, tmp_path)
     assert steps[0].done == 8
     assert steps[-1].total == 10
@@ -92,7 +101,7 @@ def test_new_line_costs_its_own_image_only(items, tmp_path):
 
 @pytest.mark.parametrize("change", [{"steps": 5}, {"guidance_scale": 3.0}, {"seed": 6}, {"fingerprint": "other"}])
 def test_other_teacher_draws_anew(items, tmp_path, change):
-    others = read_prompts(tmp_path / "prompts.txt", replace(TEACHER, **change), per_prompt=2)
+    others = read_prompts(tmp_path / "prompts.txt", replace(TEACHER, **change), 2, [])
     assert not {item.digest for item in items} & {item.digest for item in others}
 
 
@@ -101,7 +110,7 @@ def test_file_without_prompts_is_refused(tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
     for name, said in (("empty.txt", "holds no prompt"), ("bytes.txt", "UTF-8"), ("none.txt", "cannot be read")):
         with pytest.raises(TrainingError, match=said):
-            read_prompts(tmp_path / name, TEACHER)
+            read_prompts(tmp_path / name, TEACHER, 1, [])
 
 
 def test_latents_that_are_not_finite_are_refused(items, tmp_path):

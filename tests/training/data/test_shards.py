@@ -7,7 +7,8 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import encoded, picture, shard, write
 from hyper_sd.training.data.cache import load_pixels
-from hyper_sd.training.data.images import ImageRules, scan_folder
+from hyper_sd.training.data.folder import scan_folder
+from hyper_sd.training.data.images import ImageRules
 from hyper_sd.training.data.shards import expand_braces, scan_shards, shard_paths
 
 RULES = ImageRules(resolution=64, step=16, min_side=32)
@@ -97,7 +98,7 @@ def test_member_that_comes_twice_is_used_once(tmp_path):
         ([("bad.png", encoded(picture())), ("bad.json", "{broken")], "its caption cannot be read"),
         ([("bad.png", encoded(picture())), ("bad.json", "[1]")], "no caption"),
         ([("bad.png", encoded(picture())), ("bad.json", '{"text": 5}')], "no caption"),
-        ([("bad.png", encoded(picture())), ("bad.txt", b"\xff")], "its caption cannot be read"),
+        ([("bad.png", encoded(picture())), ("bad.txt", b"\xff\0")], "its caption cannot be read"),
         ([("bad.png", encoded(picture((20, 90)))), ("bad.txt", "x")], "20 x 90"),
     ],
 )
@@ -105,6 +106,17 @@ def test_bad_sample_is_listed_and_the_others_are_used(tmp_path, bad, reason):
     found = scan_shards(shard(tmp_path / "s.tar", [*bad, *samples(1)]), RULES)
     assert list(captions(found)) == ["s.tar/0000.png"]
     assert reason in reasons(found)["s.tar/bad.png"]
+
+
+def test_members_that_are_not_read_are_told(tmp_path):
+    members = [*samples(1), ("0000.cls", "3"), ("old.heic", b"x"), ("0000.json", '{"text": "other"}'), ("alone.caption", "x")]
+    found = scan_shards(shard(tmp_path / "s.tar", members), RULES)
+    assert "save it as .png or .jpg" in reasons(found)["s.tar/old.heic"]
+    assert {note.name: note.reason for note in found.notes} == {
+        "s.tar/0000.json": "is not used, its picture's caption stands elsewhere",
+        "s.tar/alone.caption": "belongs to no picture",
+        "s.tar/0000.cls": "is neither a picture nor a caption, and is not read",
+    }
 
 
 def broken_shards(data):
@@ -124,7 +136,7 @@ def test_broken_shard_is_skipped_whole_and_the_others_are_used(tmp_path):
         write(tmp_path / "set", "good.tar", data)
         found = scan_shards(tmp_path / "set", RULES)
         assert [item.name for item in found.items] == [f"good.tar/{number:04}.png" for number in range(4)]
-        with pytest.raises(TrainingError, match=rf"broken\.tar: is not used: .*{reason}"):
+        with pytest.raises(TrainingError, match=rf"broken\.tar is not used: .*{reason}"):
             scan_shards(tmp_path / "set" / "broken.tar", RULES)
 
 
@@ -145,7 +157,7 @@ def test_any_cut_of_a_shard_is_noticed(tmp_path):
     last_byte = len(data.rstrip(b"\0"))
     for length in np.random.default_rng(0).integers(0, last_byte, 40):
         write(tmp_path, "cut.tar", data[:length])
-        with pytest.raises(TrainingError, match=r"cut\.tar: is not used"):
+        with pytest.raises(TrainingError, match=r"cut\.tar is not used"):
             scan_shards(tmp_path / "cut.tar", RULES)
 
 
