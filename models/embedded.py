@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import UnsupportedModelError
 
+FAMILY = "sd15"  # whose rules and names hold for it
 EMBEDDED = "embedded"  # stands where a family's key would, for what was measured or set on this model alone
 FOLDER = Path(__file__).resolve().parents[1] / "demo" / "model"
 CONFIG = FOLDER / "config.json"

@@ -1,7 +1,7 @@
 """The families of models that Hyper-SD files exist for, and which of them a checkpoint file belongs to."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +118,7 @@ FAMILIES: dict[str, Family] = {family.key: family for family in (_SD15, _SDXL, _
 TEXT_WIDTHS = {family.text_width: family.key for family in FAMILIES.values() if family.text_width}
 TEXT_WIDTHS |= {1024: "SD2.x", 1280: "the SDXL refiner"}
 STREAM_WIDTHS = {family.stream_width: family.key for family in FAMILIES.values() if family.stream_width}
-STREAM_WIDTHS |= {2432: "SD3.5 Large"}
+STREAM_WIDTHS |= {2432: "SD3.5 Large", 6144: "FLUX.2"}
 
 
 def title_of(name: str) -> str:
@@ -135,14 +135,19 @@ _CROSS_ATTENTION = re.compile(
     r"(?:input|output|down|up)_blocks\..+\.attn2\.to_k\.weight|mid(?:dle)?_block\..+\.attn2\.to_k\.weight"
 )
 _BLOCK = re.compile(r"(?:joint|double|transformer|(?P<single>single(?:_transformer)?))_blocks\.(?P<index>\d+)\.")
-_STREAM_BIASES = ("x_embedder.proj.bias", "pos_embed.proj.bias", "img_in.bias", "x_embedder.bias")
+_STREAM_ENTRIES = ("x_embedder.proj", "pos_embed.proj", "img_in", "x_embedder")
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8")  # beginnings of their names in a header
-# Beginnings of names that only a relative has, although its stream is as wide as a family's.
-_RELATIVES = {
-    "joint_blocks.0.x_block.attn2.": "SD3.5 Medium",
-    "transformer_blocks.0.attn2.": "SD3.5 Medium",
+# Beginnings of names that only one model has. Source: ComfyUI comfy/model_detection.py.
+_OTHERS = {
     "distilled_guidance_layer.": "Chroma",
+    "double_stream_modulation_img.": "FLUX.2",
+    "txt_in.individual_token_refiner.": "HunyuanVideo",
+    "transformer_blocks.0.txt_mod.": "a model of Qwen-Image's kind",
 }
+# The same, of a relative whose stream is as wide as a family's; models of other widths have such names too.
+_RELATIVES = {"joint_blocks.0.x_block.attn2.": "SD3.5 Medium", "transformer_blocks.0.attn2.": "SD3.5 Medium"}
+
+Shape = Sequence[int] | None
 
 
 def model_of(header: Mapping[str, Any]) -> str | None:
@@ -157,9 +162,19 @@ def model_of(header: Mapping[str, Any]) -> str | None:
     prefix = NETWORK if any(name.startswith(NETWORK) for name in header) else ""
     network = {name.removeprefix(prefix): entry for name, entry in header.items() if name.startswith(prefix)}
     network.pop("__metadata__", None)
-    if any(_is_packed(name, entry) for name, entry in network.items()):
+    return model_of_network({name: _shape_in_header(name, entry) for name, entry in network.items()})
+
+
+def model_of_network(shapes: Mapping[str, Shape]) -> str | None:
+    """Returns which model a network is of, as model_of does.
+
+    Args:
+        shapes: of the network's tensors by name, in the original layout or diffusers'; None for one that is not known, because
+            a quantiser has packed it.
+    """
+    if any(name.endswith(".weight") and shape is None for name, shape in shapes.items()):
         return None
-    return _unet(network) or _transformer(network)
+    return _unet(shapes) or _transformer(shapes)
 
 
 def family_of_checkpoint(header: Mapping[str, Any]) -> str | None:
@@ -172,18 +187,18 @@ def family_of_checkpoint(header: Mapping[str, Any]) -> str | None:
     return name if name in FAMILIES else None
 
 
-def _is_packed(name: str, entry: Mapping[str, Any]) -> bool:
-    """Whether a quantiser has packed a weight, whose shape then tells nothing."""
-    return name.endswith(".weight") and not str(entry.get("dtype")).startswith(_FLOATS)
+def _shape_in_header(name: str, entry: Mapping[str, Any]) -> Shape:
+    """Returns a tensor's shape, None for a weight that a quantiser has packed, whose shape tells nothing."""
+    is_packed = name.endswith(".weight") and not str(entry.get("dtype")).startswith(_FLOATS)
+    return None if is_packed else entry.get("shape")
 
 
-def _last_size(entry: Mapping[str, Any]) -> int | None:
-    shape = entry.get("shape")
-    return shape[-1] if shape and isinstance(shape[-1], int) else None
+def _size(shape: Shape, at: int) -> int | None:
+    return shape[at] if shape and isinstance(shape[at], int) else None
 
 
-def _unet(network: Mapping[str, Any]) -> str | None:
-    widths = [_last_size(entry) for name, entry in network.items() if _CROSS_ATTENTION.fullmatch(name)]
+def _unet(network: Mapping[str, Shape]) -> str | None:
+    widths = [_size(shape, -1) for name, shape in network.items() if _CROSS_ATTENTION.fullmatch(name)]
     if not widths:
         return None
     name = TEXT_WIDTHS.get(widths[0], f"a UNet of text width {widths[0]}")
@@ -191,17 +206,23 @@ def _unet(network: Mapping[str, Any]) -> str | None:
     return name if is_whole else _relative(name)
 
 
-def _transformer(network: Mapping[str, Any]) -> str | None:
-    name = STREAM_WIDTHS.get(next((_last_size(network[bias]) for bias in _STREAM_BIASES if bias in network), None))
+def _transformer(network: Mapping[str, Shape]) -> str | None:
     blocks = {match.group("single", "index") for match in map(_BLOCK.match, network) if match}
-    if name is None or not blocks:
+    if not blocks:
         return None
-    for beginning, relative in _RELATIVES.items():
-        if any(tensor.startswith(beginning) for tensor in network):
-            return relative
+    if other := _named(network, _OTHERS):
+        return other
+    entry = next((name for name in _STREAM_ENTRIES if f"{name}.weight" in network), None)
+    name = STREAM_WIDTHS.get(_size(network[f"{entry}.weight"], 0)) if entry else None
+    if name not in FAMILIES:
+        return name
     single = sum(bool(kind) for kind, _ in blocks)
-    is_whole = name not in FAMILIES or FAMILIES[name].blocks == (len(blocks) - single, single)
-    return name if is_whole else _relative(name)
+    is_whole = FAMILIES[name].blocks == (len(blocks) - single, single)
+    return _named(network, _RELATIVES) or (name if is_whole else _relative(name))
+
+
+def _named(network: Mapping[str, Shape], names: Mapping[str, str]) -> str | None:
+    return next((model for start, model in names.items() if any(name.startswith(start) for name in network)), None)
 
 
 def _relative(family: str) -> str:

@@ -16,12 +16,12 @@ from ..errors import UnsupportedModelError
 from .families import FAMILIES, title_of
 from .header import read_header
 from .lora_family import family_of
-from .lora_keys import Match, host_keys, is_text_encoder, layer_path, match, naming, split_key
+from .lora_keys import host_keys, is_text_encoder, layer_path, naming, split_key
 from .lora_plan import LoraPlan, plan
 
 __all__ = [
-    "LoraInfo", "LoraPlan", "Match",
-    "check_family", "check_values", "effective_strength", "host_keys", "match", "plan", "read_lora", "scale_note",
+    "LoraInfo", "LoraPlan",
+    "check_family", "check_values", "effective_strength", "host_keys", "plan", "read_lora", "scale_note",
 ]  # fmt: skip
 
 DTYPES = {
@@ -52,7 +52,7 @@ class LoraInfo:
         kind: "LoRA", or a relative of it: "DoRA", "LoHa", "LoKr", "OFT".
         family: a key of FAMILIES, another family's plain name, or None where it cannot be told.
         rank: (lowest, highest) where modules differ, None for a kind without one.
-        alpha: (lowest, highest) where modules differ, None where the file has none: hosts scale by 1 then.
+        alpha: of the network's modules, (lowest, highest) where they differ, None where there is none: hosts scale by 1 then.
         modules: number of layers that it changes.
         text_encoder_modules: how many of them are in text encoders.
         dtype: of most tensors.
@@ -158,9 +158,11 @@ def _down(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
 
 
 def _alphas(path: Path, modules: Mapping[str, Mapping[str, Tensor]]) -> list[float]:
-    tensors, values = [parts["alpha"] for parts in modules.values() if "alpha" in parts], []
-    paired = [name for name, parts in modules.items() if "down" in parts]
-    without = [name for name in paired if "alpha" not in modules[name]]
+    """Returns the alphas of the network's modules, or of text encoders where there are no others."""
+    network = {name: parts for name, parts in modules.items() if not is_text_encoder(name)} or modules
+    tensors, values = [parts["alpha"] for parts in network.values() if "alpha" in parts], []
+    paired = [name for name, parts in network.items() if "down" in parts]
+    without = [name for name in paired if "alpha" not in network[name]]
     if tensors and without:
         raise UnsupportedModelError(
             f"{path} has no alpha for {len(without)} of {len(paired)} modules, such as {without[0][:80]}: they would be "

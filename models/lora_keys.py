@@ -1,7 +1,7 @@
 """What LoRA files call their tensors, in every naming in use, and the names under which ComfyUI takes all of them."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import UnsupportedModelError
@@ -39,27 +39,6 @@ class Key:
     module: str
     part: str
     adapter: str = ""
-
-
-@dataclass(frozen=True)
-class Match:
-    """How much of a LoRA a model takes.
-
-    Args:
-        matched: number of the LoRA's layers that the model has.
-        modules: number of all of its layers.
-        dropped: the tensors that have no place in the model.
-    """
-
-    matched: int
-    modules: int
-    dropped: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        text = f"{self.matched} of {self.modules} modules matched"
-        if self.dropped:
-            text += f"; {len(self.dropped)} tensors have no place in this model, such as {self.dropped[0]}"
-        return text
 
 
 def split_key(key: str) -> Key | None:
@@ -135,22 +114,3 @@ def host_keys(keys: Iterable[str]) -> dict[str, str]:
             "a LoRA file must hold one adapter: save them one by one."
         )
     return renamed
-
-
-def match(keys: Iterable[str], offered: Collection[str]) -> Match:
-    """Returns how many modules of a LoRA the host has a layer for.
-
-    Args:
-        keys: tensor names, after host_keys.
-        offered: the host's names of the model's layers, and of its text encoders.
-    """
-    matched, modules, dropped = set(), set(), []
-    for key in keys:
-        split = split_key(key)
-        if split:
-            modules.add(split.module)
-        if split and split.module in offered:
-            matched.add(split.module)
-        else:
-            dropped.append(key)
-    return Match(len(matched), len(modules), tuple(dropped))

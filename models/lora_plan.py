@@ -8,7 +8,7 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..samplers.timesteps import hyper_sd_timesteps
 from .catalog import Entry, load_catalog
 from .embedded import EMBEDDED
-from .families import FAMILIES
+from .families import FAMILIES, title_of
 
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")
 # "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it.
@@ -95,7 +95,8 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
     Raises: ScheduleError for a step count, UnsupportedModelError for a family or variant that no file exists for.
     """
     if family not in FAMILIES:
-        raise UnsupportedModelError(f"There is no Hyper-SD LoRA for {family!r}; the families are {', '.join(FAMILIES)}.")
+        titles = ", ".join(known.title for known in FAMILIES.values())
+        raise UnsupportedModelError(f"There is no Hyper-SD LoRA for {title_of(family)}; there are some for {titles}.")
     title, variants = FAMILIES[family].title, FAMILIES[family].variants
     if variant not in ("auto", *variants):
         raise UnsupportedModelError(

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.lora
 import comfy.lora_convert
@@ -13,9 +13,12 @@ import folder_paths
 from ..errors import UnsupportedModelError
 from ..models import embedded
 from ..models.catalog import load_catalog
-from ..models.families import FAMILIES
-from ..models.lora import LoraInfo, Match, check_family, check_values, host_keys, match, read_lora
+from ..models.families import FAMILIES, model_of_network, title_of
+from ..models.lora import LoraInfo, check_family, check_values, host_keys, read_lora
+from ..models.lora_fit import Match, match, without
+from ..models.network_shapes import Shapes, shapes_of
 from ..models.progress import State
+from .demo_model import is_embedded
 from .model_downloads import DOWNLOADS
 from .schema import require_choice
 
@@ -43,10 +46,16 @@ def variant_of(option: str) -> str | None:
 
 
 def family_of(model: Any) -> str:
-    """Returns a MODEL's family: a key of FAMILIES, or the host's name for another."""
-    config = model.model.model_config
-    known = {key: getattr(comfy.supported_models, family.comfyui_class) for key, family in FAMILIES.items()}
-    return next((key for key, kind in known.items() if isinstance(config, kind)), type(config).__name__)
+    """Returns a MODEL's family: a key of FAMILIES, or another model's plain name.
+
+    The sizes of its network tell, since the host has relatives of a family in the family's own classes: FLUX.2 in FLUX's, SD3.5
+    in SD3's, SSD-1B in SDXL's. A network that says no sizes, being packed, is what the host's class says.
+    """
+    if is_embedded(model):
+        return embedded.FAMILY
+    config = type(model.model.model_config)
+    classes = {getattr(comfy.supported_models, family.comfyui_class): key for key, family in FAMILIES.items()}
+    return model_of_network(shapes_of(model.model.diffusion_model)) or classes.get(config, config.__name__)
 
 
 def lora_path(name: str) -> Path:
@@ -95,49 +104,64 @@ def read_file(path: Path, model: Any) -> tuple[LoraInfo, dict[str, Any]]:
     """
     info, tensors = _read(path, path.stat().st_mtime_ns)
     family = family_of(model)
-    usual = FAMILIES[family].text_width if family in FAMILIES else None
-    is_usual = model.model.model_config.unet_config.get("context_dim") == usual
-    if is_usual or info.family in FAMILIES:  # otherwise both may be small relatives of a family: the sizes decide
+    # LoRAs of a family's relative are told as the family's, and those of the embedded model as none: there the sizes decide.
+    if family in FAMILIES and (info.family in FAMILIES or not is_embedded(model)):
         check_family(info, family)
     return info, tensors
 
 
-def require_fit(model: Any, path: Path, tensors: dict[str, Any]) -> tuple[dict[str, Any], Match]:
-    """Returns the host's names of a MODEL's layers, and how many of the LoRA's modules are among them.
+class Fit(NamedTuple):
+    """What of a LoRA goes into a MODEL.
 
-    Raises: UnsupportedModelError when none is, or one is sized for another model.
+    Args:
+        tensors: those that do; the host would say of the others only in its log, that their sizes do not fit, at every picture.
+        offered: the host's names of the MODEL's layers -> where it patches them.
+        match: how much that is.
     """
-    weights = model.model.state_dict()
+
+    tensors: dict[str, Any]
+    offered: dict[str, Any]
+    match: Match
+
+
+def fit(model: Any, path: Path, tensors: dict[str, Any]) -> Fit:
+    """Returns what of a LoRA goes into a MODEL, by names and sizes.
+
+    Raises: UnsupportedModelError when nothing does, or most of what has a name in the MODEL has other sizes.
+    """
+    shapes = shapes_of(model.model)
     listed = comfy.lora.model_lora_keys_unet(model.model, {}).items()  # by the configuration: not all of them are there
-    offered = {name: target for name, target in listed if (target if isinstance(target, str) else target[0]) in weights}
-    fit = match(tensors, offered)
-    if not fit.matched:
+    offered = {name: target for name, target in listed if (target if isinstance(target, str) else target[0]) in shapes}
+    found = match(tensors, {name: _offered_shape(shapes, target) for name, target in offered.items()})
+    misfits = len(found.misfits or ())
+    if misfits > found.matched:
         raise UnsupportedModelError(
-            f"No module of {path.name} has a place in this model; choose a LoRA made for {family_of(model)}."
+            f"{path.name} was made for a model of other sizes: {misfits} of its {found.modules} modules do not fit this one, "
+            f"{title_of(family_of(model))} ({next(iter(found.misfits.values()))}); choose a LoRA made for it."
         )
-    _require_sizes(weights, path, tensors, offered)
-    return offered, fit
+    if not found.matched:
+        raise UnsupportedModelError(
+            f"No module of {path.name} has a place in this model; choose a LoRA made for {title_of(family_of(model))}."
+        )
+    return Fit(without(tensors, found.misfits), offered, found)
+
+
+def _offered_shape(shapes: Shapes, target: Any) -> tuple[int, ...] | None:
+    """Returns the shape of a weight, or of the rows or columns of it that a name stands for."""
+    name, part = (target, None) if isinstance(target, str) else (target[0], target[1])
+    shape = shapes[name]
+    if shape is None or part is None:
+        return shape
+    dimension, _, length = part
+    return *shape[:dimension], length, *shape[dimension + 1 :]
 
 
 def add_lora(model: Any, path: Path, tensors: dict[str, Any], strength: float) -> tuple[Any, Match]:
-    """Returns a clone of a MODEL with the LoRA's patches, and how many of its modules found their place.
+    """Returns a clone of a MODEL with the LoRA's patches, and how much of it found its place.
 
-    Raises: UnsupportedModelError when none did, or one is sized for another model.
+    Raises: UnsupportedModelError when nothing did, or most of it is sized for another model.
     """
-    offered, fit = require_fit(model, path, tensors)
+    fitting = fit(model, path, tensors)
     patched = model.clone()
-    patched.add_patches(comfy.lora.load_lora(tensors, offered), strength)
-    return patched, fit
-
-
-def _require_sizes(weights: dict[str, Any], path: Path, tensors: dict[str, Any], offered: dict[str, Any]) -> None:
-    """The host would log a size that does not fit while it draws, and draw without that module."""
-    for name, down in tensors.items():
-        target = offered.get(name.removesuffix(".lora_down.weight"))
-        if isinstance(target, str) and name.endswith(".lora_down.weight"):
-            width = weights[target].shape[1]
-            if down.shape[1] not in (width, weights[target][0].numel()):  # ComfyUI's own training flattens convolutions
-                raise UnsupportedModelError(
-                    f"{path.name} was made for a model of other sizes ({name} takes {down.shape[1]} values, this model's layer "
-                    f"{width}); choose a LoRA made for this model."
-                )
+    patched.add_patches(comfy.lora.load_lora(fitting.tensors, fitting.offered), strength)
+    return patched, fitting.match

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..errors import ScheduleError
 from ..models.lora_curve import CURVES, LIMIT, percent_between, read_strengths, strengths_of
-from .lora_files import lora_options, lora_path, read_file, require_fit
+from .lora_files import fit, lora_options, lora_path, read_file
 from .schema import CATEGORY, found_as
 
 
@@ -98,8 +98,8 @@ class HyperSDLoraSchedule(io.ComfyNode):
         values = read_strengths(strengths) if curve == "list" else ()
         path = lora_path(lora_name)
         _, tensors = read_file(path, model)
-        require_fit(model, path, tensors)
-        hooks = comfy.hooks.create_hook_lora(lora=tensors, strength_model=1.0, strength_clip=0.0)
+        fitting = fit(model, path, tensors)
+        hooks = comfy.hooks.create_hook_lora(lora=fitting.tensors, strength_model=1.0, strength_clip=0.0)
         hooks.set_keyframes_on_hooks(
             keyframes_of(model, sigmas, strengths_of(curve, steps, strength_start, strength_end, values))
         )

@@ -10,7 +10,7 @@ from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
 from ...training.presets import NONE, UNIFIED
 from ...training.request import StartingLora
 from ..lora import planned_file
-from ..lora_files import lora_path, read_file, require_fit, variant_of
+from ..lora_files import fit, lora_path, read_file, variant_of
 from .network import HostNetwork
 
 logger = logging.getLogger("hyper_sd")
@@ -32,13 +32,13 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
     info, tensors = read_file(path, model)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
-    offered, match = require_fit(model, path, tensors)
-    if match.dropped:
-        logger.warning("%s: %s; training starts from the rest.", path.name, match)
+    fitting = fit(model, path, tensors)
+    if not fitting.match.is_whole:
+        logger.warning("%s: %s; training starts from the rest.", path.name, fitting.match)
     own, rename, renamed, changed = host.host_names(), host.lora_name(), {}, set()
-    for key, tensor in tensors.items():
+    for key, tensor in fitting.tensors.items():
         split = split_key(key)
-        if split is None or split.module not in offered:
+        if split is None or split.module not in fitting.offered:
             continue
         if split.part not in PARTS:
             raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")

@@ -151,7 +151,7 @@ def test_steps_outside_1_to_16_are_refused(steps):
 @pytest.mark.parametrize(
     ("family", "steps", "variant", "error", "text"),
     [
-        ("sd2", 4, "auto", UnsupportedModelError, "'sd2'; the families are sd15, sdxl, sd3, flux"),
+        ("sd2", 4, "auto", UnsupportedModelError, "for sd2; there are some for SD1.5, SDXL, SD3, FLUX.1-dev"),
         ("sdxl", 4, "lcm", UnsupportedModelError, "'lcm' Hyper-SD LoRA for SDXL; choose auto or unified or n-step or cfg"),
         ("sd3", 4, "unified", UnsupportedModelError, "for SD3; choose auto or cfg"),
         ("flux", 8, "cfg", UnsupportedModelError, "for FLUX.1-dev; choose auto or n-step"),

@@ -25,15 +25,15 @@ from hyper_sd.nodes.extension import HyperSDExtension
 
 import nodes
 
-CONTEXT = 32
+CONTEXT = 768
 SIZE = 16
 UNET = {
     "image_size": 32,
     "in_channels": 4,
     "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "transformer_depth": [1, 1],
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 1, 1, 1],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
     "transformer_depth_middle": 1,
     "context_dim": CONTEXT,
     "num_heads": 4,
@@ -88,9 +88,11 @@ def _patcher(model) -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
-def small_unet(kind: str = "EPS") -> comfy.model_patcher.ModelPatcher:
-    """Returns a small UNet MODEL; kind is the name of a host ModelType."""
-    config = comfy.supported_models.SD15({**UNET, "out_channels": 4, "transformer_depth_output": [1, 1, 1, 1]})
+def small_unet(kind: str = "EPS", channels: int = 4) -> comfy.model_patcher.ModelPatcher:
+    """Returns a small MODEL with SD1.5's layers; kind is the name of a host ModelType, channels is 9 for inpainting."""
+    config = comfy.supported_models.SD15(
+        {**UNET, "in_channels": channels, "out_channels": 4, "transformer_depth_output": [1] * 9 + [0] * 3}
+    )
     config.unet_config.update(num_heads=4, num_head_channels=-1)
     return _patcher(comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType[kind]))
 

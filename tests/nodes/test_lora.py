@@ -87,7 +87,7 @@ def test_own_file_takes_the_released_ones_place(pack, unet, own):
 def test_merged_weights_equal_the_bypass_forward(host, worlds, pack, unet, own):
     x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([999.0, 300.0])
     context = host.conditioning(seed=1)[0][0].expand(2, -1, -1)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.float16, 0.004)):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.06), (torch.float16, 0.008)):
         small = host.small_unet()
         small.model.diffusion_model.to(dtype)
         network, arguments = small.model.diffusion_model, (x.to(dtype), t)
@@ -123,7 +123,7 @@ def test_it_stacks_with_another_lora(host, worlds, pack, unet, loras, own, posit
     last = comfy.sd.load_lora_for_models(load(pack, unet, 4, "unified", lora_name=own[0])[0], None, other, 0.5, 0.0)[0]
     sampler, sigmas = load(pack, unet, 4, "unified", lora_name=own[0])[1:3]
     images = [host.custom(model, positive, negative, sampler, sigmas) for model in (stacked, last)]
-    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3)
 
 
 def test_it_works_with_a_controlnet_and_a_mask(host, pack, unet, own, positive, negative):
@@ -199,19 +199,19 @@ def test_unknown_steps_and_variants_say_what_there_is(pack, unet, host):
 
 
 def test_convolutions_flattened_by_the_hosts_own_training_are_taken(worlds, unet, tmp_path):
-    from hyper_sd.nodes.lora_files import require_fit
+    from hyper_sd.nodes.lora_files import fit
 
     good = worlds.small_lora(unet)
     flat = {name: tensor.flatten(1) if name.endswith("lora_down.weight") else tensor for name, tensor in good.items()}
     assert any(flat[name].ndim < tensor.ndim for name, tensor in good.items())
-    assert require_fit(unet, tmp_path / "own.safetensors", flat)[1].matched == len(good) // 3
+    assert fit(unet, tmp_path / "own.safetensors", flat).match.matched == len(good) // 3
 
 
 def bad_files(worlds, unet):
     good = worlds.small_lora(unet)
     first, flux = next(iter(good)), "lora_unet_single_transformer_blocks_0_proj_mlp"
-    wider = {name: tensor[:, :-1] if name == first else tensor for name, tensor in good.items()}
-    yield "other sizes", wider, "other sizes"
+    narrow = {name: tensor[:-1] if name.endswith("up.weight") else tensor for name, tensor in good.items()}
+    yield "other sizes", narrow, r"other sizes: \d+ of its \d+ modules do not fit this one, SD1\.5 \(its sizes are"
     other = {f"{flux}.lora_down.weight": torch.zeros(2, 3072), f"{flux}.lora_up.weight": torch.zeros(12288, 2)}
     yield "another family", other, "for FLUX.1-dev, the model is SD1.5"
     yield "NaN", {**good, first: good[first] * float("nan")}, "not finite"
@@ -219,6 +219,42 @@ def bad_files(worlds, unet):
     yield "no LoRA", {"model.weight": torch.zeros(2, 2)}, "holds no LoRA"
     alpha = first.replace("lora_down.weight", "alpha")
     yield "one alpha missing", {name: tensor for name, tensor in good.items() if name != alpha}, "no alpha for 1"
+
+
+def test_a_module_of_another_size_is_left_out_as_the_host_does_and_said(host, worlds, pack, loras):
+    """The first convolution of an inpainting model reads 9 channels."""
+    import comfy.sd
+
+    tensors = worlds.small_lora(host.small_unet())
+    name = worlds.write(loras / "plain.safetensors", tensors)
+    model, _, _, _, text = load(pack, host.small_unet(channels=9), 4, "unified", 1.0, lora_name=name)
+    assert f"{len(tensors) // 3 - 1} of {len(tensors) // 3} modules matched" in text
+    left_out = "lora_unet_conv_in (its sizes are 32 x 36, the model's layer has 32 x 81)"
+    assert f"1 modules of other sizes are left out, such as {left_out}" in text
+    hosts = comfy.sd.load_lora_for_models(host.small_unet(channels=9), None, tensors, 1.0, 0.0)[0]
+    for patched in (model, hosts):
+        patched.patch_model()
+    assert all(torch.equal(own, other) for own, other in zip(*(m.model.parameters() for m in (model, hosts)), strict=True))
+
+
+def test_text_encoder_modules_without_alpha_do_not_refuse_a_whole_network(worlds, pack, unet, loras, own):
+    text = {f"lora_te_text_model_x.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")}
+    name = worlds.write(loras / "text.safetensors", own[1] | text)
+    shown = load(pack, unet, 4, "unified", lora_name=name)[4]
+    assert f"{len(own[1]) // 3} of {len(own[1]) // 3 + 1} modules matched; 2 tensors have no place in this model" in shown
+
+
+def test_packed_weights_are_compared_by_the_sizes_they_stand_for(host, worlds, pack, unet, own):
+    """As ComfyUI-GGUF keeps them: bytes, more or fewer a row than values, with the shape written on the tensor."""
+    packed = host.small_unet()
+    for layer in packed.model.diffusion_model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            weight = torch.zeros(layer.out_features, layer.in_features + 2, dtype=torch.uint8)
+            layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+            layer.weight.tensor_shape = torch.Size([layer.out_features, layer.in_features])
+    patches = [load(pack, model, 4, "unified", lora_name=own[0])[0].patches for model in (unet, packed)]
+    assert patches[0].keys() == patches[1].keys()
+    assert len(patches[0]) == len(own[1]) // 3
 
 
 def test_bad_file_is_refused_by_name_and_the_model_stays_usable(host, worlds, pack, unet, loras, own, positive, negative):

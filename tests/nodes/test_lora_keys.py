@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from hyper_sd.models.lora import host_keys, match, read_lora
+from hyper_sd.models.lora import host_keys, read_lora
+from hyper_sd.models.lora_fit import match
 from hyper_sd.tests.models.synthetic_loras import MODULES, NAMINGS, RELEASED, Form, write_lora
 
 UNET = {
@@ -68,7 +69,7 @@ def load(networks, caplog):
         with caplog.at_level(logging.WARNING):
             patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), offered)
         dropped = [r.message.rpartition(" ")[2] for r in caplog.records if "not loaded" in r.message]
-        return patches, dropped, match(tensors, offered)
+        return patches, dropped, match(tensors, dict.fromkeys(offered))
 
     return run
 
