@@ -37,7 +37,7 @@ class Model:
 
     @classmethod
     def of(cls, sd_model: Any) -> "Model":
-        """Returns the description of a loaded model: by its file, and where that does not tell, by the host's own marks.
+        """Returns the description of a loaded model: by its file, and where that does not tell, by its network.
 
         The file comes first because AUTOMATIC1111 marks the SDXL refiner as SDXL.
         """
@@ -46,7 +46,7 @@ class Model:
             model = model_in(path, path.stat().st_mtime_ns) if path else None
         except (OSError, UnsupportedModelError):
             model = None
-        return cls.named(model or host.family(sd_model), path)
+        return cls.named(model or host.model(sd_model), path)
 
     @classmethod
     def on_page(cls) -> "Model":

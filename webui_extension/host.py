@@ -8,7 +8,8 @@ from typing import Any
 
 from modules import shared
 
-from ..models.families import FAMILIES
+from ..models.families import FAMILIES, model_of_network
+from ..models.network_shapes import shapes_of
 
 AUTOMATIC = "Automatic"
 
@@ -39,8 +40,19 @@ def schedule_types() -> Any:
     return sd_schedulers
 
 
-def family(sd_model: Any) -> str | None:
-    """Returns a key of FAMILIES, None for another model or none."""
+def model(sd_model: Any) -> str | None:
+    """Returns which model is loaded: a key of FAMILIES, another model's plain name, None where nothing tells.
+
+    Args:
+        sd_model: the host's object of it, or None.
+    """
+    unet = getattr(getattr(sd_model, "forge_objects", None), "unet", sd_model)  # F, R and C wrap it once more
+    network = getattr(getattr(unet, "model", None), "diffusion_model", None)
+    return (network is not None and model_of_network(shapes_of(network))) or _marked(sd_model)
+
+
+def _marked(sd_model: Any) -> str | None:
+    """Returns a key of FAMILIES by the host's own marks, for networks whose packed weights tell nothing."""
     if getattr(sd_model, "is_ssd", False):  # A marks SSD-1B as SDXL too; the LoRAs do not fit it
         return None
     if type(sd_model).__name__ == "Flux":  # F alone has it, and gives it no flag

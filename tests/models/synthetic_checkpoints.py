@@ -111,3 +111,17 @@ def header(tensors: Tensors, dtype: str = "F16") -> dict[str, Any]:
 def write_checkpoint(path: Path, tensors: Tensors) -> Path:
     """Writes a file with these tensors, which takes hardly any room on the disk, and returns its path."""
     return write(path, tensors, torch.float16, sparse=True)
+
+
+def loaded(tensors: Tensors) -> torch.nn.Module:
+    """Returns a network with these parameters and no memory for them."""
+    root = torch.nn.Module()
+    for name, shape in tensors:
+        *path, last = name.split(".")
+        layer = root
+        for part in path:
+            if part not in layer._modules:
+                layer.add_module(part, torch.nn.Module())
+            layer = layer._modules[part]
+        layer.register_parameter(last, torch.nn.Parameter(torch.empty(shape, device="meta")))
+    return root

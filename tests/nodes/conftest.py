@@ -115,3 +115,31 @@ def draws(monkeypatch):
 
     monkeypatch.setattr(tcd, "seeded_noise", recording)
     return drawn
+
+
+@pytest.fixture
+def worlds(host):
+    """lora_world.py of this folder, which imports the host."""
+    import importlib
+
+    return importlib.import_module("hyper_sd.tests.nodes.lora_world")
+
+
+@pytest.fixture
+def loras(comfyui_path, host, tmp_path):
+    """A loras folder of the host that is empty but for what a test puts there."""
+    import folder_paths
+
+    before = folder_paths.folder_names_and_paths["loras"]
+    folder_paths.folder_names_and_paths["loras"] = ([str(tmp_path)], before[1])
+    folder_paths.filename_list_cache.pop("loras", None)
+    yield tmp_path
+    folder_paths.folder_names_and_paths["loras"] = before
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+@pytest.fixture
+def own(worlds, loras, unet):
+    """(file name, tensors) of a LoRA for the small UNet."""
+    tensors = worlds.small_lora(unet)
+    return worlds.write(loras / "own.safetensors", tensors), tensors
