@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..models import embedded
 from ..models.catalog import load_catalog
+from ..models.families import FAMILIES
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
 from ..models.lora_plan import MAX_STEPS, as_measured
 from ..samplers.schedule import NoiseSchedule
@@ -19,6 +20,8 @@ from . import demo_model
 from .lora_files import AUTO, add_lora, family_of, lora_options, lora_path, read_file, released_path, variant_of
 from .schema import CATEGORY, found_as, node_id_of, require_choice, show_text
 
+# Whose recipes a person's own LoRA gets on a model of no family: by the kind of noise schedule, whether it is a flow.
+RELATED = {False: "sdxl", True: "flux"}
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
 
@@ -30,7 +33,10 @@ def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPla
     """
     if variant == "auto":
         variant = variant_of(lora_name) or variant
-    chosen = plan(family_of(model), steps, variant)
+    family = family_of(model)
+    if family not in FAMILIES and lora_name != AUTO:
+        family = RELATED[schedule_of(model).is_flow]
+    chosen = plan(family, steps, variant)
     return as_measured(chosen, embedded.EMBEDDED) if demo_model.is_embedded(model) else chosen
 
 
@@ -44,13 +50,17 @@ def planned_file(model: Any, chosen: LoraPlan) -> Path:
     return embedded.lora_file(chosen.variant, load_catalog().get(chosen.entry_id).steps)
 
 
+def schedule_of(model: Any) -> NoiseSchedule:
+    """Returns a MODEL's noise levels, patches included."""
+    return NoiseSchedule.from_sigmas(model.get_model_object("model_sampling").sigmas.double().cpu())
+
+
 def sigmas_of(model: Any, chosen: LoraPlan, denoise: float) -> torch.Tensor:
     """Returns the plan's noise levels [steps + 1], from the MODEL's own, patches included."""
-    model_sampling = model.get_model_object("model_sampling")
     if chosen.grid != "default":
-        schedule = NoiseSchedule.from_sigmas(model_sampling.sigmas.double().cpu())
         start = {"start_timestep": chosen.start_timestep}
-        return hyper_sd_sigmas(schedule, chosen.steps, chosen.num_segments, denoise, **start)
+        return hyper_sd_sigmas(schedule_of(model), chosen.steps, chosen.num_segments, denoise, **start)
+    model_sampling = model.get_model_object("model_sampling")
     whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(chosen.steps / denoise))
     return whole[-(chosen.steps + 1) :]
 

@@ -120,7 +120,7 @@ def test_core_trains_the_hosts_own_network_and_its_file_is_matched_whole(host, d
         denoiser = Denoiser(network, Diffusion.from_schedule(NoiseSchedule.from_betas()), call)
         layers = LoraLayers(network, 2)
         texts, empty = torch.randn(4, 3, host.CONTEXT), torch.randn(1, 3, host.CONTEXT)
-        examples = LatentExamples(torch.randn(4, 4, 8, 8), {"context": texts}, {"context": empty})
+        examples = LatentExamples(torch.randn(4, 4, 16, 16), {"context": texts}, {"context": empty})
         config = TrainingConfig(
             stages=(Stage(2, 2, 1.0, 0.1),), batch_size=2, rank=2, learning_rate=1e-3, gradient_checkpointing=True
         )
