@@ -20,8 +20,6 @@ from . import demo_model
 from .lora_files import AUTO, add_lora, family_of, lora_options, lora_path, read_file, released_path, variant_of
 from .schema import CATEGORY, found_as, node_id_of, require_choice, show_text
 
-# Whose recipes a person's own LoRA gets on a model of no family: by the kind of noise schedule, whether it is a flow.
-RELATED = {False: "sdxl", True: "flux"}
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
 
@@ -35,7 +33,8 @@ def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPla
         variant = variant_of(lora_name) or variant
     family = family_of(model)
     if family not in FAMILIES and lora_name != AUTO:
-        family = RELATED[schedule_of(model).is_flow]
+        is_flow = schedule_of(model).is_flow  # a person's own LoRA gets the recipes of the newest family of the same kind
+        family = [key for key, known in FAMILIES.items() if known.is_flow == is_flow][-1]
     chosen = plan(family, steps, variant)
     return as_measured(chosen, embedded.EMBEDDED) if demo_model.is_embedded(model) else chosen
 
