@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NAMED = 3  # the most files that are named for one reason
+NAMED = 3  # files that are named for one reason, before the number of the others
 REASONS = 6  # the most reasons that are told
 
 
@@ -28,5 +28,5 @@ def in_words(remarks: Iterable[Remark]) -> list[str]:
 def _listed(names: list[str]) -> str:
     if len(names) == 1:
         return names[0]
-    named, last = (names[:NAMED], f"{len(names) - NAMED} more") if len(names) > NAMED else (names[:-1], names[-1])
+    named, last = (names[:NAMED], f"{len(names) - NAMED} more") if len(names) > NAMED + 1 else (names[:-1], names[-1])
     return f"{', '.join(named)} and {last}: each"

@@ -4,7 +4,7 @@ from hyper_sd.training.data.remarks import Remark, in_words
 def test_files_of_one_reason_share_a_sentence():
     remarks = [Remark("a", "is small"), Remark("b", "is blue"), Remark("c", "is small")]
     assert in_words(remarks) == ["a and c: each is small", "b is blue"]
-    assert in_words([Remark(name, "is red") for name in "abc"]) == ["a, b and c: each is red"]
+    assert in_words([Remark(name, "is red") for name in "abcd"]) == ["a, b, c and d: each is red"]
     assert in_words([Remark(name, "is red") for name in "abcdefgh"]) == ["a, b, c and 5 more: each is red"]
 
 
