@@ -1,18 +1,10 @@
 """Strength per step through the real host's hooks: every step has its own, whatever the schedule."""
 
-import importlib
-
 import pytest
 import torch
 from hyper_sd.errors import ScheduleError
 
 CURVES = {"linear": [1.0, 2 / 3, 1 / 3, 0.0], "list": [0.2, 1.5, 0.7, 0.7]}
-
-
-@pytest.fixture
-def worlds(host):
-    """lora_world.py of this folder, which imports the host."""
-    return importlib.import_module("hyper_sd.tests.nodes.lora_world")
 
 
 @pytest.fixture
@@ -147,3 +139,17 @@ def test_model_comes_out_as_it_went_in(host, pack, unet, own, positive, negative
 def test_wrong_input_says_what_to_do(pack, unet, own, positive, negative, sigmas, strengths, words):
     with pytest.raises(ScheduleError, match=words):
         schedule(pack, unet, torch.tensor(sigmas), positive, negative, own, "list", strengths=strengths)
+
+
+def test_layers_that_do_not_fit_are_left_out_and_said(host, worlds, pack, unet, own, positive, negative, monkeypatch):
+    from hyper_sd.nodes import lora_schedule
+
+    said = []
+    monkeypatch.setattr(lora_schedule, "show_text", lambda text, node_id: said.append(text))
+    inpainting = host.small_unet(channels=9)
+    conds = schedule(pack, inpainting, sigmas_of(inpainting, "simple", 1.0), positive, negative, own, "constant", 1.0)
+    assert "1 modules of other sizes are left out, such as lora_unet_conv_in" in said[0]
+    hook = conds[0][0][1]["hooks"].hooks[0]
+    assert not any("lora_unet_conv_in" in key for key in hook.weights)
+    schedule(pack, unet, sigmas_of(unet, "simple", 1.0), positive, negative, own, "constant", 1.0)
+    assert len(said) == 1
