@@ -9,7 +9,7 @@ from ..disk import format_bytes
 from ..models.catalog import FOLDERS, Entry, load_catalog, require_acknowledged
 from ..models.families import FAMILIES
 from ..models.files import index_folders, look
-from ..models.host_folders import HOST_FOLDERS
+from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS, SAFETENSORS
 from ..models.progress import Progress, State, format_duration
 from .console import StatusLine, say, share_bar
 from .errors import DemoError
@@ -78,8 +78,10 @@ def list_models(entries: Iterable[Entry], into: Path | None) -> None:
     for key, family in FAMILIES.items():
         say(f"\n{family.title}")
         for entry in (entry for entry in entries if entry.family == key):
-            state = look(entry, indexes[entry.folder]).state.value if entry.folder in indexes else "-"
-            say(f"  {entry.id:36} {format_bytes(entry.approximate_size):>8}  {state:8} {entry.title}")
+            found = look(entry, indexes[entry.folder]) if entry.folder in indexes else None
+            state, note = (found.state.value, found.note) if found else ("-", "")
+            said = f"  {entry.id:36} {format_bytes(entry.approximate_size):>8}  {state:8} {entry.title}  {note}"
+            say(said.rstrip())
 
 
 def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
@@ -92,7 +94,7 @@ def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
     folders = model_folders(entry.folder, into)
     if not folders:
         raise DemoError("Found no ComfyUI or A1111 around this folder; say where the file shall go: --into FOLDER.")
-    line = StatusLine()
+    line, host = StatusLine(), None if into else find_host()
     try:
         path = download(
             entry,
@@ -100,6 +102,7 @@ def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
             also=folders[1:],
             progress=lambda progress: line.update(progress_line(entry, progress)),
             set_aside=set_aside,
+            endings=HOST_ENDINGS[host[0]] if host else SAFETENSORS,
         )
     except BaseException:
         line.close("")

@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import logging
+import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from ..errors import DownloadError
 from .catalog import Entry
+from .host_folders import SAFETENSORS
+from .hub_settings import endpoint_problem, proxy_problem, socks_problem, token_problem, token_source
 from .progress import Progress, State
 from .remote import Busy, Remote, Sink, StartAnew
 from .transfer import Transfer
@@ -21,6 +24,8 @@ PIECE = 2**18  # bytes: a slow line's progress moves, and a broken one loses lit
 XET_SILENCE = 30.0  # seconds after which plain HTTP is tried
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice
+# Errors of these libraries that no waiting mends: an address they cannot use.
+_LASTING = {"InvalidSchema", "InvalidURL", "MissingSchema", "UnsupportedProtocol"}
 _log = logging.getLogger("hyper_sd")
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
@@ -33,6 +38,7 @@ def download(
     opener: Callable[[Entry], Remote] | None = None,
     also: Iterable[Path] = (),
     set_aside: bool = False,
+    endings: Sequence[str] = SAFETENSORS,
 ) -> Path:
     """Returns an entry's file, whole and of the right content. It is fetched only where no folder has it.
 
@@ -46,9 +52,10 @@ def download(
         opener: finds the file elsewhere, None for the hub.
         also: further folders of the host for this kind of file.
         set_aside: whether a corrupt file in its place may be renamed, once the good one is there.
+        endings: of file names that the host reads as safetensors files; a copy under another name has one of them.
     Raises: DownloadError saying what to do, ChecksumMismatch; OSError where the disk fails.
     """
-    transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside)
+    transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside, endings)
     outcome: list[Path | BaseException] = []
     thread = threading.Thread(target=_run, args=(transfer, outcome), name=f"hyper_sd {entry.id}", daemon=True)
     thread.start()
@@ -87,6 +94,7 @@ def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
     import huggingface_hub
 
     with _explained(entry):
+        _require_usable(endpoint)
         url = huggingface_hub.hf_hub_url(entry.repo, entry.file, endpoint=endpoint)
         known = huggingface_hub.get_hf_file_metadata(url)
     sha256 = known.etag if known.etag and _SHA256.fullmatch(known.etag) else None
@@ -97,6 +105,27 @@ def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
                 _send_by_http(url, sink, sink.tell())
 
     return Remote(known.size, sha256, send)
+
+
+def _require_usable(endpoint: str | None) -> None:
+    """Looks at the hub's address and the person's token before the client stumbles over them.
+
+    Raises: DownloadError saying what is wrong.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    source = token_source(os.environ, str(constants.HF_TOKEN_PATH))
+    try:
+        token = build_hf_headers().get("authorization", "").removeprefix("Bearer ")
+    except (OSError, UnicodeError) as error:
+        raise DownloadError(
+            f"The token of the hub in {source} cannot be read ({error}). Check the file's permissions, or log in anew with "
+            "`hf auth login`."
+        ) from error
+    problem = endpoint_problem(constants.ENDPOINT if endpoint is None else endpoint) or token_problem(token, source)
+    if problem:
+        raise DownloadError(f"The hub was not asked: {problem}.")
 
 
 def _send_by_http(url: str, sink: Sink, offset: int) -> None:
@@ -183,9 +212,22 @@ def _explained(entry: Entry) -> Iterator[None]:
     except Exception as error:
         if getattr(error, "response", None) is not None:  # HfHubHTTPError, or what the HTTP library raised itself
             raise _of_status(entry, error) from error
+        _refuse_lasting(error)
         if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS or isinstance(error, ConnectionError):
-            raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}).") from error
+            raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}: {str(error)[:200]}).") from error
         raise
+
+
+def _refuse_lasting(error: Exception) -> None:
+    """Raises: DownloadError for what no waiting mends: a proxy or an address that cannot be used, a package that is missing."""
+    ours = type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS
+    if ours and not isinstance(error, ValueError | ImportError):  # httpx tells a wrong proxy by these
+        return
+    problem = proxy_problem(os.environ) or socks_problem(error)
+    if not problem and not ours and _LASTING & {kind.__name__ for kind in type(error).__mro__}:
+        problem = f"an address cannot be used ({error}); check HF_ENDPOINT and the proxies, and start the host again"
+    if problem:
+        raise DownloadError(f"The hub could not be asked: {problem}.") from error
 
 
 def _of_status(entry: Entry, error: Exception) -> DownloadError:

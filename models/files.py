@@ -14,6 +14,8 @@ from .progress import State
 
 PART = ".part"  # ends the name of a file that is incomplete, and with which the next download goes on
 BLOCK = 4 * 2**20  # bytes read at a time; larger ones do not hash faster
+NEAR = 0.05  # share by which a file may differ from a size that is only known roughly
+UNCHECKED = "It cannot be checked fully: the catalogue knows neither its exact size nor its sha256."
 FLUSH = 64 * 2**20  # bytes after which a growing file goes to the disk, so that no long wait is left for the end
 
 _known: dict[Path, tuple[int, int, str]] = {}  # path -> size, mtime_ns, sha256: what was hashed in this process
@@ -28,23 +30,32 @@ class Found:
         path: the file, or the partial one, None where there is none.
         bytes_done: the size of a ready or a partial file.
         problem: why a file is corrupt, else empty.
+        note: what has to be said of a ready file, often empty.
     """
 
     state: State
     path: Path | None = None
     bytes_done: int = 0
     problem: str = ""
+    note: str = ""
 
 
 Index = dict[str, list[Path]]
 
 
-def index_folders(folders: Iterable[Path]) -> Index:
-    """Returns every file below the folders by its lower-case name, first folder first. Links are followed, circles are not."""
+def index_folders(folders: Iterable[Path], unread: Callable[[OSError], None] | None = None) -> Index:
+    """Returns every file below the folders by its lower-case name, first folder first. Links are followed, circles are not.
+
+    A link that leads nowhere is among them, as is a file that goes in the meantime: see size_of.
+
+    Args:
+        folders: which need not exist.
+        unread: called with the reason for each folder that cannot be looked into.
+    """
     index: Index = {}
     seen: set[str] = set()
     for folder in folders:
-        for parent, below, names in os.walk(folder, followlinks=True):
+        for parent, below, names in os.walk(folder, onerror=unread, followlinks=True):
             real = os.path.realpath(parent)
             if real in seen:
                 below.clear()
@@ -63,21 +74,33 @@ def part_path(folder: Path, entry: Entry, sha256: str) -> Path:
 def problem_of(path: Path, entry: Entry) -> str:
     """Returns what a quick look at size and header finds wrong with a file, empty when that is nothing.
 
-    The content is compared where it has been hashed before and has not been changed since.
+    The content decides where it has been hashed before and has not been changed since.
     """
     try:
+        digest = known_sha256(path)
+        if digest and entry.sha256:
+            return _differs(digest, entry)
         size = path.stat().st_size
-        if entry.size is not None and size != entry.size:
-            return f"it has {size} bytes, the released file has {entry.size}"
+        if not may_have(entry, size):
+            expected = f"about {entry.approximate_size}" if entry.size is None else entry.size
+            return f"it has {size} bytes, the released file has {expected}"
         read_header(path)
-    except (OSError, UnsupportedModelError) as error:
+    except UnsupportedModelError as error:
         return str(error)
-    digest = known_sha256(path)
-    return _differs(digest, entry) if digest else ""
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    return ""
+
+
+def may_have(entry: Entry, size: int) -> bool:
+    """Tells whether an entry's file may have a size, as far as the catalogue knows it."""
+    if entry.size is not None:
+        return size == entry.size
+    return not entry.approximate_size or abs(size - entry.approximate_size) <= NEAR * entry.approximate_size
 
 
 def _differs(digest: str, entry: Entry) -> str:
-    if entry.sha256 is None or digest == entry.sha256:
+    if digest == entry.sha256:
         return ""
     return f"its content (sha256 {digest[:12]}...) is not the released one ({entry.sha256[:12]}...)"
 
@@ -85,13 +108,14 @@ def _differs(digest: str, entry: Entry) -> str:
 def look(entry: Entry, index: Index) -> Found:
     """Returns the state of an entry's file from an index of its folders: ready, corrupt, partial or missing."""
     corrupt = None
+    note = UNCHECKED if entry.size is None and entry.sha256 is None else ""
     for path in index.get(entry.name.lower(), []):
-        size = _size(path)
+        size = size_of(path)
         if size is None:
             continue
         problem = problem_of(path, entry)
         if not problem:
-            return Found(State.READY, path, size)
+            return Found(State.READY, path, size, note=note)
         corrupt = corrupt or Found(State.CORRUPT, path, problem=problem)
     if corrupt:
         return corrupt
@@ -103,16 +127,19 @@ def _partials(entry: Entry, index: Index) -> Iterator[Found]:
     for name, paths in index.items():
         tag = name[len(start) : -len(PART)]
         if name.startswith(start) and name.endswith(PART) and (not entry.sha256 or entry.sha256.startswith(tag)):
-            size = _size(paths[0])
+            size = size_of(paths[0])
             if size is not None:
                 yield Found(State.PARTIAL, paths[0], size)
 
 
-def _size(path: Path) -> int | None:
-    """Returns a file's size, None when it has gone since the index was made: a download that ends renames its file."""
+def size_of(path: Path) -> int | None:
+    """Returns a file's size, None for a link that leads nowhere or in a circle, and for a file that has gone.
+
+    A download that ends renames its file while others look at an index of its folder.
+    """
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return None
 
 
@@ -211,3 +238,9 @@ class TailHash(threading.Thread):
             while self._valid and not self._ended and self._limit - self.done < BLOCK:
                 self._news.wait()
             return self._limit - self.done if self._valid else 0
+
+
+def name_aside(path: Path) -> Path:
+    """Returns a name for a corrupt file under which no host takes it for a model."""
+    names = (path.with_name(f"{path.name}.corrupt{number or ''}") for number in range(10**6))
+    return next(name for name in names if not name.exists())

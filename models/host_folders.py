@@ -1,4 +1,4 @@
-"""Where each host keeps which kind of file, below its folder of models."""
+"""Where each host keeps which kind of file, below its folder of models, and by which endings it knows one."""
 
 # Sources: ComfyUI's folder_paths; AUTOMATIC1111's and its forks' modules/sd_models.py and extensions-builtin/Lora/preload.py.
 # Only ComfyUI has a folder for a UNet alone. Among the A1111 family's checkpoints it would be listed as one, load without an
@@ -13,3 +13,9 @@ HOST_FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "checkpoints": ("Stable-diffusion",),
     },
 }
+
+SAFETENSORS = (".safetensors",)
+
+# The endings, in any case, of files that each host lists and reads as safetensors files.
+# Sources: ComfyUI's folder_paths and comfy.utils.load_torch_file; the A1111 family's sd_models and networks.
+HOST_ENDINGS: dict[str, tuple[str, ...]] = {"comfyui": (*SAFETENSORS, ".sft"), "a1111": SAFETENSORS, "forge": SAFETENSORS}

@@ -11,6 +11,7 @@ from ..errors import CatalogError, HyperSDError
 from .catalog import CATALOG, Catalog, Entry, load_catalog, require_acknowledged
 from .download import download
 from .files import Found, Index, index_folders, known_sha256, look
+from .host_folders import SAFETENSORS
 from .progress import Progress, Row, State
 from .remote import Cancelled, Remote
 
@@ -62,6 +63,7 @@ class Downloads:
         user_file: a person's own catalogue entries, None where there are none.
         notify: called with a row whenever one changes, from a download's thread.
         opener: finds a file elsewhere, None for the hub.
+        endings: of file names that the host reads as safetensors files.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Downloads:
         user_file: Path | None = None,
         notify: Callable[[Row], None] = lambda row: None,
         opener: Callable[[Entry], Remote] | None = None,
+        endings: Sequence[str] = SAFETENSORS,
     ):
-        self._folders, self._user_file, self._notify, self._opener = folders, user_file, notify, opener
+        self._folders, self._user_file, self._notify = folders, user_file, notify
+        self._opener, self._endings = opener, endings
         self._jobs: dict[str, Job] = {}
         self._problems: dict[str, str] = {}
         self._copies: dict[str, Path] = {}  # the same content, found under another name
@@ -183,14 +187,15 @@ class Downloads:
                 self._notify(job.row)
 
         first, *rest = self._folders(job.entry.folder)
-        path = download(job.entry, first, progress=report, opener=self._opener, also=rest, set_aside=set_aside)
+        options = {"opener": self._opener, "also": rest, "set_aside": set_aside, "endings": self._endings}
+        path = download(job.entry, first, progress=report, **options)
         if path.name.lower() != job.entry.name.lower():
             self._copies[job.entry.id] = path
 
     def _row(self, entry: Entry, job: Job | None = None, index: Index | None = None) -> Row:
         """Returns how an entry's file lies on the disk, with the progress of its download where one is under way."""
         found = self._look(entry, index)
-        progress = job.progress if job else Progress(found.state, found.bytes_done, entry.approximate_size)
+        progress = job.progress if job else Progress(found.state, found.bytes_done, entry.approximate_size, note=found.note)
         name = listed_name(found.path, self._folders(entry.folder)) if found.path and found.state is State.READY else ""
         problem = "" if job else self._problems.get(entry.id, "")  # a download's own comes with how it has ended
         return Row(entry, progress, name, problem or found.problem)

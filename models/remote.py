@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import ChecksumMismatch, DownloadError
+from .catalog import Entry
+from .files import may_have
 
 
 class Cancelled(DownloadError):
@@ -43,6 +45,31 @@ class Remote:
     size: int | None
     sha256: str | None
     send: Callable[["Sink", int], None]
+
+
+def expected_of(entry: Entry, remote: Remote) -> tuple[int, str]:
+    """Returns the size and the sha256 that an entry's file shall have: the catalogue's, else the server's.
+
+    Raises: ChecksumMismatch where the two differ; DownloadError where neither knows.
+    """
+    for name, ours, theirs in (("size", entry.size, remote.size), ("sha256", entry.sha256, remote.sha256)):
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ChecksumMismatch(
+                f"The server offers another {entry.name} than the released one ({name} {theirs}, expected {ours}); nothing "
+                "was downloaded. If you use a mirror (HF_ENDPOINT), try without it; else look for an update of this pack."
+            )
+    size, sha256 = entry.size or remote.size, entry.sha256 or remote.sha256
+    if size is None or sha256 is None:
+        raise DownloadError(
+            f"Neither the server nor the catalogue knows the {'size' if size is None else 'sha256'} of {entry.name}, so it "
+            "could not be verified; nothing was downloaded. Try without a mirror (HF_ENDPOINT)."
+        )
+    if entry.sha256 is None and not may_have(entry, size):
+        raise ChecksumMismatch(
+            f"The server's {entry.name} has {size} bytes, the catalogue expects about {entry.approximate_size}; nothing was "
+            "downloaded. Mend approximate_size if the entry is your own."
+        )
+    return size, sha256
 
 
 class Sink:

@@ -1,10 +1,11 @@
 """One file's way from a remote to its final name: lock, resume, follow the hash, verify, move. Knows no network."""
 
+import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,14 +14,16 @@ import filelock
 from .. import disk
 from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
 from .catalog import Entry
-from .files import TailHash, index_folders, look, part_path, problem_of, remember_sha256, sha256_of
+from .files import Index, TailHash, index_folders, look, name_aside, part_path, problem_of, remember_sha256, sha256_of, size_of
 from .header import read_header
+from .host_folders import SAFETENSORS
 from .progress import Progress, State
-from .remote import Busy, Cancelled, Remote, Sink, StartAnew
+from .remote import Busy, Cancelled, Remote, Sink, StartAnew, expected_of
 
 RATE_WINDOW = 5.0  # seconds over which the rate is taken
 ATTEMPTS = 6  # in a row without a byte
 LONGEST_WAIT = 60.0  # seconds
+_log = logging.getLogger("hyper_sd")
 
 
 class Transfer:
@@ -32,14 +35,21 @@ class Transfer:
         open_remote: finds the file elsewhere.
         also: further folders in which it may lie already.
         set_aside: whether a corrupt file under its name may be renamed, once the good one is there.
+        endings: of file names that the host reads as safetensors files.
     """
 
     def __init__(
-        self, entry: Entry, root: Path, open_remote: Callable[[Entry], Remote], also: Iterable[Path] = (), set_aside=False
+        self,
+        entry: Entry,
+        root: Path,
+        open_remote: Callable[[Entry], Remote],
+        also: Iterable[Path] = (),
+        set_aside: bool = False,
+        endings: Sequence[str] = SAFETENSORS,
     ):
         self.entry, self.root, self.folders = entry, root, [root, *also]
         self.cancelled = threading.Event()
-        self._open_remote, self._set_aside = open_remote, set_aside
+        self._open_remote, self._set_aside, self._endings = open_remote, set_aside, endings
         self._state, self._done, self._total, self._note = State.VERIFYING, 0, entry.approximate_size, ""
         self._trail: deque[tuple[float, int]] = deque()
         self._sink: Sink | None = None
@@ -85,7 +95,7 @@ class Transfer:
             with self._locked():
                 return self._present() or self._fetch()
         except OSError as error:
-            if not disk.is_full(error) and not isinstance(error, PermissionError):
+            if not disk.is_full(error) and not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
                 raise
             why = disk.explain(error, self.root, max(self._total - self._done, 0))
             raise DownloadError(f"{self.entry.name} was not downloaded: {why}. It goes on where it stopped.") from error
@@ -116,16 +126,28 @@ class Transfer:
                 os.unlink(lock.lock_file)
             lock.release()
 
+    def _index(self) -> Index:
+        def unread(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                _log.warning(
+                    "%s cannot be looked into (%s); a copy of %s may lie there", error.filename, error, self.entry.name
+                )
+
+        return index_folders(self.folders, unread)
+
     def _present(self) -> Path | None:
         """Returns a file of that name in the folders if it is whole and of the right content.
 
         Raises: ChecksumMismatch when it is not, and may not be set aside.
         """
-        found = look(self.entry, index_folders(self.folders))
-        if found.state is State.READY and self.entry.sha256:
-            self._phase(State.VERIFYING, 0, found.bytes_done)
-            sha256_of(found.path, self._reached)
-            found = look(self.entry, index_folders(self.folders))
+        index = self._index()
+        found = look(self.entry, index)
+        doubtful = found.state is State.CORRUPT and self.entry.size is None  # its size is only known roughly
+        if self.entry.sha256 and (found.state is State.READY or doubtful):
+            self._phase(State.VERIFYING, 0, size_of(found.path) or 0)
+            with suppress(OSError):  # a second look tells why it cannot be read
+                sha256_of(found.path, self._reached)
+            found = look(self.entry, index)
         if found.state is State.READY:
             return found.path
         if found.state is State.CORRUPT:
@@ -140,13 +162,16 @@ class Transfer:
     def _fetch(self) -> Path:
         self._phase(State.DOWNLOADING, 0, self.entry.approximate_size, "asking the server for the file")
         remote = self._patiently(lambda: self._open_remote(self.entry))
-        size, sha256 = self._expected(remote)
+        size, sha256 = expected_of(self.entry, remote)
         copy = self._renamed_copy(size, sha256)
         if copy:
             return copy
         part = part_path(self.root, self.entry, sha256)
         part.touch()
         resumed = part.stat().st_size
+        if resumed > size:  # no rest of it could be asked for
+            part.write_bytes(b"")
+            resumed = 0
         self._phase(State.DOWNLOADING, resumed, size)
         disk.require_room(self.root, size - resumed)
         digest = self._receive(remote, part, size)
@@ -157,30 +182,17 @@ class Transfer:
         self._verify(part, digest, sha256)
         return self._move(part, sha256)
 
-    def _expected(self, remote: Remote) -> tuple[int, str]:
-        entry = self.entry
-        for name, ours, theirs in (("size", entry.size, remote.size), ("sha256", entry.sha256, remote.sha256)):
-            if ours is not None and theirs is not None and ours != theirs:
-                raise ChecksumMismatch(
-                    f"The server offers another {entry.name} than the released one ({name} {theirs}, expected {ours}); nothing "
-                    "was downloaded. If you use a mirror (HF_ENDPOINT), try without it; else look for an update of this pack."
-                )
-        size, sha256 = entry.size or remote.size, entry.sha256 or remote.sha256
-        if size is None or sha256 is None:
-            raise DownloadError(
-                f"Neither the server nor the catalogue knows the {'size' if size is None else 'sha256'} of {entry.name}, so it "
-                "could not be verified; nothing was downloaded. Try without a mirror (HF_ENDPOINT)."
-            )
-        return size, sha256
-
     def _renamed_copy(self, size: int, sha256: str) -> Path | None:
         """Returns a file of the same content under another name, since hashing is quicker than downloading."""
-        for paths in index_folders(self.folders).values():
-            for path in paths:
-                if path.suffix == ".safetensors" and path.stat().st_size == size:
-                    self._phase(State.VERIFYING, 0, size, f"looking whether {path.name} is the same file")
-                    if sha256_of(path, self._reached) == sha256:
-                        return path
+        for path in (path for paths in self._index().values() for path in paths):
+            if path.suffix.lower() not in self._endings or size_of(path) != size:
+                continue
+            self._phase(State.VERIFYING, 0, size, f"looking whether {path.name} is the same file")
+            try:
+                if sha256_of(path, self._reached) == sha256:
+                    return path
+            except OSError as error:
+                _log.warning("%s cannot be read (%s); it may be a copy of %s", path, error, self.entry.name)
         return None
 
     def _receive(self, remote: Remote, part: Path, size: int) -> str:
@@ -263,13 +275,7 @@ class Transfer:
         self.pause(0)
         target = self.root / self.entry.name
         if target.exists() and problem_of(target, self.entry):
-            os.replace(target, _free_name(target))
+            os.replace(target, name_aside(target))
         os.replace(part, target)
         remember_sha256(target, sha256)
         return target
-
-
-def _free_name(path: Path) -> Path:
-    """Returns a name for a corrupt file under which no host takes it for a model."""
-    names = (path.with_name(f"{path.name}.corrupt{number or ''}") for number in range(10**6))
-    return next(name for name in names if not name.exists())

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..errors import DownloadError
-from ..models.host_folders import HOST_FOLDERS
+from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.progress import Progress, Row, State
 from .schema import CATEGORY, found_as
@@ -30,7 +30,7 @@ def notify(row: Row) -> None:
     PromptServer.instance.send_sync(EVENT, row.to_json())
 
 
-DOWNLOADS = Downloads(model_folders, user_catalog(folder_paths.get_user_directory()), notify)
+DOWNLOADS = Downloads(model_folders, user_catalog(folder_paths.get_user_directory()), notify, endings=HOST_ENDINGS["comfyui"])
 _fetches: Counter[str] = Counter()  # by id, how often a run has found its file missing
 
 
@@ -79,7 +79,7 @@ def fetch(entry_id: str, acknowledged: bool, node_id: str) -> str:
         raise
     if row.state is not State.READY:
         raise DownloadError(row.problem or f"{row.entry.title} was stopped; run again, and it goes on where it stopped.")
-    PromptServer.instance.send_progress_text(f"ready: {row.file}", node_id)
+    PromptServer.instance.send_progress_text("\n".join(filter(None, [f"ready: {row.file}", row.progress.note])), node_id)
     return row.file
 
 

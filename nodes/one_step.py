@@ -16,6 +16,7 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..errors import HyperSDError, UnsupportedModelError
+from ..models.host_folders import HOST_ENDINGS
 from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
@@ -31,7 +32,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, 
 def file_options() -> list[str]:
     """Returns "folder/name" of every safetensors file that may hold a UNet, one-step UNets first."""
     listed = [f"{folder}/{name}" for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
-    usable = [option for option in listed if option.lower().endswith((".safetensors", ".sft"))]
+    usable = [option for option in listed if option.lower().endswith(HOST_ENDINGS["comfyui"])]
     return sorted(usable, key=lambda option: not all(part in option.lower() for part in ("1step", "unet"))) or [NONE]
 
 

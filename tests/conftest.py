@@ -110,4 +110,6 @@ def world(tmp_path, transfer):
     with LoopbackHub() as hub:
         entry = load_catalog().get("hyper-sdxl-8steps-lora")
         sha256 = hub.add(entry.repo, entry.file, content)
-        yield World(hub, replace(entry, sha256=sha256, size=len(content)), content, tmp_path / "models" / "loras")
+        size = len(content)
+        entry = replace(entry, sha256=sha256, size=size, approximate_size=size)
+        yield World(hub, entry, content, tmp_path / "models" / "loras")

@@ -158,7 +158,7 @@ export class ModelRow {
     this.bar.setAttribute("aria-valuetext", progressText(row));
     this.numbers.textContent = progressText(row);
     this.note.textContent = row.note;
-    this.note.hidden = !busy || !row.note;
+    this.note.hidden = !row.note;
     this.problem.textContent = problemText(row);
     this.problem.hidden = !row.problem;
     if (changed) this.announce([this.row.title, STATES[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));

@@ -11,6 +11,7 @@ import torch
 
 from ..disk import format_bytes
 from ..errors import HyperSDError, UnsupportedModelError
+from ..models.files import index_folders
 from ..models.jobs import listed_name
 from ..models.merge import MergeError, merge
 from .one_step import STARTS_AT, Kind, kind_of
@@ -125,9 +126,10 @@ class CheckpointBuilder:
         files: dict[str, Path] = {}
         for folder_kind in KINDS:
             folders = self._folders(folder_kind)
-            for folder in folders:
-                for path in sorted(Path(folder).rglob(f"*{_ENDING}")):
-                    files.setdefault(listed_name(path, folders), path)
+            for paths in sorted(index_folders(folders).values()):
+                for path in paths:
+                    if path.suffix.lower() == _ENDING:
+                        files.setdefault(listed_name(path, folders), path)
         return files
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import Any
 from modules import paths_internal, sd_models, shared
 
 from ..models.catalog import load_catalog
-from ..models.host_folders import HOST_FOLDERS
+from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.lora import LoraInfo, LoraPlan, check_family, effective_strength, read_lora
 from ..models.progress import Row, State
@@ -54,7 +54,7 @@ def _notify(row: Row) -> None:
             _log.exception("the host could not list its models again; press its refresh button")
 
 
-DOWNLOADS = Downloads(model_folders, user_catalog(paths_internal.data_path), _notify)
+DOWNLOADS = Downloads(model_folders, user_catalog(paths_internal.data_path), _notify, endings=HOST_ENDINGS[host.kind()])
 
 
 def listed_lora(entry_id: str) -> tuple[str, Path] | None:

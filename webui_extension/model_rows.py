@@ -70,7 +70,7 @@ def row_html(row: Row, problem: str = "") -> str:
         value = f'max="100" value="{row.progress.percent}"'
         parts.append(f'<progress {value} aria-label="{escape(entry.title)}" style="width: 100%"></progress>')
         parts.append(f"<div>{escape(progress_text(row))}</div>")
-    if row.is_busy and row.progress.note:
+    if row.progress.note:
         parts.append(f"<div>{escape(row.progress.note)}</div>")
     if row.state is State.READY and entry.folder == "diffusion_models":
         parts.append(f"<div>{UNET_HINT}</div>")

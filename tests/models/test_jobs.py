@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from hyper_sd.errors import CatalogError, DownloadError
 from hyper_sd.models import jobs
-from hyper_sd.models.catalog import write_entry
+from hyper_sd.models.catalog import Catalog, write_entry
 from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.files import UNCHECKED
+from hyper_sd.models.host_folders import HOST_ENDINGS
 from hyper_sd.models.jobs import AT_ONCE, Downloads, listed_name, user_catalog
 from hyper_sd.models.progress import State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
@@ -83,6 +85,29 @@ def test_ready_row_always_has_the_name_of_its_file(downloads, world, tmp_path):
     ready = [row for row in (*looked, *followed, *downloads.notified) if row.state is State.READY]
     assert {row.file for row in ready} == {"my favourite.safetensors"}
     assert all(row.is_busy for row in downloads.notified[:-1])
+
+
+def test_ready_row_says_what_could_not_be_checked(downloads, world, tmp_path):
+    entry = {**write_entry(world.entry), "id": "rough", "file": "rough.safetensors", "licence": "unknown"}
+    entry = {name: value for name, value in entry.items() if name not in {"size", "sha256"}}
+    user_catalog(tmp_path).write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "rough.safetensors").write_bytes(world.content)
+    row = row_of(downloads, "rough")
+    assert (row.state, row.progress.note) == (State.READY, UNCHECKED)
+
+
+def test_copy_under_an_ending_of_the_host_is_ready(world, tmp_path, transfer):
+    opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
+    downloads = Downloads(lambda kind: [world.root], opener=opener, endings=HOST_ENDINGS["comfyui"])
+    downloads.catalog = lambda: (Catalog((world.entry,)), "")  # a stub of the file that lists it
+    world.root.mkdir(parents=True)
+    (world.root / "favourite.SFT").write_bytes(world.content)
+    downloads.start(world.entry.id)
+    finish(downloads)
+    row = downloads.row(world.entry.id)
+    assert (row.state, row.file) == (State.READY, "favourite.SFT")
+    assert world.starts() == []
 
 
 def test_second_start_joins_the_first(downloads, world):

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from hyper_sd.models.catalog import Licence, load_catalog, write_entry
 from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.files import UNCHECKED
 from hyper_sd.models.jobs import Downloads, user_catalog
 from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
@@ -151,6 +152,10 @@ def test_fixed_words_stand_in_elements_of_their_own():
     for state, word in model_rows.STATES.items():
         assert f">{word}</span>" in row_html(row(state=state))
     assert ">licence</a>" in row_html(row())
+
+
+def test_ready_row_shows_what_could_not_be_checked():
+    assert f"<div>{UNCHECKED}</div>" in row_html(row(state=State.READY, note=UNCHECKED))
 
 
 def test_lone_unet_that_is_ready_points_to_the_builder():

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +147,18 @@ def said(builder):
 def test_lists_offer_what_fits_with_the_likely_first(builder):
     assert builder.unets() == [UNET, "a-unet.safetensors"]
     assert builder.bases() == ["sd_xl_base_1.0.safetensors", "juggler.safetensors"]
+
+
+def test_lists_offer_capital_endings_and_linked_folders_and_pass_over_dead_links(builder, tmp_path):
+    folder = tmp_path / "diffusion_models"
+    (tmp_path / "drive").mkdir()
+    (folder / "a-unet.safetensors").rename(tmp_path / "drive" / "FAR.SAFETENSORS")
+    try:
+        (folder / "linked").symlink_to(tmp_path / "drive", target_is_directory=True)
+        (folder / "dead.safetensors").symlink_to(tmp_path / "absent")
+    except OSError:
+        pytest.skip("this system permits no links")
+    assert builder.unets() == [UNET, str(Path("linked", "FAR.SAFETENSORS"))]
 
 
 def test_build_makes_a_full_one_step_checkpoint_and_lists_it(builder, tmp_path):
