@@ -256,6 +256,16 @@ def test_fingerprint_changes_with_files_and_captions_only(pack, emoji):
     assert pack["HyperSDTrainingData"].fingerprint_inputs(folder="") == ""
 
 
+def test_link_that_leads_nowhere_is_named_and_stops_nothing(pack, data, emoji):
+    try:
+        (emoji / "dead.png").symlink_to(emoji / "unplugged.png")
+    except OSError:
+        pytest.skip("this system permits no links")
+    assert pack["HyperSDTrainingData"].fingerprint_inputs(folder="emoji", resolution=128)
+    *_, summary = data("emoji", default_caption="an emoji")
+    assert "dead.png cannot be read" in summary
+
+
 def test_resolution_zero_is_what_the_model_draws_at(host, data, demo, emoji):
     sources = importlib.import_module("hyper_sd.nodes.training.sources")
     assert data("emoji", resolution=0)[3] == "3 images of 128x128"
