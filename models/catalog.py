@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import CatalogError, DownloadError
 from .families import FAMILIES
 from .fields import choice, number, text
+from .host_folders import HOST_ENDINGS
 
 CATALOG = Path(__file__).with_name("catalog.json")
 FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
@@ -152,9 +153,10 @@ class Catalog:
         """Returns the LoRA whose file has a name, None where it is none of these.
 
         Args:
-            name: without folders, with or without its ending, in any case.
+            name: without folders, with or without an ending that some host reads, in any case.
         """
-        stem = name.lower().removesuffix(ENDING)
+        name = name.lower()
+        stem = next((name.removesuffix(ending) for ending in HOST_ENDINGS["comfyui"] if name.endswith(ending)), name)
         loras = (entry for entry in self.entries if entry.folder == "loras")
         return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
 

@@ -174,6 +174,7 @@ def test_pack_file_is_plain_ascii_json():
         ("Hyper-SD15-1step-lora.safetensors", "hyper-sd15-1step-lora"),
         ("hyper-sdxl-8steps-cfg-LORA.SafeTensors", "hyper-sdxl-8steps-cfg-lora"),
         ("Hyper-FLUX.1-dev-8steps-lora", "hyper-flux1-dev-8steps-lora"),
+        ("Hyper-SDXL-8steps-lora.sft", "hyper-sdxl-8steps-lora"),
         ("Hyper-SDXL-1step-Unet.safetensors", None),
         ("my-unified-style.safetensors", None),
         ("", None),
