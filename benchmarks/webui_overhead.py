@@ -75,14 +75,14 @@ def main() -> None:
     start_logging()
     with tempfile.TemporaryDirectory() as folder:
         host = WebUI(Path(given.webui).resolve(), Path(folder), given.webui_python or default_python(given.webui))
-        prepare(host.data, host.kind)
+        prepare(host.data, host.root)
         shutil.copy(Path(__file__).parents[1] / "tests" / "webui" / "probe.py", host.data / "extensions/recorder/scripts")
         (host.data / "extensions/recorder/scripts/recorder.py").unlink()
         with host:
             result = measure(host, given.turns)
     machine = {"cpu": processor(), "cores": os.cpu_count(), "torch_of_tests": torch.__version__}
     write_result(
-        {"host": host.kind, "steps": STEPS, "turns": given.turns, "bars": BARS, "machine": machine, **result}, given.out
+        {"host": host.root.name, "steps": STEPS, "turns": given.turns, "bars": BARS, "machine": machine, **result}, given.out
     )
 
 

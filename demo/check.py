@@ -13,7 +13,7 @@ from .requirements import ROOT
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Adds what chooses the hosts to a parser."""
     parser.add_argument("--comfyui", type=Path, metavar="PATH", help="your own ComfyUI; default: one found, else a pinned copy")
-    parser.add_argument("--webui", type=Path, metavar="PATH", help="run tests/webui on this A1111 or Forge instead")
+    parser.add_argument("--webui", type=Path, metavar="PATH", help="run tests/webui on this WebUI of the A1111 family instead")
     parser.add_argument("--webui-python", metavar="FILE", help="its Python; default: the venv in its folder")
 
 

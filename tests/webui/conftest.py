@@ -10,7 +10,7 @@ from hyper_sd.tests.conftest import host_folder
 @pytest.fixture(scope="session")
 def webui_path() -> Path:
     """The checkout under test."""
-    remedy = "set A1111_PATH to the folder of an A1111 or Forge that starts, or run python install.py test --webui PATH"
+    remedy = "set A1111_PATH to the folder of a WebUI that starts, or run python install.py test --webui PATH"
     return host_folder("A1111_PATH", "launch.py", remedy)
 
 
@@ -22,15 +22,30 @@ def webui(webui_path, tmp_path_factory):
 
     data = tmp_path_factory.mktemp("webui")
     host = WebUI(webui_path, data, os.environ.get("A1111_PYTHON") or default_python(webui_path))
-    prepare(data, host.kind)
+    prepare(data, webui_path)
     with host:
         yield host
     (data / "models" / "Stable-diffusion" / "tiny.safetensors").unlink()  # pytest keeps its folders; this one may be 600 MB
 
 
 @pytest.fixture
-def a1111(webui):
-    """The host, where it reads a checkpoint's shape and prediction from a yaml; Forge does not."""
-    if webui.kind != "a1111":
+def with_yaml(webui):
+    """The host, where it reads a checkpoint's shape and prediction from a yaml; the Forge family does not."""
+    if not webui.reads_yaml:
         pytest.skip("this host reads no yaml, so there is no small v-prediction checkpoint for it")
     return webui
+
+
+@pytest.fixture
+def with_schedule_types(webui):
+    """The host, where an image has a schedule type."""
+    if not webui.has_schedule_types:
+        pytest.skip("this host has no schedule types")
+    return webui
+
+
+@pytest.fixture(scope="session")
+def hires(webui) -> dict:
+    """A request's part for a hires pass, in the words of the host."""
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
+    return hires | ({"hr_additional_modules": ["Use same choices"]} if webui.takes("hr_additional_modules") else {})

@@ -21,7 +21,7 @@ def _tensor(conditioning) -> torch.Tensor:
 
 
 def _loras() -> list:
-    """Returns [name, strength] of what is activated; Forge keeps the strengths in the text by which it knows a change."""
+    """Returns [name, strength] of what is activated; the Forge family keeps them in the text by which it knows a change."""
     applied = getattr(shared.sd_model, "current_lora_hash", None)
     if applied:
         return [[Path(file).stem, float(strength)] for file, strength, *_ in ast.literal_eval(applied)]
@@ -70,6 +70,8 @@ def on_app(_, app) -> None:
 
     @app.get("/recorder/blip")
     def blip() -> dict:
+        if not getattr(shared, "interrogator", None):
+            return {"file": None}
         shared.interrogator.create_fake_fairscale()
         import models.blip
 

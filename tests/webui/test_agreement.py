@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.tests.webui import tiny_checkpoint as tiny
+from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START
 from safetensors.torch import load_file
 
 SCALE = 0.18215  # between ComfyUI's latents outside the sampler and the sampler's own
@@ -35,7 +36,7 @@ def both(comfyui, webui):
     ours = models / "Stable-diffusion" / CHECKPOINT
     os.link(theirs / "checkpoints" / CHECKPOINT, ours)
     os.link(theirs / "loras" / f"{LORA}.safetensors", models / "Lora" / f"{LORA}.safetensors")
-    if webui.kind == "a1111":
+    if webui.reads_yaml:
         vocabulary = comfyui.comfyui / "comfy" / "sd1_tokenizer"
         tiny.write_yaml(ours, tiny.WIDE, tiny.write_tokenizer(webui.data / "clip", tiny.WIDE, vocabulary))
     webui.ask("/sdapi/v1/refresh-checkpoints", {})
@@ -72,7 +73,8 @@ def test_latents_equal_comfyuis(both, eta, strength, steps, cfg):
     comfyui, webui = both
     name = f"s{steps}_e{eta:g}_c{cfg:g}_l{strength:g}".replace(".", "-")
     expected = _comfy_latents(comfyui, steps=steps, eta=eta, cfg=cfg, strength=strength, name=name)
-    settings = {"sd_model_checkpoint": CHECKPOINT, "hyper_sd_default_eta": eta, "hyper_sd_noise": "as ComfyUI"}
+    settings = {"hyper_sd_default_eta": eta, "hyper_sd_noise": "as ComfyUI", **GUIDED_FROM_THE_START}
+    settings["sd_model_checkpoint"] = CHECKPOINT
     tag = f" <lora:{LORA}:{strength}>" if strength else ""
     batch = webui.draw(prompt="red apple" + tag, seed=7, steps=steps, cfg_scale=cfg, override_settings=settings)
     worst = (batch.latents - expected).abs().max().item()

@@ -48,6 +48,8 @@ def _labels(component: dict) -> list[str]:
     ],
 )  # fmt: skip
 def test_lists_of_the_page_offer_it_once(webui, name, entry):
+    if entry == "Hyper-SD" and not webui.has_schedule_types:
+        pytest.skip("this host has no schedule types")
     assert _labels(_components(webui)[name]).count(entry) == 1
 
 
@@ -99,7 +101,8 @@ def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
         webui.wait(starts + 1)
         _wait(page)  # it loads itself anew
     assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
-    assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
+    if webui.has_schedule_types:
+        assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
     assert webui.ask("/sdapi/v1/scripts")["txt2img"].count("hyper-sd") == 1
     assert _labels(_components(webui)["txt2img_sampling"]).count("Hyper-SD TCD") == 1
     after = webui.draw(seed=21, **panel())

@@ -27,9 +27,12 @@ def _timesteps(batch) -> list[int]:
     return [round(schedule.timestep(sigma)) for sigma in batch.sigmas]
 
 
-def test_sampler_and_schedule_type_are_listed_once(webui):
+def test_sampler_is_listed_once(webui):
     assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
-    assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
+
+
+def test_schedule_type_is_listed_once(with_schedule_types):
+    assert [entry["label"] for entry in with_schedule_types.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
 
 
 @pytest.mark.parametrize("scheduler", ["Automatic", "Hyper-SD"])
@@ -40,21 +43,21 @@ def test_grid_is_tcds_with_both_schedule_types(webui, scheduler, steps, grid):
     assert _timesteps(batch) == grid
 
 
-def test_schedule_type_serves_other_samplers(webui):
-    batch = webui.draw(sampler_name="Euler", scheduler="Hyper-SD")
+def test_schedule_type_serves_other_samplers(with_schedule_types):
+    batch = with_schedule_types.draw(sampler_name="Euler", scheduler="Hyper-SD")
     assert "Sampler: Euler, Schedule type: Hyper-SD" in batch.infotext
     assert _timesteps(batch) == [999, 759, 499, 259]
 
 
-def test_other_schedule_types_serve_the_sampler(webui):
-    batch = webui.draw(scheduler="Karras")
+def test_other_schedule_types_serve_the_sampler(with_schedule_types):
+    batch = with_schedule_types.draw(scheduler="Karras")
     assert "Sampler: Hyper-SD TCD, Schedule type: Karras" in batch.infotext
     assert _timesteps(batch) != [999, 759, 499, 259]
 
 
 @pytest.mark.parametrize("name", ["Hyper-SD TCD", "Hyper-SD TCD Automatic", "Hyper-SD TCD Hyper-SD"])
-def test_name_is_never_taken_for_another_sampler(webui, name):
-    batch = webui.draw(sampler_name=name, scheduler=None)
+def test_name_is_never_taken_for_another_sampler(with_schedule_types, name):
+    batch = with_schedule_types.draw(sampler_name=name, scheduler=None)
     assert "Sampler: Hyper-SD TCD" in batch.infotext
 
 
@@ -112,9 +115,8 @@ def test_inpainting_leaves_what_is_not_masked(webui):
     assert not _same(batch.latents[..., 4:], image[..., 4:], 0.05)
 
 
-def test_hires_pass_takes_its_steps_from_the_strength(webui):
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 2, "denoising_strength": 0.5}
-    batch = webui.draw(**hires, **({"hr_additional_modules": ["Use same choices"]} if webui.kind == "forge" else {}))
+def test_hires_pass_takes_its_steps_from_the_strength(webui, hires):
+    batch = webui.draw(**hires)
     assert batch.latents.shape[-2:] == (16, 16)
     assert batch.pictures[0].shape == (128, 128, 3)
     steps = _timesteps(batch)
@@ -135,11 +137,11 @@ def test_xyz_grid_varies_eta(webui):
     (grid,) = [
         entry for entry in webui.ask("/sdapi/v1/script-info") if entry["name"] == "x/y/z plot" and not entry["is_img2img"]
     ]
-    axes = grid["args"][0]["choices"]
-    choice = axes.index("[Hyper-SD] Eta")
-    empty = [axes.index("Nothing"), "", []]
-    flags = [True, False, False, False, False, False, False, False, 0]
-    values = [choice, "0, 1", [], *empty, *empty, *flags]
+    values = [arg["value"] for arg in grid["args"]]
+    axes = [i for i, arg in enumerate(grid["args"]) if "[Hyper-SD] Eta" in (arg["choices"] or [])]
+    for i in axes:
+        values[i] = grid["args"][i]["choices"].index("Nothing")
+    values[axes[0] : axes[0] + 2] = grid["args"][axes[0]]["choices"].index("[Hyper-SD] Eta"), "0, 1"
     request = {"prompt": "red apple", "steps": 4, "width": 64, "height": 64, "sampler_name": "Hyper-SD TCD"}
     grid = {"script_name": "x/y/z plot", "script_args": values, "save_images": False}
     records = len(list((webui.data / "records").iterdir()))
@@ -168,16 +170,14 @@ def test_interrupt_ends_a_long_run_and_the_next_one_works(webui):
     assert torch.equal(webui.draw(seed=9).latents, before.latents)
 
 
-def test_refiner_takes_over_at_the_switch(webui):
-    if webui.kind == "forge":
-        pytest.skip("there is no second small model for Forge")
-    plain = webui.draw()
-    refined = webui.draw(refiner_checkpoint="tiny_v.safetensors", refiner_switch_at=0.5)  # another kind of prediction, too
+def test_refiner_takes_over_at_the_switch(with_yaml):
+    plain = with_yaml.draw()
+    refined = with_yaml.draw(refiner_checkpoint="tiny_v.safetensors", refiner_switch_at=0.5)  # another kind of prediction, too
     assert refined.sigmas == plain.sigmas
     assert torch.equal(refined.x(1), plain.x(1))
     assert not torch.equal(refined.x(3), plain.x(3))
     assert refined.latents.isfinite().all()
-    assert torch.equal(webui.draw().latents, plain.latents)
+    assert torch.equal(with_yaml.draw().latents, plain.latents)
 
 
 def test_log_has_no_traceback_of_the_pack(webui):
@@ -187,4 +187,7 @@ def test_log_has_no_traceback_of_the_pack(webui):
 
 
 def test_interrogators_own_module_is_found(webui):
-    assert "BLIP" in webui.ask("/recorder/blip")["file"]
+    file = webui.ask("/recorder/blip")["file"]
+    if file is None:
+        pytest.skip("this host has no Interrogate CLIP")
+    assert "BLIP" in file

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.tests.webui import tiny_checkpoint as tiny
+from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START
 
 diffusers = pytest.importorskip("diffusers")
 _LAST = NoiseSchedule.from_betas().sigma(0)
@@ -13,7 +14,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 @pytest.fixture(scope="module")
 def unet(webui):
     """The checkpoint's network as diffusers has it."""
-    return tiny.make_unet(tiny.WIDE if webui.kind == "forge" else tiny.SMALL)
+    return tiny.make_unet(tiny.SMALL if webui.reads_yaml else tiny.WIDE)
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def _worst(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
 
 
 def _settings(eta: float) -> dict:
-    return {"hyper_sd_default_eta": eta, "hyper_sd_end": "alpha_bar[0]"}  # diffusers ends there
+    return {"hyper_sd_default_eta": eta, "hyper_sd_end": "alpha_bar[0]", **GUIDED_FROM_THE_START}  # diffusers ends there
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
@@ -58,16 +59,16 @@ def test_trajectory_equals_diffusers(webui, unet, steps, eta, cfg):
     assert worst <= 1e-3
 
 
-def test_v_prediction_equals_diffusers(a1111, unet):
-    batch = a1111.draw(override_settings={**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors"})
+def test_v_prediction_equals_diffusers(with_yaml, unet):
+    batch = with_yaml.draw(override_settings={**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors"})
     expected = _diffusers(unet, batch, steps=4, eta=0.3, cfg=1.0, prediction_type="v_prediction")
     worst = _worst(_hosts(batch), expected)
     assert worst <= 1e-3
 
 
-def test_zero_terminal_snr_with_v_prediction_equals_diffusers(a1111, unet):
+def test_zero_terminal_snr_with_v_prediction_equals_diffusers(with_yaml, unet):
     settings = {**_settings(0.3), "sd_model_checkpoint": "tiny_v.safetensors", "sd_noise_schedule": "Zero Terminal SNR"}
-    batch = a1111.draw(override_settings=settings)
+    batch = with_yaml.draw(override_settings=settings)
     zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     worst = _worst(_hosts(batch), _diffusers(unet, batch, steps=4, eta=0.3, cfg=1.0, **zero))
     assert worst <= 1e-3

@@ -51,17 +51,21 @@ class Shape:
     tokens: int
 
 
-# The A1111 line reads the shape from a yaml; Forge and ComfyUI know SD1.5 by its first width and bring VAE and text encoder.
+# A1111 reads the shape from a yaml; the Forge family and ComfyUI know SD1.5 by its first width and bring VAE and text encoder.
 SMALL = Shape(unet=(32, 64, 128, 128), vae=(32, 64, 128, 128), heads=4, layers=2, tokens=4096)
 WIDE = Shape(unet=(320, 320, 320, 320), vae=(128, 256, 512, 512), heads=8, layers=12, tokens=49408)
+
+
+def _unet(shape: Shape) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        block_out_channels=shape.unet, cross_attention_dim=CONTEXT, attention_head_dim=shape.heads, layers_per_block=2
+    )
 
 
 def make_unet(shape: Shape) -> UNet2DConditionModel:
     """Returns the network, float32, the same at every call; its output has about unit size."""
     torch.manual_seed(11)
-    unet = UNet2DConditionModel(
-        block_out_channels=shape.unet, cross_attention_dim=CONTEXT, attention_head_dim=shape.heads, layers_per_block=2
-    )
+    unet = _unet(shape)
     with torch.no_grad():
         unet.conv_out.weight.mul_(3.0)
     return unet.half().float().eval()  # the values of the file
@@ -131,6 +135,8 @@ def _vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
 def _text_weights(shape: Shape) -> dict[str, torch.Tensor]:
     torch.manual_seed(13)
     states = CLIPTextModel(text_config(shape)).state_dict()
+    # As a trained encoder's, the mean of its states is not 0: the hosts' emphasis divides by it.
+    next(value for key, value in states.items() if key.endswith("final_layer_norm.bias")).fill_(0.1)
     named = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in states.items()}
     return {key: value for key, value in named.items() if not key.endswith("position_ids")}
 
@@ -189,9 +195,11 @@ def write_yaml(checkpoint: Path, shape: Shape, tokenizer: Path, parameterization
 
 def write_lora(path: Path, shape: Shape, seed: int, rank: int = 4, size: float = 0.02) -> None:
     """Writes a kohya LoRA of every attention and resnet layer, as Hyper-SD's are made."""
+    with torch.device("meta"):  # names and sizes are all that counts
+        network = _unet(shape)
     torch.manual_seed(seed)
     weights = {}
-    for name, module in make_unet(shape).named_modules():
+    for name, module in network.named_modules():
         if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or not name.startswith(("down_", "mid_", "up_")):
             continue
         key, full = f"lora_unet_{name.replace('.', '_')}", module.weight.shape

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,20 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 300.0
 FLAGS = (
-    "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model",
-    "--do-not-download-clip", "--no-hashing", "--api", "--disable-console-progressbars", "--server-name", "127.0.0.1",
+    "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-hashing", "--api",
+    "--disable-console-progressbars", "--server-name", "127.0.0.1",
 )  # fmt: skip
-ON_CPU = {"a1111": ("--no-half", "--precision", "full", "--use-cpu", "all"), "forge": ("--always-cpu",)}
+WHERE_KNOWN = ("--no-download-sd-model", "--do-not-download-clip")  # a host refuses to start with a flag it does not know
+FLAG_FILES = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py")
+ALWAYS_CPU, FULL_ON_CPU = "--always-cpu", ("--no-half", "--precision", "full", "--use-cpu", "all")
+OWN_LOADERS = ("backend", "ldm_patched")  # folders of the hosts that know a checkpoint by its tensors, as ComfyUI does
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
 SETTINGS = {
     "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
     "show_progress_every_n_steps": 1, "show_progress_type": "Approx cheap", "live_previews_image_format": "png",
 }  # fmt: skip
+# Forge-classic of February 2025 takes its default, 0, for the first step, which it so draws at CFG 1; elsewhere -1 is as 0.
+GUIDED_FROM_THE_START = {"skip_early_cond": -1.0}
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -76,12 +82,29 @@ class WebUI:
 
     def __init__(self, root: Path, data: Path, python: str):
         self.root, self.data = root, data
-        self.kind = "forge" if (root / "modules_forge").is_dir() else "a1111"
         self.port = free_port()
         self.address, self.log = f"http://127.0.0.1:{self.port}", data / "webui.log"
-        self.command = [python, "-u", "launch.py", *FLAGS, *ON_CPU[self.kind]]
+        self.command = [python, "-u", "launch.py", *FLAGS, *_flags_of(root)]
         self.command += ["--port", str(self.port), "--data-dir", str(data)]
         self.command += ["--gradio-allowed-path", str(root)]  # with a data folder Forge forbids its page its own scripts
+
+    @property
+    def reads_yaml(self) -> bool:
+        """Whether the host takes a checkpoint's shape and prediction from a yaml beside it."""
+        return reads_yaml(self.root)
+
+    def takes(self, field: str) -> bool:
+        """Returns whether a txt2img request has such a field."""
+        return field in self._api["components"]["schemas"]["StableDiffusionProcessingTxt2Img"]["properties"]
+
+    @property
+    def has_schedule_types(self) -> bool:
+        """Whether the host's images have a schedule type; Forge-classic has an option for all of them."""
+        return "/sdapi/v1/schedulers" in self._api["paths"]
+
+    @cached_property
+    def _api(self) -> dict:
+        return self.ask("/openapi.json")
 
     def __enter__(self) -> "WebUI":
         environment = {**os.environ, **OFFLINE, "PYTHONIOENCODING": "utf-8", "NO_PROXY": "*", "no_proxy": "*"}
@@ -147,6 +170,19 @@ class WebUI:
         return tensors, json.loads(notes["loras"]), json.loads(notes["seeds"])
 
 
+def reads_yaml(root: Path) -> bool:
+    """Returns whether the host in a folder takes a checkpoint's shape from a yaml; the others know it by its tensors."""
+    return not any((root / name).is_dir() for name in OWN_LOADERS)
+
+
+def _flags_of(root: Path) -> list[str]:
+    """Returns the flags that not every host has, as this one knows them."""
+    files = [root / name for name in FLAG_FILES]
+    known = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    on_cpu = [ALWAYS_CPU] if f'"{ALWAYS_CPU}"' in known else [*FULL_ON_CPU]
+    return [*(flag for flag in WHERE_KNOWN if f'"{flag}"' in known), *on_cpu]
+
+
 def data_url(picture: np.ndarray) -> str:
     """Returns a picture as the API takes it."""
     stream = io.BytesIO()
@@ -154,8 +190,8 @@ def data_url(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def prepare(data: Path, kind: str) -> None:
-    """Makes the data folder: this pack and the recorder as extensions, settings, two LoRAs, and the tiny checkpoints."""
+def prepare(data: Path, root: Path) -> None:
+    """Makes the data folder of the host in root: this pack and the recorder, settings, LoRAs, and the tiny checkpoints."""
     from . import tiny_checkpoint as tiny
 
     checkpoints, loras = data / "models" / "Stable-diffusion", data / "models" / "Lora"
@@ -165,11 +201,11 @@ def prepare(data: Path, kind: str) -> None:
     (data / "extensions" / "hyper-sd").symlink_to(ROOT, target_is_directory=True)
     shutil.copy(Path(__file__).with_name("recorder.py"), recorder)
     (data / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    shape = tiny.WIDE if kind == "forge" else tiny.SMALL
+    shape = tiny.SMALL if reads_yaml(root) else tiny.WIDE
     tiny.write_checkpoint(checkpoints / "tiny.safetensors", shape)
     for i, name in enumerate(("Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora", "other")):
         tiny.write_lora(loras / f"{name}.safetensors", shape, seed=20 + i)
-    if kind == "a1111":
+    if reads_yaml(root):
         tokenizer = tiny.write_tokenizer(data / "tokenizer", shape)
         os.link(checkpoints / "tiny.safetensors", checkpoints / "tiny_v.safetensors")
         tiny.write_yaml(checkpoints / "tiny.safetensors", shape, tokenizer)
