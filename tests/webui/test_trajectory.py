@@ -50,8 +50,7 @@ def _settings(eta: float) -> dict:
     return {"hyper_sd_default_eta": eta, "hyper_sd_end": "alpha_bar[0]", **GUIDED_FROM_THE_START}  # diffusers ends there
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("steps", "eta"), [(1, 0.3), (2, 1.0), (4, 0.0), (4, 1.0), (8, 0.3)])
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_trajectory_equals_diffusers(webui, unet, steps, eta, cfg):
     batch = webui.draw(steps=steps, cfg_scale=cfg, override_settings=_settings(eta))
