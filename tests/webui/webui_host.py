@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 300.0
+START_SECONDS = 900.0
 FLAGS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--no-hashing", "--api",
     "--disable-console-progressbars", "--server-name", "127.0.0.1",
