@@ -1,4 +1,4 @@
-"""The network inside a MODEL as the training core takes it: loaded whole, trained in place, and afterwards as it was."""
+"""The network inside a MODEL as the training core takes it: loaded whole, trained, and afterwards as it was."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ from ...training.phases import Trainee
 from ...training.request import fingerprint
 from .. import demo_model
 from ..lora_files import family_of
+from .weights import leave_inference_mode, require_trainable, whole_clone
 
 CONDITIONS = {"c_crossattn": "context", "y": "y"}  # the host's names -> the network's
 
@@ -54,10 +55,11 @@ class HostEngine(LocalEngine):
 
 @dataclass(frozen=True)
 class HostNetwork:
-    """A MODEL's own network, to be trained where it is.
+    """A MODEL's network for training: its own, or under the host's dynamic VRAM a copy of it.
 
     Args:
         patcher: a clone of the MODEL.
+        is_copy: whether it has weights of its own.
         family: "sd15" or "sdxl".
         diffusion: its noise schedule and kind of prediction.
         precision: of the arithmetic, as TrainingConfig.precision.
@@ -65,6 +67,7 @@ class HostNetwork:
     """
 
     patcher: Any
+    is_copy: bool
     family: str
     diffusion: Diffusion
     precision: str
@@ -111,16 +114,13 @@ class HostNetwork:
     def load(self, memory: float = 0) -> None:
         """Brings the whole network to its device, with the MODEL's patches.
 
-        Tensors that a node has loaded under inference mode cannot be trained through, also after the host has moved them to its
-        device; each of them is replaced by a copy.
-
         Args:
             memory: bytes to be left free for the training.
         Raises: UnsupportedModelError when the host keeps a part of the weights elsewhere.
         """
         with torch.inference_mode(False), torch.no_grad():
             comfy.model_management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
-            _leave_inference_mode(self.network)
+            leave_inference_mode(self.network)
         away = next((p.device for p in self.network.parameters() if p.device.type != self.device.type), None)
         if away is not None:
             raise UnsupportedModelError(
@@ -201,9 +201,9 @@ class HostNetwork:
 
 
 def host_network(model: Any) -> HostNetwork:
-    """Returns the network of a MODEL for training; nothing is loaded yet.
+    """Returns the network of a MODEL for training; nothing is on its device yet.
 
-    Raises: UnsupportedModelError for another family, another input, or another kind of noise schedule.
+    Raises: UnsupportedModelError for another family, another input, another kind of noise schedule, or quantised weights.
     """
     family, inner = family_of(model), model.model
     if family not in FAMILIES or not FAMILIES[family].is_trainable:
@@ -219,11 +219,24 @@ def host_network(model: Any) -> HostNetwork:
         )
     sampling = model.get_model_object("model_sampling")
     schedule = NoiseSchedule.from_sigmas(sampling.sigmas.detach().double().cpu())
-    device, patcher = model.load_device, model.clone()
-    precision = _precision(device)
+    diffusion = Diffusion.from_schedule(schedule, _prediction_type(sampling))
+    require_trainable(inner.diffusion_model)
+    precision = _precision(model.load_device)
     computed = getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
     dtype = PRECISION_DTYPES[precision] or computed
-    return HostNetwork(patcher, family, Diffusion.from_schedule(schedule, _prediction_type(sampling)), precision, dtype)
+    patcher = whole_clone(model)
+    return HostNetwork(patcher, patcher.model is not inner, family, diffusion, precision, dtype)
+
+
+@contextmanager
+def network_of(model: Any) -> Iterator[HostNetwork]:
+    """Lends the network of a MODEL as host_network(); a copy leaves the device afterwards, also after an error."""
+    found = host_network(model)
+    try:
+        yield found
+    finally:
+        if found.is_copy:
+            found.patcher.detach()
 
 
 def _precision(device: torch.device) -> str:
@@ -250,21 +263,3 @@ def _prediction_type(sampling: Any) -> str:
 def _differentiable_attention(chosen: Callable, *args, **kwargs) -> torch.Tensor:
     """Takes torch's attention: the one that the host chooses when memory is short cannot be trained through."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
-
-
-def _leave_inference_mode(network: nn.Module) -> None:
-    for module in network.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and _is_of_inference_mode(parameter):
-                module._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None and _is_of_inference_mode(buffer):
-                module._buffers[name] = buffer.clone()
-
-
-def _is_of_inference_mode(tensor: torch.Tensor) -> bool:
-    """Whether torch counts no versions of a tensor; one that was moved since has is_inference() False, and still none."""
-    try:
-        return tensor._version < 0  # never: the question is whether there is one
-    except RuntimeError:
-        return True

@@ -19,7 +19,7 @@ from ...training.preview import Previews
 from ...training.request import fingerprint, fitted, job_of, metadata_of, phases_of
 from ..lora_files import add_lora, lora_options, lora_path
 from ..schema import TRAINING, found_as, node_id_of
-from .network import Stopped, host_network
+from .network import HostNetwork, Stopped, network_of
 from .previews import as_image, decoder
 from .progress import NodeText, Watch, show_last_sheet, summary
 from .start import starting_lora
@@ -27,8 +27,8 @@ from .start import starting_lora
 FOLDER = "hyper_sd_training"  # below the host's output folder
 DEFAULTS = TrainRequest()
 TOOLTIPS = {
-    "model": "SD1.5 or SDXL, as its loader gives it, or with other LoRAs on it. It is trained where it is, without a second "
-    "copy, and is afterwards as before.",
+    "model": "SD1.5 or SDXL with unquantised weights, as its loader gives it, or with other LoRAs on it. It is afterwards as "
+    "before. It is trained in place; only under ComfyUI's dynamic VRAM a second copy is loaded for the training.",
     "latents": "The images, from Hyper-SD Training Data or VAE Encode. Batches may differ in size.",
     "positive": "The captions: one for each image in the same order, or one for all of them.",
     "objective": "style, then distil: learns the style and makes it work at 1 to 8 steps. style finetune: the style alone, for "
@@ -142,12 +142,12 @@ class HyperSDTrainLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latents, positive, negative=None, vae=None, **settings) -> io.NodeOutput:
-        request = TrainRequest(**{name: _one(value) for name, value in settings.items()})
+        model, request = _one(model), TrainRequest(**{name: _one(value) for name, value in settings.items()})
         node_text = NodeText(node_id_of(cls))
         try:
             # Nodes run under inference mode, in which nothing can be trained.
-            with torch.inference_mode(False), torch.enable_grad():
-                return train_lora(_one(model), latents, positive, negative or [], _one(vae), request, node_text)
+            with torch.inference_mode(False), torch.enable_grad(), network_of(model) as host:
+                return train_lora(host, model, latents, positive, negative or [], _one(vae), request, node_text)
         except Stopped as stop:
             raise stop.__cause__ from None
         finally:
@@ -155,12 +155,20 @@ class HyperSDTrainLora(io.ComfyNode):
 
 
 def train_lora(
-    model: Any, latents: Sequence, positive: Sequence, negative: Sequence, vae: Any, request: TrainRequest, node_text: NodeText
+    host: HostNetwork,
+    model: Any,
+    latents: Sequence,
+    positive: Sequence,
+    negative: Sequence,
+    vae: Any,
+    request: TrainRequest,
+    node_text: NodeText,
 ) -> io.NodeOutput:
     """Returns the node's outputs.
 
     Args:
-        model: MODEL of the host.
+        host: the network that is trained.
+        model: the MODEL that it is of.
         latents: LATENTs.
         positive: CONDITIONINGs of the captions.
         negative: CONDITIONINGs of the empty prompt, may be empty.
@@ -168,7 +176,6 @@ def train_lora(
         request: the other inputs.
         node_text: on the node.
     """
-    host = host_network(model)
     examples = host.examples(latents, positive, negative)
     start = starting_lora(host, model, request.start_from)
     trainee = host.trainee()

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from hyper_sd.tests.nodes.training import small_sd15
 from hyper_sd.tests.nodes.training.lora_runs import NODE, OBJECTIVES, QUICK, sent
 from hyper_sd.tests.nodes.training.training_folder import SIZES, write
 
@@ -84,5 +86,23 @@ def train(host, pack, tmp_path, monkeypatch):
         }  # fmt: skip
         outputs = pack[NODE].execute(model=[model], **sent(**given)).args
         return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples"), outputs, strict=True)))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(host, tmp_path_factory):
+    """A small SD1.5 checkpoint that the host's own loaders take; it holds the UNet alone."""
+    with torch.inference_mode(False):
+        return small_sd15.write(host, tmp_path_factory.mktemp("sd15") / "small.safetensors")
+
+
+@pytest.fixture
+def train_sd15(train):
+    """Trains a MODEL of sd15_checkpoint for two steps through the node; train_sd15(model, folder) -> its outputs by name."""
+
+    def run(model, folder):
+        texts = {"positive": [small_sd15.conditioning(1)], "negative": [small_sd15.conditioning(2)]}
+        return train(model, folder, objective="style finetune", steps=2, **texts)
 
     return run
