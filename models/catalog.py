@@ -21,6 +21,7 @@ GRIDS = ("tcd", "trailing", "default")
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _FILE = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/){0,4}[A-Za-z0-9][\w.-]{0,150}\.safetensors", re.ASCII)
+_ADDED = re.compile(r"(?:[ ._-]*(?:\(\d+\)|copy|fp16|bf16|fp32|fp8(?:_e4m3fn)?|pruned|converted))+$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -153,10 +154,12 @@ class Catalog:
         """Returns the LoRA whose file has a name, None where it is none of these.
 
         Args:
-            name: without folders, with or without an ending that some host reads, in any case.
+            name: without folders, with or without an ending that some host reads, in any case; what converters and browsers
+                add, such as "_fp16" or " (1)", may follow.
         """
         name = name.lower()
         stem = next((name.removesuffix(ending) for ending in HOST_ENDINGS["comfyui"] if name.endswith(ending)), name)
+        stem = _ADDED.sub("", stem)
         loras = (entry for entry in self.entries if entry.folder == "loras")
         return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
 

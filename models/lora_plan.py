@@ -11,8 +11,10 @@ from .embedded import EMBEDDED
 from .families import FAMILIES, title_of
 
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")
-# "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it.
-SOURCES = ("released recipe", "field practice", "measured here", "derived")
+# "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it. The
+# last three are of a person's own file.
+SOURCES = ("released recipe", "field practice", "measured here", "derived", "its own training", "your choice", "a guess")
+AUTHORS = "The authors made this file"
 MAX_STEPS = 16
 MIN_CFG_STEPS = 3  # field practice with the 8-step LoRA for guidance
 FIELD_CFG = 3.5  # field practice below its 8 steps; the authors give 5 to 8 for 8 and 12 steps
@@ -37,7 +39,7 @@ class LoraPlan:
         family: a key of FAMILIES.
         variant: one of VARIANTS but "auto".
         steps: model evaluations.
-        entry_id: of the catalogue, None where the checkpoint has Hyper-SD inside.
+        entry_id: of the catalogue, None for a file that it does not list, and where the checkpoint has Hyper-SD inside.
         file: its name, None where the checkpoint has Hyper-SD inside.
         strength: for the file as it was released, 0 without one.
         num_segments: for hyper_sd_timesteps and sample_tcd.
@@ -104,9 +106,22 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
         )
     _require(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
     variant = _auto(family, steps) if variant == "auto" else variant
-    rule = {"unified": _unified, "n-step": _n_step, "cfg": _cfg, "merged": _merged}[variant]
-    recommended = _flow(family, variant, steps) if FAMILIES[family].is_flow else rule(family, steps)
+    recommended = _merged(family, steps) if variant == "merged" else plan_of(_file_for(family, steps, variant), steps)
     return as_measured(recommended, family)
+
+
+def plan_of(entry: Entry, steps: int, made: str = AUTHORS) -> LoraPlan:
+    """Returns how to sample with one file, also at other steps than it was made for.
+
+    Args:
+        entry: a LoRA of a catalogue, or what stands for a file that none lists.
+        steps: model evaluations, 1 to 16.
+        made: the beginning of the reason, in place of AUTHORS.
+    Raises: ScheduleError for a step count.
+    """
+    _require(f"A plan for {FAMILIES[entry.family].title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
+    rule = _flow if FAMILIES[entry.family].is_flow else {"unified": _unified, "n-step": _n_step, "cfg": _cfg}[entry.kind]
+    return rule(entry, steps, made)
 
 
 def as_measured(recommended: LoraPlan, model: str) -> LoraPlan:
@@ -162,52 +177,68 @@ def _from(entry: Entry, steps: int, reason: str, source: str = "released recipe"
     return replace(released, **changes)
 
 
-def _unified(family: str, steps: int) -> LoraPlan:
-    entry = _entries(family, "unified")[0]
-    _require("The unified LoRA", steps, *entry.step_range, "choose the variant cfg for more")
-    reason = f"The authors made this one file for {entry.step_range[0]} to {entry.step_range[1]} steps"
-    if steps > 2:
-        reason += "; its eta lies between their 1 for few steps and TCD's usual 0.3, and is not measured"
-    return _from(entry, steps, f"{reason}.", eta=UNIFIED_ETA[steps])
+def _file_for(family: str, steps: int, variant: str) -> Entry:
+    """Returns the released file of a variant for a number of steps.
 
-
-def _n_step(family: str, steps: int) -> LoraPlan:
-    """Exactly the file's steps are its recipe. With more of them every segment is still walked from its start, only in shorter
-    jumps, so the file of the next fewer steps is used. The file of more steps would jump across its segments, which cost the
-    embedded model nothing at 5 to 7 steps, but a lot at 3."""
-    entries = _entries(family, "n-step")
-    _require("An n-step LoRA", steps, entries[0].steps, MAX_STEPS, "choose the variant unified for 1")
-    entry = [entry for entry in entries if entry.steps <= steps][-1]
-    if entry.steps == steps:
-        return _from(entry, steps, f"The authors made this file for exactly {steps} steps.")
-    reason = f"No file is made for {steps} steps; this one keeps its {entry.num_segments} segments and divides the widest."
-    return _from(entry, steps, reason, "derived")
-
-
-def _cfg(family: str, steps: int) -> LoraPlan:
-    low, high = _entries(family, "cfg")
+    With more steps than an n-step file's own every segment is still walked from its start, only in shorter jumps, so the file
+    of the next fewer steps is used. The file of more steps would jump across its segments, which cost the embedded model
+    nothing at 5 to 7 steps, but a lot at 3.
+    """
+    entries = _entries(family, variant)
+    if FAMILIES[family].is_flow:
+        return next(entry for entry in entries if entry.steps >= steps)
+    if variant == "unified":
+        _require("The unified LoRA", steps, *entries[0].step_range, "choose the variant cfg for more")
+        return entries[0]
+    if variant == "n-step":
+        _require("An n-step LoRA", steps, entries[0].steps, MAX_STEPS, "choose the variant unified for 1")
+        return [entry for entry in entries if entry.steps <= steps][-1]
     _require("A LoRA for guidance", steps, MIN_CFG_STEPS, MAX_STEPS, "choose the variant unified for fewer")
-    entry = low if steps <= low.steps else high
-    if steps == entry.steps:
-        reason = f"The authors made this file for {steps} steps at CFG 5 to 8."
-        return _from(entry, steps, reason)
-    # Artists sample these by DDIM on the trailing grid whatever the steps: one segment a step.
-    if entry is low:
-        reason = f"Made for {entry.steps} steps; artists use it from {MIN_CFG_STEPS} on, at a lower CFG."
-        return _from(entry, steps, reason, "field practice", num_segments=steps, cfg=FIELD_CFG)
-    reason, source = f"Made for {entry.steps} steps, the nearest there is to {steps}.", "derived"
-    if steps == 14:
-        reason, source = "Made for 12 steps; artists find that it wants about 14.", "field practice"
-    return _from(entry, steps, reason, source, num_segments=steps)
+    low, high = entries
+    return low if steps <= low.steps else high
 
 
-def _flow(family: str, variant: str, steps: int) -> LoraPlan:
-    entry = next(entry for entry in _entries(family, variant) if entry.steps >= steps)
+def _unified(entry: Entry, steps: int, made: str) -> LoraPlan:
+    low, high = entry.step_range
+    reason, source = f"{made} for {low} to {high} steps", "released recipe"
+    if not low <= steps <= high:
+        reason, source = f"{reason}: set steps to {max(low, min(steps, high))}, others are untried", "derived"
+    elif steps > 2:
+        reason += "; its eta lies between the authors' 1 for few steps and TCD's usual 0.3, and is not measured"
+    return _from(entry, steps, f"{reason}.", source, eta=UNIFIED_ETA.get(steps, UNIFIED_ETA[8]))
+
+
+def _n_step(entry: Entry, steps: int, made: str) -> LoraPlan:
     if entry.steps == steps:
-        return _from(entry, steps, f"The authors made this file for {steps} steps.")
-    reason = f"Made for {entry.steps} steps, the next file above {steps}"
+        return _from(entry, steps, f"{made} for exactly {steps} steps.")
+    reason = f"{made} for {entry.steps} steps"
+    if steps > entry.steps:
+        reason += f"; its {entry.num_segments} segments are kept, the widest divided."
+    else:
+        reason += f": set steps to {entry.steps}, since fewer jump across its segments."
+    return _from(entry, steps, reason, "derived", num_segments=min(entry.num_segments, steps))
+
+
+def _cfg(entry: Entry, steps: int, made: str) -> LoraPlan:
+    if steps == entry.steps:
+        cfg = "5 to 8" if entry.settings.cfg == 5 else f"{entry.settings.cfg:g}"
+        return _from(entry, steps, f"{made} for {steps} steps at CFG {cfg}.")
+    # Artists sample these by DDIM on the trailing grid whatever the steps: one segment a step.
+    changes: dict[str, Any] = {"num_segments": steps}
+    reason, source = f"{made} for {entry.steps} steps", "derived"
+    if entry.steps == 8 and steps < 8:
+        reason += f"; artists use it from {MIN_CFG_STEPS} on, at a lower CFG"
+        source, changes["cfg"] = "field practice" if steps >= MIN_CFG_STEPS else source, FIELD_CFG
+    if (entry.steps, steps) == (12, 14):
+        reason, source = f"{reason}; artists find that it wants about 14", "field practice"
+    return _from(entry, steps, f"{reason}.", source, **changes)
+
+
+def _flow(entry: Entry, steps: int, made: str) -> LoraPlan:
+    if entry.steps == steps:
+        return _from(entry, steps, f"{made} for {steps} steps.")
     rough = "; so few steps may leave the picture rough" if steps <= entry.steps // 2 else ""
-    return _from(entry, steps, f"{reason}{rough}.", "derived")
+    return _from(entry, steps, f"{made} for {entry.steps} steps{rough}.", "derived")
 
 
 def _merged(family: str, steps: int) -> LoraPlan:

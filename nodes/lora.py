@@ -10,33 +10,50 @@ from comfy_api.latest import io
 
 from ..models import embedded
 from ..models.catalog import load_catalog
-from ..models.families import FAMILIES
+from ..models.families import FAMILIES, title_of
+from ..models.file_plan import plan_for_file
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
-from ..models.lora_plan import MAX_STEPS, as_measured
+from ..models.lora_plan import MAX_STEPS
+from ..models.recognition import Recognition, recognise
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
-from .lora_files import AUTO, add_lora, family_of, lora_options, lora_path, read_file, released_path, variant_of
+from .lora_files import AUTO, add_lora, family_of, known_lora, lora_options, lora_path, read_file, released_path
 from .schema import CATEGORY, found_as, node_id_of, require_choice, show_text
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
 
 
-def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> LoraPlan:
-    """Returns the plan for a MODEL; a released file that the person chose decides the variant where that is auto.
+def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> tuple[LoraPlan, Path | None]:
+    """Returns the plan for a MODEL and its LoRA's file, None where the checkpoint has Hyper-SD inside.
 
     Raises: ScheduleError, UnsupportedModelError saying what there is.
     """
-    if variant == "auto":
-        variant = variant_of(lora_name) or variant
+    if lora_name != AUTO:
+        chosen = _plan_for_own(model, steps, variant, known_lora(lora_name))
+        return chosen, lora_path(lora_name) if chosen.file else None
+    chosen = plan(family_of(model), steps, variant)
+    if chosen.file is None:
+        return chosen, None
+    path = planned_file(model, chosen)
+    if demo_model.is_embedded(model):
+        chosen = plan_for_file(chosen.family, steps, "auto", recognise(path))
+    return chosen, path
+
+
+def _plan_for_own(model: Any, steps: int, variant: str, known: Recognition) -> LoraPlan:
+    """Returns the plan for a person's own file; on a family's relative it is that of a family of its kind, and says so."""
     family = family_of(model)
-    if family not in FAMILIES and lora_name != AUTO:
-        is_flow = schedule_of(model).is_flow  # a person's own LoRA gets the recipes of the newest family of the same kind
-        family = [key for key, known in FAMILIES.items() if known.is_flow == is_flow][-1]
-    chosen = plan(family, steps, variant)
-    return as_measured(chosen, embedded.EMBEDDED) if demo_model.is_embedded(model) else chosen
+    if family in FAMILIES:
+        return plan_for_file(family, steps, variant, known)
+    is_flow = schedule_of(model).is_flow
+    related = known.entry.family if known.entry else [key for key, other in FAMILIES.items() if other.is_flow == is_flow][-1]
+    chosen = plan_for_file(related, steps, variant, known)
+    reason = f"No recipe is released for {title_of(family)}, so one of {title_of(related)} is taken. {chosen.reason}"
+    own = ("its own training", "your choice", "a guess")
+    return replace(chosen, reason=reason, source=chosen.source if chosen.source in own else "derived")
 
 
 def planned_file(model: Any, chosen: LoraPlan) -> Path:
@@ -134,7 +151,8 @@ class HyperSDLoraLoader(io.ComfyNode):
                     options=[AUTO, *lora_options()],
                     default=AUTO,
                     optional=True,
-                    tooltip="A LoRA of your own in place of the released one. auto: the released file for these steps.",
+                    tooltip="A LoRA of your own in place of the released one. Released files, under any name, and those "
+                    "trained here bring their recipe; for others set variant. auto: the released file for these steps.",
                 ),
                 DENOISE,
             ],
@@ -146,10 +164,12 @@ class HyperSDLoraLoader(io.ComfyNode):
     def execute(cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0) -> io.NodeOutput:
         require_choice("variant", variant, LABELS.values())
         key = next(key for key, label in LABELS.items() if label == variant)
-        chosen = choose_plan(model, steps, key, lora_name)
-        patched, text = model, str(chosen)
-        if chosen.variant != "merged":
-            patched, text = _with_lora(model, chosen, strength, lora_name)
+        chosen, path = choose_plan(model, steps, key, lora_name)
+        if path:
+            patched, text = _with_lora(model, chosen, path, strength)
+        else:
+            unused = "" if lora_name == AUTO else f" {lora_name} is not used."
+            patched, text = model, f"{chosen}{unused}"
         show_text(text, node_id_of(cls))
         return io.NodeOutput(patched, sampler_of(chosen), sigmas_of(model, chosen, denoise), chosen.cfg, text)
 
@@ -162,8 +182,7 @@ class HyperSDLoraLoader(io.ComfyNode):
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
 
 
-def _with_lora(model: Any, chosen: LoraPlan, strength: float, lora_name: str) -> tuple[Any, str]:
-    path = planned_file(model, chosen) if lora_name == AUTO else lora_path(lora_name)
+def _with_lora(model: Any, chosen: LoraPlan, path: Path, strength: float) -> tuple[Any, str]:
     info, tensors = read_file(path, model)
     used = strength or effective_strength(info, chosen)
     patched, match = add_lora(model, path, tensors, used)

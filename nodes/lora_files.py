@@ -12,12 +12,12 @@ import folder_paths
 
 from ..errors import UnsupportedModelError
 from ..models import embedded
-from ..models.catalog import load_catalog
 from ..models.families import FAMILIES, model_of_network, title_of
 from ..models.lora import LoraInfo, check_family, check_values, host_keys, read_lora
 from ..models.lora_fit import Match, match, without
 from ..models.network_shapes import Shapes, shapes_of
 from ..models.progress import State
+from ..models.recognition import Recognition, recognise
 from .demo_model import is_embedded
 from .model_downloads import DOWNLOADS
 from .schema import require_choice
@@ -31,18 +31,12 @@ def lora_options() -> list[str]:
     return [*folder_paths.get_filename_list("loras"), *(DEMO + title for title in embedded.LORA_TITLES)]
 
 
-def key_of(option: str) -> tuple[str, int] | None:
-    """Returns a Hyper-SD LoRA's variant and the steps in its name, None for another of lora_options."""
-    if option.startswith(DEMO):
-        return embedded.LORA_TITLES.get(option.removeprefix(DEMO))
-    entry = load_catalog().lora_named(Path(option).name)
-    return (entry.kind, entry.steps) if entry else None
+def known_lora(option: str) -> Recognition:
+    """Returns what one of lora_options is known to be.
 
-
-def variant_of(option: str) -> str | None:
-    """Returns a Hyper-SD LoRA's variant, None for another of lora_options."""
-    key = key_of(option)
-    return key[0] if key else None
+    Raises: UnsupportedModelError when it is gone.
+    """
+    return recognise(lora_path(option), DOWNLOADS.catalog()[0])
 
 
 def family_of(model: Any) -> str:

@@ -13,7 +13,7 @@ from ..models.progress import State
 from . import host_models
 from .chosen_model import Model
 from .lora_activation import Activation
-from .planning import choose, describe, run_for
+from .planning import Written, choose, describe, run_for
 from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
@@ -24,12 +24,16 @@ OWN = "Your own steps, sampler and CFG are used instead; the file follows your s
 HINT = "Switch on to see what will be used. Eta and segments, under More, count for the sampler Hyper-SD TCD in any case."
 
 
-def find_lora(settings: Settings, plan: LoraPlan) -> Activation:
+def find_lora(settings: Settings, plan: LoraPlan, written: Written | None = None) -> Activation:
     """Returns the plan's LoRA by the host's name, with the strengths to use.
 
+    Args:
+        settings: the panel's.
+        plan: with a file.
+        written: the LoRA of the prompt that the plan is for, None for the released file.
     Raises: DownloadError when it is not there; UnsupportedModelError for a damaged file.
     """
-    listed = host_models.listed_lora(plan.entry_id)
+    listed = (written.name, written.path) if written else host_models.listed_lora(plan.entry_id)
     if listed is None:
         raise DownloadError(
             f"{plan.file} is missing. Press Download in the Hyper-SD panel, or in the tab Hyper-SD models; "

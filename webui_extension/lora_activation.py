@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modules import devices, extra_networks
 
+from ..models.recognition import recognise
 from . import host_models
-from .planning import file_names, lora_entry
+from .planning import Written
 
 TAGS = ("lora", "lyco")  # <lyco:...> is the hosts' older name of the same
 
@@ -21,19 +23,26 @@ class Activation:
     hires_strength: float
 
 
-def written_lora(data: Mapping[str, Sequence[Any]] | None) -> Any:
-    """Returns the catalogue's entry of a Hyper-SD LoRA among a prompt's parsed tags, or None."""
+def written_lora(data: Mapping[str, Sequence[Any]] | None) -> Written | None:
+    """Returns the first few-step LoRA among a prompt's parsed tags, whatever its name, or None."""
     tags = [str(params.positional[0]) for tag in TAGS for params in (data or {}).get(tag, []) if params.positional]
-    return lora_entry(file_names(tags, host_models.lora_names()))
+    catalog = host_models.DOWNLOADS.catalog()[0]
+    listed = host_models.lora_names()
+    if any(tag not in listed and catalog.lora_named(tag) for tag in tags):  # the host looks again, too, before it gives up
+        host_models.refresh_lists()
+        listed = host_models.lora_names()
+    paths = {tag: Path(listed[tag].filename) for tag in tags if tag in listed}
+    found = (Written(tag, path, recognise(path, catalog)) for tag, path in paths.items())
+    return next((written for written in found if written.known.variant), None)
 
 
-def written_in(prompts: Sequence[str]) -> Any:
+def written_in(prompts: Sequence[str]) -> Written | None:
     """Returns the same for prompts; the hosts take a batch's LoRAs from its first."""
     return written_lora(extra_networks.parse_prompt(prompts[0])[1]) if prompts else None
 
 
 def activate(p: Any, lora: Activation) -> None:
-    """Adds the LoRA to the passes whose prompt has none of Hyper-SD, and activates the first pass's again.
+    """Adds the LoRA to the passes whose prompt has no few-step LoRA, and activates the first pass's again.
 
     The hires pass activates its own, from the same lists. After a switch to the refiner A1111 1.10 activates none again, so
     the refiner's steps are without it.

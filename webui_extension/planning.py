@@ -1,15 +1,15 @@
 """From the panel's settings to a plan: which LoRA, steps and sampler; what the user wrote into the prompt goes first."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..models import lora_plan
-from ..models.catalog import Entry, load_catalog
 from ..models.families import FAMILIES
+from ..models.file_plan import plan_for_file
 from ..models.lora_plan import LoraPlan
+from ..models.recognition import Recognition
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
 from .chosen_model import Model
@@ -21,19 +21,29 @@ OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
 
 
-def lora_entry(file_names: Iterable[str]) -> Entry | None:
-    """Returns the first Hyper-SD LoRA of the catalogue among file names, with or without their ending."""
-    return next(filter(None, map(load_catalog().lora_named, file_names)), None)
+@dataclass(frozen=True)
+class Written:
+    """A few-step LoRA that stands in a prompt.
+
+    Args:
+        name: the host's.
+        path: of its file.
+        known: what the file is.
+    """
+
+    name: str
+    path: Path
+    known: Recognition
 
 
-def choose(settings: Settings, model: Model, steps: int, written: Entry | None = None) -> LoraPlan:
+def choose(settings: Settings, model: Model, steps: int, written: Written | None = None) -> LoraPlan:
     """Returns the plan for an image.
 
     Args:
         settings: the panel's.
         model: that will make the image.
         steps: model evaluations.
-        written: the Hyper-SD LoRA that the user has in the prompt, which is kept.
+        written: the few-step LoRA that the user has in the prompt, which is kept.
     Raises: ScheduleError or UnsupportedModelError, each saying what there is instead.
     """
     if model.family is None:
@@ -46,10 +56,8 @@ def choose(settings: Settings, model: Model, steps: int, written: Entry | None =
         return _one_step(model, 1 if settings.recommended else steps)
     if written is None:
         return lora_plan.plan(model.family, steps, settings.variant)
-    plan = lora_plan.plan(model.family, steps, written.kind)
-    if plan.variant == "n-step" and plan.grid != "default":
-        plan = replace(plan, num_segments=min(written.num_segments, steps))
-    return replace(plan, entry_id=written.id, file=written.name, reason="The LoRA of the prompt is kept.")
+    plan = plan_for_file(model.family, steps, settings.variant, written.known)
+    return replace(plan, reason=f"{written.known.file} of the prompt is kept. {plan.reason}")
 
 
 def _one_step(model: Model, steps: int) -> LoraPlan:
@@ -93,8 +101,3 @@ def describe(plan: LoraPlan, run: Run, strength: float) -> str:
     """Returns the plan in a line, with what the person changed in it and the sampler as this host calls it."""
     sampler = SAMPLER if plan.sampler == OURS else FLOW_SAMPLER
     return str(replace(plan, sampler=sampler, strength=strength, eta=run.eta, num_segments=run.num_segments))
-
-
-def file_names(tags: Sequence[str], listed: dict[str, Any]) -> list[str]:
-    """Returns the files that LoRA tags mean, by the host's own list of names and aliases; unknown ones as they are."""
-    return [Path(listed[tag].filename).name if tag in listed else tag for tag in tags]

@@ -86,12 +86,14 @@ def plan_image(p: Any, settings: Settings) -> None:
     plan = choose(settings, Model.of(p.sd_model), settings.steps if settings.recommended else p.steps, written)
     notes = {settings_table.MARK: settings_table.VARIANTS[plan.variant]}
     if plan.file and not p.disable_extra_networks:
-        lora = accordion.find_lora(settings, plan)
+        lora = accordion.find_lora(settings, plan, written)
         notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}
         if getattr(p, "enable_hr", False) and lora.hires_strength != lora.strength:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
     setattr(p, sampler.RUN, _run(settings, plan))
+    if written and (plan.source == "a guess" or settings.variant not in ("auto", written.known.variant)):
+        p.comment(f"Hyper-SD: {plan.reason}")
     if settings.recommended:
         apply(p, plan)
     p.extra_generation_params.update(notes)

@@ -10,7 +10,7 @@ from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
 from ...training.presets import NONE, UNIFIED
 from ...training.request import StartingLora
 from ..lora import planned_file
-from ..lora_files import fit, lora_path, read_file, variant_of
+from ..lora_files import fit, known_lora, lora_path, read_file
 from .network import HostNetwork
 
 logger = logging.getLogger("hyper_sd")
@@ -44,4 +44,5 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
             raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
         changed.add(own[split.module])
         renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
-    return StartingLora(renamed, name == UNIFIED or variant_of(name) == "unified", frozenset(changed))
+    is_distilled = name == UNIFIED or known_lora(name).variant == "unified"
+    return StartingLora(renamed, is_distilled, frozenset(changed))

@@ -175,6 +175,8 @@ def test_pack_file_is_plain_ascii_json():
         ("hyper-sdxl-8steps-cfg-LORA.SafeTensors", "hyper-sdxl-8steps-cfg-lora"),
         ("Hyper-FLUX.1-dev-8steps-lora", "hyper-flux1-dev-8steps-lora"),
         ("Hyper-SDXL-8steps-lora.sft", "hyper-sdxl-8steps-lora"),
+        ("Hyper-SDXL-4steps-lora_fp16 (1).safetensors", "hyper-sdxl-4steps-lora"),
+        ("Hyper-SD15-4steps-lora-and-ink.safetensors", None),
         ("Hyper-SDXL-1step-Unet.safetensors", None),
         ("my-unified-style.safetensors", None),
         ("", None),

@@ -32,23 +32,20 @@ def test_names_agree_with_the_recipe_and_the_demo(pack):
     assert (demo_model.BASE, LORAS[0]) == (NO_LORA, UNIFIED_LORA)
 
 
-OPTIONS = {
-    "demo model: unified, 1 to 8 steps": ("unified", 1),
-    "demo model: 4 steps": ("n-step", 4),
-    "Hyper-SD15-1step-lora.safetensors": ("unified", 1),
-    "below/Hyper-SDXL-8steps-CFG-lora.safetensors": ("cfg", 8),
-    "my unified style.safetensors": None,
-    "demo model: unified and my own": None,
-    "auto": None,
-}
+@pytest.mark.parametrize(("title", "key"), [(LORAS[0], ("unified", 1)), ("4 steps", ("n-step", 4))])
+def test_a_demo_lora_among_the_options_is_known(pack, title, key):
+    from hyper_sd.nodes.lora_files import known_lora
+
+    known = known_lora(f"demo model: {title}")
+    assert (known.evidence, known.variant, known.steps) == ("embedded", *key)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_is_taken_apart_into_variant_and_steps(pack, option):
-    from hyper_sd.nodes.lora_files import key_of, variant_of
+def test_a_demo_lora_that_there_is_not_is_refused(pack):
+    from hyper_sd.errors import HyperSDError
+    from hyper_sd.nodes.lora_files import known_lora
 
-    assert key_of(option) == OPTIONS[option]
-    assert variant_of(option) == (OPTIONS[option] or (None,))[0]
+    with pytest.raises(HyperSDError, match="unified and my own"):
+        known_lora("demo model: unified and my own")
 
 
 @pytest.mark.parametrize("lora", LORAS, indirect=True)

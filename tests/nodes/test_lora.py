@@ -1,5 +1,6 @@
 """The Hyper-SD node on the real host: what it chooses, what it does to a MODEL, what it refuses."""
 
+import json
 import logging
 import re
 
@@ -54,6 +55,66 @@ def test_own_file_takes_the_released_ones_place(pack, unet, own):
     assert text.startswith("own.safetensors, strength 1, 4 steps, hyper_sd_tcd, tcd grid")
     assert len(sigmas) == 5
     assert len(model.patches) == len(own[1]) // 3
+
+
+@pytest.fixture
+def catalogued(worlds, loras, unet, tmp_path_factory, monkeypatch):
+    """The released 8-step LoRA for guidance, in small, in a person's own catalogue; its file has another name and folder."""
+    from hyper_sd.models.files import sha256_of
+    from hyper_sd.nodes.model_downloads import DOWNLOADS
+
+    path = loras / "sub" / "favourite.safetensors"
+    worlds.write(path, worlds.small_lora(unet))
+    entry = {"id": "small-cfg", "family": "sd15", "kind": "cfg", "steps": 8, "num_segments": 8, "repo": "me/models"}
+    entry |= {"file": "small-8steps-CFG-lora.safetensors", "size": path.stat().st_size, "sha256": sha256_of(path)}
+    entry["settings"] = {"grid": "trailing", "eta": 0.0, "cfg": 5.0}
+    user_file = tmp_path_factory.mktemp("user") / "catalog.json"
+    user_file.write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
+    monkeypatch.setattr(DOWNLOADS, "_user_file", user_file)
+    return str(path.relative_to(loras))
+
+
+@pytest.mark.parametrize(
+    ("steps", "cfg", "words"), [(8, 5.0, "at CFG 5 to 8. (released recipe)"), (4, 3.5, "for 8 steps; artists")]
+)
+def test_a_renamed_file_gets_its_released_recipe(pack, unet, catalogued, steps, cfg, words):
+    _, _, sigmas, found, text = load(pack, unet, steps, lora_name=catalogued)
+    assert (len(sigmas), found) == (steps + 1, cfg)
+    assert text.startswith("favourite.safetensors, strength 1,")
+    assert "This is small-8steps-CFG-lora.safetensors. The authors made this file for 8 steps" in text
+    assert words in text
+
+
+def test_an_explicit_variant_wins_over_a_known_file_and_the_text_says_so(pack, unet, catalogued):
+    text, cfg = load(pack, unet, 4, "unified", lora_name=catalogued)[4:2:-1]
+    assert cfg == 1.0
+    assert "The variant that you chose is kept, but this is small-8steps-CFG-lora.safetensors" in text
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_an_unknown_files_recipe_is_called_a_guess(pack, unet, own, steps):
+    model, sampler, _, cfg, text = load(pack, unet, steps, lora_name=own[0])
+    assert (sampler.extra_options, cfg) == ({"eta": 0.0, "num_segments": steps}, 1.0)  # as it was before files were recognised
+    assert len(model.patches) == len(own[1]) // 3
+    assert "from the steps it is taken for an n-step LoRA. If it is of another kind, set variant. (a guess)" in text
+    assert "authors" not in text
+
+
+@pytest.mark.parametrize(("stages", "num_segments", "words"), [("8-4-2-1", 1, "1 to 8 steps"), ("8-4", 4, "exactly 4 steps")])
+def test_a_file_that_was_trained_here_is_sampled_as_it_was_trained(worlds, pack, unet, loras, stages, num_segments, words):
+    from safetensors.torch import save_file
+
+    metadata = {"hyper_sd_objective": "style, then distil", "hyper_sd_stages": stages}
+    save_file(worlds.small_lora(unet), loras / "ink.safetensors", metadata)
+    _, sampler, _, cfg, text = load(pack, unet, 4, lora_name="ink.safetensors")
+    assert (sampler.extra_options["num_segments"], cfg) == (num_segments, 1.0)
+    assert f"By its metadata this file was made for {words}" in text
+
+
+def test_a_file_beside_a_merged_checkpoint_is_said_to_be_unused(pack, unet, own):
+    model, text = load(pack, unet, 4, "merged checkpoint", lora_name=own[0])[::4]
+    assert model is unet
+    assert "own.safetensors is not used" in text
 
 
 def test_merged_weights_equal_the_bypass_forward(host, worlds, pack, unet, own):
@@ -161,6 +222,7 @@ def test_released_file_in_a_subfolder_is_found_and_decides_the_variant(worlds, p
     name = str((loras / "sub" / "Hyper-SD15-8steps-lora.safetensors").relative_to(loras))
     text = load(pack, unet, 8, lora_name=name)[4]
     assert "8 segments" in text
+    assert "By its name alone" in text  # its content is another
 
 
 def test_unknown_steps_and_variants_say_what_there_is(pack, unet, host):

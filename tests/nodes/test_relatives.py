@@ -160,6 +160,22 @@ def test_a_relatives_own_lora_is_taken_whole(models, own, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "related", "sampler"), [("SSD-1B", "SDXL", "hyper_sd_tcd"), ("FLUX.2", "FLUX.1-dev", "euler")]
+)
+def test_a_relatives_own_lora_is_sampled_by_a_recipe_that_is_said_to_be_anothers(
+    models, own, tmp_path, monkeypatch, name, related, sampler
+):
+    import folder_paths
+    from hyper_sd.nodes.lora import choose_plan
+
+    path, kind = own(models(name)), folder_paths.folder_names_and_paths["loras"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], kind))
+    chosen, found = choose_plan(models(name), 4, "auto", path.name)
+    assert (found, chosen.sampler, chosen.source) == (path, sampler, "a guess")
+    assert f"No recipe is released for {RELATIVES[name][2]}, so one of {related} is taken." in chosen.reason
+
+
+@pytest.mark.parametrize(
     ("name", "family"), [("FLUX.2", "flux"), ("SD3.5 Large", "sd3"), ("HunyuanVideo", "flux"), ("Chroma", "sdxl")]
 )
 def test_a_lora_of_a_familys_sizes_is_refused_on_a_relative_of_others(models, lora, name, family):

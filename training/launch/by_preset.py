@@ -15,6 +15,7 @@ from ...models import embedded
 from ...models.catalog import load_catalog
 from ...models.lora import check_family, read_lora
 from ...models.lora_keys import is_text_encoder
+from ...models.recognition import recognise
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, clean_name, numbered, save_trained
@@ -105,8 +106,7 @@ def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
         raise UnsupportedModelError(
             f"start_from takes the path of {entry.name} here; get it by `python install.py download {entry.id} --into FOLDER`."
         )
-    unified = embedded.lora_file("unified", 1)
-    path = unified if name == UNIFIED else Path(name)
+    path = embedded.lora_file("unified", 1) if name == UNIFIED else Path(name)
     info = read_lora(path)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
@@ -115,9 +115,7 @@ def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
     if info.text_encoder_modules:
         logger.warning("%s also changes a text encoder; training starts from the rest.", path.name)
     tensors = {key: tensor for key, tensor in load_file(path).items() if not is_text_encoder(key)}
-    released = load_catalog().lora_named(path.name)
-    is_distilled = path == unified or (released is not None and released.kind == "unified")
-    return _renamed(tensors, path, model, is_distilled)
+    return _renamed(tensors, path, model, is_distilled=recognise(path).variant == "unified")
 
 
 def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, is_distilled: bool) -> StartingLora:

@@ -35,3 +35,12 @@ def test_training_starts_from_the_lora_that_is_chosen(train, unet, start, object
     for module, change in found.items():
         wanted = expected.get(module, torch.zeros_like(change))
         torch.testing.assert_close(change, wanted, rtol=2e-3, atol=1e-3)  # a file in float16
+
+
+@pytest.mark.parametrize(("metadata", "stages"), [({"num_segments": "1"}, "1"), (None, "4-2-1")])
+def test_a_lora_that_is_distilled_by_its_metadata_is_trained_on_one_segment(train, unet, start, tmp_path, metadata, stages):
+    from safetensors.torch import save_file
+
+    save_file(start[1], tmp_path / start[0], metadata)
+    made = train(unet, objective=OBJECTIVES[1], start_from=start[0], rank=4, stages="auto")
+    assert made.lora.metadata["hyper_sd_stages"] == stages

@@ -1,0 +1,109 @@
+"""How to sample with a LoRA file that a person chose in place of the released one."""
+
+from dataclasses import replace
+
+from ..errors import UnsupportedModelError
+from .catalog import Entry, load_catalog
+from .embedded import EMBEDDED
+from .families import FAMILIES, title_of
+from .lora_plan import LoraPlan, as_measured, plan, plan_of
+from .recognition import Recognition
+
+_MADE = {
+    "embedded": "This LoRA of the demo model was made",
+    "metadata": "By its metadata this file was made",
+    "name": "By its name alone this file was made",
+}
+_KINDS = {"unified": "a unified LoRA", "n-step": "an n-step LoRA", "cfg": "a LoRA for guidance"}
+_STYLE = (
+    "By its metadata this file learnt a style and not few steps: load it beside the Hyper-SD LoRA, not in its place, and leave "
+    "the file here to auto."
+)
+
+
+def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> LoraPlan:
+    """Returns how to sample with a person's own file: by its own recipe where it is known, else by a guess that says so.
+
+    Args:
+        family: of the model, a key of FAMILIES.
+        steps: model evaluations, 1 to 16.
+        variant: one of VARIANTS. Any but "auto" counts before what the file is, and the reason says where the two differ;
+            "merged" is a plan without the file.
+        known: what the file is.
+    Raises: ScheduleError for a step count; UnsupportedModelError for a variant that the family has not, and for a file that is
+        known to be of another family.
+    """
+    if known.entry and known.entry.family != family:
+        if known.is_certain:
+            title = title_of(family)
+            raise UnsupportedModelError(
+                f"{known.file} is a LoRA for {title_of(known.entry.family)}, the model is {title}; choose a LoRA for {title}, "
+                "or load a model of the LoRA's family."
+            )
+        known = Recognition(known.file)  # its name cannot be right
+    if variant == "merged":
+        return plan(family, steps, variant)
+    chosen = _recipe(family, steps, known) if variant in ("auto", known.variant) else None
+    if chosen is None:
+        chosen = plan(family, steps, variant)
+        if variant == "auto":
+            chosen = replace(chosen, reason=_guess_reason(chosen, known), source="a guess")
+        else:
+            chosen = replace(chosen, reason=_chosen_reason(known), source="your choice")
+    return replace(chosen, file=known.file, entry_id=known.entry.id if known.is_certain and known.entry else None)
+
+
+def _recipe(family: str, steps: int, known: Recognition) -> LoraPlan | None:
+    """Returns the file's own recipe, None where none is known for this family."""
+    entry = known.entry or _like(family, known)
+    if entry is None:
+        return None
+    if known.is_certain and known.entry:
+        recipe = as_measured(plan_of(entry, steps), family)
+        is_renamed = known.file.lower() != entry.name.lower()
+        return replace(recipe, reason=f"This is {entry.name}. {recipe.reason}") if is_renamed else recipe
+    recipe = plan_of(entry, steps, _MADE[known.evidence])
+    if known.evidence == "name":
+        return replace(recipe, reason=f"{recipe.reason} {_remedy(family)}", source="a guess")
+    if known.evidence == "embedded":
+        recipe = as_measured(recipe, EMBEDDED)
+    return replace(recipe, source="its own training") if recipe.source == "released recipe" else recipe
+
+
+def _like(family: str, known: Recognition) -> Entry | None:
+    """Returns what stands for a file without an entry: the released one of its variant, with its own number of segments."""
+    if FAMILIES[family].is_flow or known.variant is None:
+        return None  # the released files of those families are not sampled by segments
+    entry = next(entry for entry in load_catalog() if (entry.family, entry.kind) == (family, known.variant))
+    if known.variant == "n-step":
+        entry = replace(entry, steps=known.steps, num_segments=known.steps)
+    return entry
+
+
+def _chosen_reason(known: Recognition) -> str:
+    if known.is_style:
+        return f"The variant that you chose is kept. {_STYLE}"
+    if known.variant is None:
+        return "Sampled by the variant that you chose; the file does not say what it was made for."
+    if known.entry:
+        what = f"{'this is' if known.is_certain else 'by its name this is'} {known.entry.name}"
+    else:
+        count = "1 to 8 steps" if known.variant == "unified" else f"{known.steps} steps"
+        what = f"{_MADE[known.evidence][0].lower()}{_MADE[known.evidence][1:]} for {count}"
+    return f"The variant that you chose is kept, but {what}; auto takes its own recipe."
+
+
+def _guess_reason(guess: LoraPlan, known: Recognition) -> str:
+    if known.is_style:
+        return _STYLE
+    if known.is_certain:
+        no_recipe = f"with segments, for which there is no recipe on {title_of(guess.family)}"
+        return f"{_MADE['metadata']} {no_recipe}. {_remedy(guess.family)}"
+    kind = f"from the steps it is taken for {_KINDS[guess.variant]}"
+    return f"The file does not say what it was made for; {kind}. {_remedy(guess.family)}"
+
+
+def _remedy(family: str) -> str:
+    if len(FAMILIES[family].variants) > 1:
+        return "If it is of another kind, set variant."
+    return "If pictures are poor, use the sampler and CFG that its author names."

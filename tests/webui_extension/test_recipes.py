@@ -1,0 +1,104 @@
+"""Which LoRA of a prompt is a few-step one, whatever its file is called, and by whose recipe it is then sampled."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hyper_sd.models.files import known_sha256
+from hyper_sd.tests.webui_extension.lora_files import FOUR, lora_bytes, place
+from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
+from safetensors.torch import load_file, save_file
+
+
+def make(host, *panel, **given) -> Processing:
+    p = Processing(**{"args": [True, *panel], **given})
+    p.images = process_images(host, p)
+    return p
+
+
+def own_file(host, name: str, **metadata: str) -> Path:
+    """A small whole LoRA in a sub-folder, with the metadata of a training."""
+    source, path = host.root / "source.safetensors", host.root / "Lora" / "sub" / f"{name}.safetensors"
+    source.write_bytes(lora_bytes("sd15"))
+    path.parent.mkdir(exist_ok=True)
+    save_file(load_file(source), path, {"title": name, **metadata})
+    host.list_loras()
+    return path
+
+
+@pytest.fixture
+def renamed(host):
+    """The released 8-step LoRA for guidance, in small, in a person's own catalogue; its file has another name and folder."""
+    path = own_file(host, "favourite")
+    entry = {"id": "small-cfg", "family": "sd15", "kind": "cfg", "steps": 8, "num_segments": 8, "repo": "me/models"}
+    entry |= {"file": "small-8steps-CFG-lora.safetensors", "size": path.stat().st_size}
+    entry |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "settings": {"grid": "trailing", "eta": 0.0, "cfg": 5.0}}
+    (host.root / "hyper_sd").mkdir()
+    (host.root / "hyper_sd" / "catalog.json").write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
+    return "<lora:favourite:0.9>"
+
+
+@pytest.mark.parametrize(("steps", "cfg"), [(8, 5.0), (4, 3.5)])
+def test_a_renamed_cfg_lora_of_the_prompt_gets_its_cfg(host, renamed, steps, cfg):
+    place(host, FOUR)
+    p = make(host, steps, prompt=f"cat {renamed}")
+    assert (p.steps, p.cfg_scale, p.activations[-1]) == (steps, cfg, [("favourite", 0.9)])
+    assert p.extra_generation_params["Hyper-SD variant"] == "CFG-preserving"
+    assert p.comments == []
+
+
+def test_a_hires_pass_gets_the_renamed_lora_as_well(host, renamed):
+    p = make(host, 8, prompt=f"cat {renamed}", hr_prompt="dog", enable_hr=True)
+    assert p.activations == [[("favourite", 0.9)], [("favourite", 0.9)], [("favourite", 1.0)]]
+
+
+def test_a_lora_that_was_trained_here_is_kept_in_place_of_hyper_sd(host):
+    place(host, FOUR)
+    own_file(host, "ink", hyper_sd_objective="style, then distil", hyper_sd_stages="8-4-2-1")
+    p = make(host, 4, prompt="cat <lora:ink:1>")
+    assert (p.cfg_scale, p.activations[-1]) == (1.0, [("ink", 1.0)])
+    assert p.extra_generation_params["Hyper-SD variant"] == "unified"
+    assert p.extra_generation_params["Hyper-SD segments"] == 1
+
+
+@pytest.mark.parametrize("metadata", [{}, {"hyper_sd_objective": "style finetune", "hyper_sd_stages": "none"}])
+def test_a_style_of_the_prompt_stays_beside_hyper_sd(host, metadata):
+    place(host, FOUR)
+    path = own_file(host, "ink", **metadata)
+    p = make(host, 4, prompt="cat <lora:ink:1>")
+    assert p.activations[-1] == [("ink", 1.0), (FOUR, 1.0)]
+    assert p.comments == []
+    assert known_sha256(path) is None  # no catalogue file has its size, so nothing was hashed
+
+
+def test_a_released_name_with_another_content_is_a_guess_that_is_shown(host):
+    place(host, FOUR)
+    p = make(host, 4, prompt=f"cat <lora:{FOUR}:1>")
+    assert p.extra_generation_params["Hyper-SD segments"] == 4
+    (comment,) = p.comments
+    assert "By its name alone this file was made for exactly 4 steps" in comment
+    assert "set variant" in comment
+
+
+def test_an_explicit_variant_wins_over_the_prompts_lora_and_is_said(host, renamed):
+    p = make(host, 4, "unified", prompt=f"cat {renamed}")
+    assert (p.cfg_scale, p.activations[-1]) == (1.0, [("favourite", 0.9)])
+    assert p.extra_generation_params["Hyper-SD segments"] == 1
+    (comment,) = p.comments
+    assert "The variant that you chose is kept, but this is small-8steps-CFG-lora.safetensors" in comment
+    p = make(host, 4, "merged checkpoint", prompt=f"cat {renamed}")
+    assert p.cfg_scale == 2.0
+    assert "favourite.safetensors of the prompt is kept. Hyper-SD is in the checkpoint already" in p.comments[0]
+
+
+def test_a_released_file_that_came_after_the_hosts_list_is_found(host):
+    (host.root / "Lora" / f"{FOUR}.safetensors").write_bytes(lora_bytes("sd15"))
+    p = make(host, 4, prompt=f"cat <lora:{FOUR}:0.5>")
+    assert p.activations[-1] == [(FOUR, 0.5)]
+
+
+def test_a_tag_without_a_file_does_not_stand_in_for_one(host):
+    place(host, "Hyper-SD15-8steps-lora")
+    p = make(host, 8, prompt=f"cat <lora:{FOUR}:0.5>")
+    assert ("Hyper-SD15-8steps-lora", 1.0) in p.activations[-1]
