@@ -132,7 +132,8 @@ def _vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     return {key: value[:, :, None, None] if attention.search(key) else value for key, value in named.items()}
 
 
-def _text_weights(shape: Shape) -> dict[str, torch.Tensor]:
+def text_weights(shape: Shape) -> dict[str, torch.Tensor]:
+    """Returns the text encoder's weights in the checkpoint's names."""
     torch.manual_seed(13)
     states = CLIPTextModel(text_config(shape)).state_dict()
     # As a trained encoder's, the mean of its states is not 0: the hosts' emphasis divides by it.
@@ -146,7 +147,7 @@ def write_checkpoint(path: Path, shape: Shape) -> None:
     parts = {
         "model.diffusion_model.": {unet_key(key): value for key, value in make_unet(shape).state_dict().items()},
         "first_stage_model.": _vae_weights(make_vae(shape)),
-        "cond_stage_model.transformer.": _text_weights(shape),
+        "cond_stage_model.transformer.": text_weights(shape),
     }
     weights = {prefix + key: value.half().contiguous() for prefix, part in parts.items() for key, value in part.items()}
     save_file(weights, path)

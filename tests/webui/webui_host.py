@@ -84,7 +84,7 @@ class WebUI:
         self.root, self.data = root, data
         self.port = free_port()
         self.address, self.log = f"http://127.0.0.1:{self.port}", data / "webui.log"
-        self.command = [python, "-u", "launch.py", *FLAGS, *_flags_of(root)]
+        self.command = [python, "-u", "launch.py", *FLAGS, *flags_of(root)]
         self.command += ["--port", str(self.port), "--data-dir", str(data)]
         self.command += ["--gradio-allowed-path", str(root)]  # with a data folder Forge forbids its page its own scripts
 
@@ -175,7 +175,7 @@ def reads_yaml(root: Path) -> bool:
     return not any((root / name).is_dir() for name in OWN_LOADERS)
 
 
-def _flags_of(root: Path) -> list[str]:
+def flags_of(root: Path) -> list[str]:
     """Returns the flags that not every host has, as this one knows them."""
     files = [root / name for name in FLAG_FILES]
     known = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
