@@ -36,6 +36,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS
 SETTINGS = {
     "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
     "show_progress_every_n_steps": 1, "show_progress_type": "Approx cheap", "live_previews_image_format": "png",
+    "k_sched_type": "Automatic", "skip_early_cond": 0.0,  # what was never saved stays as a request's override_settings had it
 }  # fmt: skip
 # Forge-classic of February 2025 takes its default, 0, for the first step, which it so draws at CFG 1; elsewhere -1 is as 0.
 GUIDED_FROM_THE_START = {"skip_early_cond": -1.0}
