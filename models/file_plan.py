@@ -50,7 +50,7 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> 
             chosen = replace(chosen, reason=_guess_reason(chosen, known), source="a guess")
         else:
             chosen = replace(chosen, reason=_chosen_reason(known), source="your choice")
-    return replace(chosen, file=known.file, entry_id=known.entry.id if known.is_certain and known.entry else None)
+    return replace(chosen, file=known.file, entry_id=known.entry.id if known.entry else None)
 
 
 def _recipe(family: str, steps: int, known: Recognition) -> LoraPlan | None:

@@ -255,12 +255,15 @@ def check_values(path: Path, report: Callable[[int, int], None] | None = None) -
 def effective_strength(info: LoraInfo, plan: LoraPlan) -> float:
     """Returns the strength at which a host applies this file as strongly as the plan means it.
 
-    0.125 only stands in for a missing alpha: a file that carries its scale, as alpha or in its metadata, is not scaled twice.
+    0.125 only stands in for the alpha that a released file lacks. A file that carries its scale, as alpha or in its metadata,
+    is not scaled twice. A person's own file without any is taken to have it in its weights, as most trainers save it.
     """
     as_meant = plan.strength / FAMILIES[plan.family].scale_without_alpha
     if info.alpha is not None:
         return as_meant
-    return plan.strength if info.described_scale is None else as_meant * info.described_scale
+    if info.described_scale is not None:
+        return as_meant * info.described_scale
+    return plan.strength if plan.entry_id else as_meant
 
 
 def scale_note(info: LoraInfo, plan: LoraPlan) -> str:
@@ -270,6 +273,7 @@ def scale_note(info: LoraInfo, plan: LoraPlan) -> str:
         return ""
     if info.described_scale is not None:
         return f"The file has no alpha, its metadata says lora_alpha / r = {info.described_scale:g}: strength {strength:g}."
-    if FAMILIES[plan.family].scale_without_alpha != 1:
+    if plan.entry_id and FAMILIES[plan.family].scale_without_alpha != 1:
         return f"The file has no alpha, as released: strength {strength:g} stands for it."
-    return "The file has no alpha, unlike the released one: if the picture is overdone, its scale was lost; try strength 0.125."
+    unlike = ", unlike the released one" if plan.entry_id else ""
+    return f"The file has no alpha{unlike}: if the picture is overdone, its scale was lost; try strength 0.125."

@@ -39,7 +39,7 @@ class LoraPlan:
         family: a key of FAMILIES.
         variant: one of VARIANTS but "auto".
         steps: model evaluations.
-        entry_id: of the catalogue, None for a file that it does not list, and where the checkpoint has Hyper-SD inside.
+        entry_id: of the catalogue, by the file's content or name; None for a file of no entry, and without a file.
         file: its name, None where the checkpoint has Hyper-SD inside.
         strength: for the file as it was released, 0 without one.
         num_segments: for hyper_sd_timesteps and sample_tcd.

@@ -59,7 +59,7 @@ def test_the_authors_are_named_for_their_own_files_only(family):
             made = plan_for_file(family, steps, "auto", known)
             assert (AUTHORS in made.reason) == is_theirs
             assert is_theirs or made.source != "released recipe"
-            assert made.entry_id == (known.entry.id if is_theirs else None)
+            assert made.entry_id == (known.entry.id if known.entry and known.entry.family == family else None)
 
 
 @pytest.mark.parametrize("entry", LORAS, ids=lambda entry: entry.id)
@@ -102,7 +102,7 @@ def test_an_unknown_file_is_sampled_as_before_and_the_text_says_that_it_is_a_gue
 def test_a_guess_from_the_name_says_so():
     entry = next(entry for entry in LORAS if entry.id == "hyper-sdxl-8steps-cfg-lora")
     made = plan_for_file("sdxl", 8, "auto", released(entry, evidence="name"))
-    assert (made.cfg, made.source, made.entry_id) == (5.0, "a guess", None)
+    assert (made.cfg, made.source, made.entry_id) == (5.0, "a guess", entry.id)
     assert made.reason.startswith("By its name alone")
     other = plan_for_file("sd15", 8, "auto", released(entry, evidence="name"))  # whose name is of another family
     assert settings(other) == settings(plan("sd15", 8))

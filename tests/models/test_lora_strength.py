@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.file_plan import plan_for_file
 from hyper_sd.models.lora import effective_strength, plan, read_lora, scale_note
+from hyper_sd.models.recognition import Recognition
 from hyper_sd.tests.models.synthetic_loras import MODULES, Form, write_lora, write_tensors
 
 FAMILIES = list(MODULES)
@@ -56,3 +59,14 @@ def test_sd15_file_without_alpha_keeps_its_strength_and_a_note_says_so(file):
     info = read_lora(write_lora(file, "sd15", 1, Form("kohya")))
     assert effective_strength(info, plan("sd15", 8)) == 1.0
     assert "no alpha, unlike the released one" in scale_note(info, plan("sd15", 8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_own_file_without_alpha_is_taken_as_it_was_saved(family, file):
+    info = read_lora(write_lora(file, family, 1, Form("transformer" if family not in UNETS else "kohya")))
+    chosen = plan_for_file(family, 8, "auto", Recognition("own.safetensors"))
+    assert effective_strength(info, chosen) == 1.0
+    assert scale_note(info, chosen).startswith("The file has no alpha: if the picture is overdone")
+    named = load_catalog().get(plan(family, 8).entry_id)  # a converted one, say: the name alone tells
+    chosen = plan_for_file(family, 8, "auto", Recognition(named.name, "name", named.kind, named.steps, named))
+    assert effective_strength(info, chosen) == (1.0 if family in UNETS else 0.125)
