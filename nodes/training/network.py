@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.sampler_helpers
 import comfy.samplers
+import comfy.supported_models
 import comfy.utils
 import torch
 from torch import nn
@@ -205,10 +206,11 @@ def host_network(model: Any) -> HostNetwork:
 
     Raises: UnsupportedModelError for another family, another input, another kind of noise schedule, or quantised weights.
     """
-    family, inner = family_of(model), model.model
-    if family not in FAMILIES or not FAMILIES[family].is_trainable:
+    inner = model.model
+    family = _architecture(inner.model_config)
+    if family is None:
         raise UnsupportedModelError(
-            f"Training is made for SD1.5 and SDXL, got a model of family {family}; load an SD1.5 or SDXL checkpoint."
+            f"Training is made for SD1.5 and SDXL, got a model of family {family_of(model)}; load an SD1.5 or SDXL checkpoint."
         )
     usual = FAMILIES[family].latent_channels
     channels = inner.model_config.unet_config.get("in_channels", usual)  # 9 is inpainting, 8 an edit model
@@ -237,6 +239,12 @@ def network_of(model: Any) -> Iterator[HostNetwork]:
     finally:
         if found.is_copy:
             found.patcher.detach()
+
+
+def _architecture(config: Any) -> str | None:
+    """Returns the family that is trained as a network is, its relatives with other numbers of layers among them."""
+    trainable = ((key, family.comfyui_class) for key, family in FAMILIES.items() if family.is_trainable)
+    return next((key for key, name in trainable if isinstance(config, getattr(comfy.supported_models, name))), None)
 
 
 def _precision(device: torch.device) -> str:

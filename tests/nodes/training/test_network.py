@@ -69,14 +69,12 @@ def test_sdxl_is_told_the_pooled_text_and_the_size_of_its_images(outside, host, 
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float8_e4m3fn])
-def test_weights_stored_smaller_are_cast_as_the_host_does(outside, host, stored):
+def test_weights_stored_smaller_are_cast_as_the_host_does(outside, host, unet, stored):
     import comfy.model_base
     import comfy.model_patcher
-    import comfy.supported_models
     from hyper_sd.training.lora_layers import LoraLayers
 
-    config = comfy.supported_models.SD15({**host.UNET, "out_channels": 4, "transformer_depth_output": [1, 1, 1, 1]})
-    config.unet_config.update(num_heads=4, num_head_channels=-1)
+    config = unet.model.model_config
     config.set_inference_dtype(stored, torch.float32)
     inner = comfy.model_base.BaseModel(config)
     for name, tensor in host.fill(inner.diffusion_model, seed=7).named_parameters():
@@ -132,8 +130,8 @@ def test_fingerprint_tells_weights_and_predictions_apart(outside, host):
     assert host_of(model).fingerprint() != first
 
 
-def test_texts_of_different_lengths_in_a_batch_predict_what_each_does_alone(outside, host):
-    found, chunks = host_of(host.small_unet()), (3, 2, 1, 3)
+def test_texts_of_different_lengths_in_a_batch_predict_what_each_does_alone(outside, host, unet):
+    found, chunks = host_of(unet), (3, 2, 1, 3)
     states = [torch.cat([host.conditioning(10 * n + part)[0][0] for part in range(n)], 1) for n in chunks]
     entries = [[text, {}] for text in states]
     examples = found.examples([host.latent(4, seed=1, size=8)], [entries], [host.conditioning(9)])
@@ -160,6 +158,18 @@ def test_examples_of_one_size_are_one_bucket_and_keep_their_captions(outside, ho
     assert torch.equal(examples.batch([5], 0).conditioning["context"], entries[2][0])
 
 
+def test_relative_of_a_family_is_trained_as_the_family_is(unet):
+    import comfy.supported_models
+    from hyper_sd.nodes.lora_files import family_of
+    from hyper_sd.nodes.training.network import host_network
+
+    assert family_of(unet) != "sd15"  # it has one level
+    assert host_network(unet).family == "sd15"
+    unet.model.model_config = comfy.supported_models.SD3(dict(unet.model.model_config.unet_config))
+    with pytest.raises(UnsupportedModelError, match=r"Training is made for SD1\.5 and SDXL, got a model of family"):
+        host_network(unet)
+
+
 @pytest.mark.parametrize("channels", [8, 9])
 def test_inpainting_and_edit_models_are_refused(host, channels):
     from hyper_sd.nodes.training.network import host_network
@@ -178,14 +188,14 @@ def test_sampling_that_no_training_is_made_for_is_refused(host, sampling):
         host_network(host.with_sampling(host.small_unet(), sampling))
 
 
-def test_network_can_be_trained_through_where_the_host_splits_its_attention(outside, host, monkeypatch):
+def test_network_can_be_trained_through_where_the_host_splits_its_attention(outside, host, unet, monkeypatch):
     import comfy.model_management
     from hyper_sd.training.lora_layers import LoraLayers
 
     def free(device=None, torch_free_too=False):
         return (1000, 1000) if torch_free_too else 1000
 
-    found = host_of(host.small_unet())
+    found = host_of(unet)
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500]), {"context": torch.randn(1, 5, host.CONTEXT)}
 
     def gradients():
@@ -204,7 +214,7 @@ def test_network_can_be_trained_through_where_the_host_splits_its_attention(outs
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_training_in_bf16_takes_weights_of_any_kind(outside, host, monkeypatch, stored):
+def test_training_in_bf16_takes_weights_of_any_kind(outside, host, unet, monkeypatch, stored):
     from hyper_sd.nodes.training import network as training_network
     from hyper_sd.training.config import Stage, TrainingConfig
     from hyper_sd.training.loop import train
@@ -212,10 +222,9 @@ def test_training_in_bf16_takes_weights_of_any_kind(outside, host, monkeypatch, 
     from hyper_sd.training.memory import estimate
 
     monkeypatch.setattr(training_network, "_precision", lambda device: "bf16")  # as on a card that has it
-    model = host.small_unet()
-    network = model.model.diffusion_model.to(stored)
+    network = unet.model.diffusion_model.to(stored)
     network.dtype = stored
-    found = host_of(model)
+    found = host_of(unet)
     examples = _examples(host, found)
     config = TrainingConfig((Stage(4, 2),), batch_size=2, rank=2, precision=found.precision)
     batch = examples.batch([0], 0)
