@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..errors import DownloadError
+from ..errors import CatalogError, DownloadError
 from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.progress import Progress, Row, State
@@ -118,6 +118,14 @@ class HyperSDModelDownload(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, model=None) -> bool | str:
+        """Looks into the catalogue before the run; the host's own list has neither near ids to name nor entries added since."""
+        try:
+            return model is None or bool(DOWNLOADS.catalog()[0].get(model))  # wired from another node, it is known only later
+        except CatalogError as error:
+            return str(error)
 
     @classmethod
     def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
