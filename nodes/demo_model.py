@@ -78,7 +78,12 @@ def _load_model(weights: dict, config: dict):
     model.load_model_weights(weights, UNET)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     patcher.set_attachments(ATTACHMENT, True)
+    patcher.cached_patcher_init = (_load_model_anew, ())  # the own training of ComfyUI 0.33 asks for it
     return patcher
+
+
+def _load_model_anew(disable_dynamic: bool = True):
+    return _load_model(_weights(embedded.CHECKPOINT), read_config())
 
 
 def _load_clip(weights: dict):

@@ -87,10 +87,17 @@ def load_unet(info: UnetInfo, dtype: torch.dtype | None, config: Any, state: dic
     progress, weights = comfy.utils.ProgressBar(len(info.tensors)), {}
     for key, tensor in stream_tensors(info, dtype):
         weights[key] = tensor.to(offload)
-        progress.update(1)  # raises when the person stops the run
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the progress bar asks this now and then only
+        progress.update(1)
     model.diffusion_model.load_state_dict(weights, assign=True)
     model.device = offload
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher.cached_patcher_init = (_load_unet_anew, (info, dtype, config))  # the own training of ComfyUI 0.33 asks for it
+    return patcher
+
+
+def _load_unet_anew(info: UnetInfo, dtype: torch.dtype, config: Any, disable_dynamic: bool = True) -> Any:
+    return load_unet(info, dtype, config, host_state(info))
 
 
 def load_text_and_vae(info: UnetInfo) -> tuple[Any, Any]:

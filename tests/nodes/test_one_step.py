@@ -47,6 +47,16 @@ def small(one_step, tmp_path):
     return path, load_small(path)
 
 
+def test_stop_while_the_file_is_read_ends_the_loading_without_a_progress_bar_that_asks(host, one_step, tmp_path):
+    management, path = host.comfy.model_management, write(tmp_path / "small.safetensors", unet("diffusers", SMALL))
+    management.interrupt_current_processing()
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            load_small(path)
+    finally:
+        management.interrupt_current_processing(False)
+
+
 def start_of(host, model, sampler, sigmas, image, seed=5):
     """The tensor that the model is first asked about, before the host scales it for the network."""
     watched, calls = host.watched(model)
