@@ -52,7 +52,9 @@ FOLDERS = {
     "HyperSDOneStepLoader": None,
 }
 
-TOLD = "[...document.querySelectorAll('[role=dialog], .p-toast-message')]"
+# Where the page tells of something unasked: a dialog, a message, and from frontend 1.49 on a box for what is missing.
+WINDOWS = "[role=dialog], .p-toast-message, [data-testid=error-overlay]"
+TOLD = f"[...document.querySelectorAll('{WINDOWS}')]"
 # What covers what is asked of the page itself, since only it knows how tall a node becomes.
 LOOK = """() => {
   const nodes = app.graph._nodes, groups = app.graph._groups;
@@ -69,7 +71,11 @@ LOOK = """() => {
     told: TOLD.map((element) => element.innerText),
   };
 }""".replace("TOLD", TOLD)
-CLOSE = "document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button').forEach((button) => button.click())"
+CLOSE = """{
+  const wordless = [...document.querySelectorAll('[data-testid=error-overlay] button')].filter((button) => !button.innerText);
+  const others = document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button');
+  [...wordless, ...others].forEach((button) => button.click());
+}"""
 OPEN = "async (workflow) => { await app.loadGraphData(workflow); return (await app.graphToPrompt()).output }"
 # Loads a workflow, sets widgets ({node type: {widget: value}}) and runs it; returns how it ended and what the nodes show.
 PRESS_RUN = """async ([workflow, settings]) => {

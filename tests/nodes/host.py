@@ -1,10 +1,11 @@
 """The host's own nodes as plain functions, and small host models with seeded weights. Imported by the `host` fixture only."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -19,12 +20,16 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+from comfy_extras.nodes_train import TrainLoraNode
 from hyper_sd.nodes.extension import HyperSDExtension
 
 import nodes
 
+# By these, hosts from 0.9.1 on leave out progress that follows the last one closely.
+THROTTLES = {name: value for name, value in vars(comfy.utils).items() if name.startswith("PROGRESS_THROTTLE_MIN_")}
 CONTEXT = 768
 SIZE = 16
 UNET = {
@@ -82,10 +87,13 @@ def fill(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module
 
 
-def _patcher(model) -> comfy.model_patcher.ModelPatcher:
+def _patcher(make: Callable[[], comfy.model_base.BaseModel]) -> comfy.model_patcher.ModelPatcher:
+    model = make()
     fill(model.diffusion_model, seed=7)
     cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    patcher.cached_patcher_init = (lambda **_: _patcher(make), ())  # by which the own training of ComfyUI 0.33 takes a copy
+    return patcher
 
 
 def small_unet(kind: str = "EPS", channels: int = 4) -> comfy.model_patcher.ModelPatcher:
@@ -94,12 +102,12 @@ def small_unet(kind: str = "EPS", channels: int = 4) -> comfy.model_patcher.Mode
         {**UNET, "in_channels": channels, "out_channels": 4, "transformer_depth_output": [1] * 9 + [0] * 3}
     )
     config.unet_config.update(num_heads=4, num_head_channels=-1)
-    return _patcher(comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType[kind]))
+    return _patcher(lambda: comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType[kind]))
 
 
 def small_mmdit() -> comfy.model_patcher.ModelPatcher:
     """Returns a small SD3-type MODEL: the host's MMDiT and its flow sampling with shift 3."""
-    return _patcher(comfy.model_base.SD3(comfy.supported_models.SD3(dict(MMDIT))))
+    return _patcher(lambda: comfy.model_base.SD3(comfy.supported_models.SD3(dict(MMDIT))))
 
 
 def small_controlnet() -> comfy.controlnet.ControlNet:
@@ -141,10 +149,55 @@ def ksampler(
     return node.sample(model, seed, steps, cfg, sampler, scheduler, positive, negative, image, denoise)[0]["samples"]
 
 
+def _preset(declared: tuple) -> Any:
+    """Returns the value that an input's declaration sets out with, None for one that has to be wired."""
+    kind, options = declared[0], declared[1] if len(declared) > 1 else {}
+    offered = kind if isinstance(kind, list) else options.get("options", [None])
+    return options.get("default", offered[0])
+
+
+def run_node(node: type, **given) -> tuple:
+    """Runs a node of the host and returns its outputs.
+
+    Both of the host's ways to write a node are known, since with every version more nodes change sides. So do their inputs:
+    those that are not given have their presets, and what this host's node does not take is left out.
+
+    Args:
+        node: the class.
+        given: inputs by name; for a node that takes lists, a list is given as it is and all else as a list of one.
+    """
+    declared = node.INPUT_TYPES()
+    inputs = declared["required"] | declared.get("optional", {})
+    values = {name: given[name] if name in given else _preset(how) for name, how in inputs.items()}
+    if getattr(node, "INPUT_IS_LIST", False):
+        values = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    if issubclass(node, io.ComfyNode):
+        return node.execute(**values).args
+    return getattr(node(), node.FUNCTION)(**values)
+
+
+def own_training(model, groups: list[dict], positive: list, steps: int) -> dict[str, Any]:
+    """Runs the host's own training and returns what it gives, by type.
+
+    Args:
+        model: the MODEL.
+        groups: the LATENTs, one of each size. A host whose node takes one at a time gets the last.
+        positive: a CONDITIONING for each of them.
+        steps: how many.
+    """
+    given = {"model": model, "steps": steps, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32"}
+    if not getattr(TrainLoraNode, "INPUT_IS_LIST", False):
+        groups, positive = groups[-1], positive[-1]
+    made = run_node(TrainLoraNode, latents=groups, positive=positive, gradient_checkpointing=False, **given)
+    return dict(zip(TrainLoraNode.RETURN_TYPES, made, strict=True))
+
+
 def custom(model, positive, negative, sampler, sigmas, *, seed=5, cfg=1.0, image=None) -> torch.Tensor:
     """Runs the host's SamplerCustom node."""
     image = latent() if image is None else image
-    return SamplerCustom.execute(model, True, seed, cfg, positive, negative, sampler, sigmas, image).args[0]["samples"]
+    conds = {"positive": positive, "negative": negative}
+    chosen = {"sampler": sampler, "sigmas": sigmas, "latent_image": image}
+    return run_node(SamplerCustom, model=model, add_noise=True, noise_seed=seed, cfg=cfg, **conds, **chosen)[0]["samples"]
 
 
 def initial_noise(image: dict, seed: int = 5) -> torch.Tensor:
@@ -154,7 +207,13 @@ def initial_noise(image: dict, seed: int = 5) -> torch.Tensor:
 
 def with_sampling(model, sampling: str, zero_terminal_snr: bool = False):
     """Returns the MODEL behind the host's ModelSamplingDiscrete node."""
-    return ModelSamplingDiscrete().patch(model, sampling, zero_terminal_snr)[0]
+    return run_node(ModelSamplingDiscrete, model=model, sampling=sampling, zsnr=zero_terminal_snr)[0]
+
+
+def network_of(model) -> torch.nn.Module:
+    """Returns the bare network with this MODEL's weights; those of another MODEL of it may have been left on it."""
+    comfy.model_management.load_model_gpu(model)
+    return model.model.diffusion_model
 
 
 @contextmanager
@@ -181,6 +240,8 @@ def watched(model) -> tuple:
 
 
 def on_progress(hook) -> None:
-    """Sets the host's progress hook, hook(value, total); None clears it."""
+    """Sets the host's progress hook, hook(value, total), to be called at every step; None clears it."""
+    for name, value in THROTTLES.items():
+        setattr(comfy.utils, name, value if hook is None else 0)
     wrapped = None if hook is None else lambda value, total, *_, **__: hook(value, total)
     comfy.utils.set_progress_bar_global_hook(wrapped)

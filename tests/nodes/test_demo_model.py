@@ -74,13 +74,11 @@ def test_weighted_words_move_the_text_states(demo):
     assert not torch.allclose(plain, weighted, atol=1e-3)
 
 
-def test_unet_equals_diffusers(demo, recipe):
+def test_unet_equals_diffusers(host, demo, recipe):
     generator = torch.Generator().manual_seed(1)
     x, t = torch.randn(3, 4, 16, 16, generator=generator), torch.tensor([999, 500, 0])
     states = _states(recipe, "red apple").repeat(3, 1, 1)
-    torch.testing.assert_close(
-        demo[0].model.diffusion_model(x, t, context=states), recipe.unet(x, t, states).sample, **TOLERANCE
-    )
+    torch.testing.assert_close(host.network_of(demo[0])(x, t, context=states), recipe.unet(x, t, states).sample, **TOLERANCE)
 
 
 def test_vae_encodes_and_decodes_as_diffusers(demo, recipe):

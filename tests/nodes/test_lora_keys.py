@@ -41,12 +41,15 @@ CONFIGS = {
 def networks(host):
     """The host's model of a family, on the meta device."""
     import comfy.supported_models as supported
+    from comfy.ldm.flux.model import FluxParams
 
+    later = {"txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else {}  # hosts from 0.10 on ask for it
+    configs = CONFIGS | {"flux": CONFIGS["flux"] | later}
     kinds, built = {"sd15": supported.SD15, "sdxl": supported.SDXL, "sd3": supported.SD3, "flux": supported.Flux}, {}
 
     def network(family):
         if family not in built:
-            built[family] = kinds[family](CONFIGS[family]).get_model({}, device=torch.device("meta"))
+            built[family] = kinds[family](configs[family]).get_model({}, device=torch.device("meta"))
         return built[family]
 
     return network

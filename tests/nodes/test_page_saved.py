@@ -2,6 +2,8 @@
 
 import json
 
+from hyper_sd.tests.nodes import example_graphs
+
 SAVE = """name => {
   app.graph.clear();
   const loader = LiteGraph.createNode('LoraLoaderModelOnly');
@@ -19,13 +21,12 @@ def test_saved_workflow_makes_the_hosts_own_dialog_offer_a_missing_file(world, p
     assert other["name"] == "other.safetensors"
     assert ours == world.row("hyper-sdxl-4steps-lora")["models"] | {"name": missing}
     page.evaluate("saved => app.loadGraphData(JSON.parse(saved))", saved)
-    dialog = page.get_by_role("dialog")
-    dialog.wait_for()
-    assert missing in dialog.inner_text()
-    assert "other.safetensors" not in dialog.inner_text()
+    told = page.locator(example_graphs.WINDOWS)
+    told.filter(has_text=missing).wait_for()
+    assert "other.safetensors" not in told.inner_text()
     screenshot(page, "missing-model")
-    page.keyboard.press("Escape")
-    dialog.wait_for(state="hidden")
+    page.evaluate(example_graphs.CLOSE)
+    told.wait_for(state="hidden")
 
 
 def test_saved_one_step_loader_names_no_file_under_its_folder(page):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ FILE = Path(__file__).resolve().parents[3] / "subgraphs" / f"{BLUEPRINT}.json"
 PROMOTED = ["folder", "objective", "steps", "rank", "name"]
 INSIDE = ["HyperSDLossPlot", "HyperSDSaveLora", "HyperSDTrainLora", "HyperSDTrainingData"]
 STEPS, STOP_AT = 30, 8
+# The node search of frontends up to 1.37, and the one of 1.49: its field, and the option that Enter takes.
+SEARCH = re.compile("^(Search Nodes|Add a node)")
+FIRST = ".p-autocomplete-option.p-focus, [data-testid=result-item][aria-selected=true]"
 QUICK = 15_000  # milliseconds for one try of the node search
 
 
@@ -51,10 +55,10 @@ def _add_by_search(page) -> bool:
     page.keyboard.press("Escape")
     page.mouse.dblclick(700, 500)
     try:
-        search = page.get_by_placeholder("Search Nodes")
+        search = page.get_by_placeholder(SEARCH)
         search.wait_for(timeout=QUICK)
         search.press_sequentially(BLUEPRINT)
-        page.locator(".p-autocomplete-option.p-focus", has_text=BLUEPRINT).wait_for(timeout=QUICK)
+        page.locator(FIRST, has_text=BLUEPRINT).wait_for(timeout=QUICK)
         page.keyboard.press("Enter")
         page.wait_for_function("app.graph._nodes.length > 0", timeout=QUICK)
     except timeout:

@@ -52,11 +52,7 @@ def test_tensors_and_numbers_of_the_hosts_loss_map_are_drawn_alike(plot):
 
 
 def test_hosts_own_training_gives_a_loss_map_that_is_drawn(host, plot, unet, positive):
-    from comfy_extras.nodes_train import TrainLoraNode
-
-    values = (1, 2, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
-    groups = [host.latent(seed=1), host.latent(seed=2)], [positive, positive]
-    loss_map = TrainLoraNode.execute([unet], *groups, *([value] for value in values)).args[2]
+    loss_map = host.own_training(unet, [host.latent(seed=1), host.latent(seed=2)], [positive, positive], steps=2)["LOSS_MAP"]
     losses = [float(loss) for loss in loss_map["loss"]]
     assert len(losses) == 2
     assert plot(loss_map).args[0].equal(plot({"loss": losses}).args[0])

@@ -81,7 +81,7 @@ def test_hosts_loader_matches_the_lora_whole_and_draws_as_the_models_output(trai
 
     made = train(unet)
     with caplog.at_level(logging.WARNING):
-        loaded = LoraModelLoader.execute(unet, made.lora, 1.0).args[0]
+        loaded = host.run_node(LoraModelLoader, model=unet, lora=made.lora, strength_model=1.0)[0]
     assert not [r.message for r in caplog.records if "not loaded" in r.message]
     assert len(loaded.patches) == len(changes(made.lora)) == len(made.model.patches)
     theirs, own, plain = (host.ksampler(m, positive, positive, steps=2) for m in (loaded, made.model, unet))
@@ -89,12 +89,12 @@ def test_hosts_loader_matches_the_lora_whole_and_draws_as_the_models_output(trai
     assert not torch.allclose(plain, own, atol=1e-4)
 
 
-def test_hosts_node_can_save_the_lora(train, unet, tmp_path):
+def test_hosts_node_can_save_the_lora(train, host, unet, tmp_path):
     from comfy_extras.nodes_train import SaveLoRA
     from safetensors.torch import load_file
 
     made = train(unet)
-    SaveLoRA.execute(made.lora, "loras/ComfyUI_trained_lora", made.steps)
+    host.run_node(SaveLoRA, lora=made.lora, prefix="loras/ComfyUI_trained_lora", steps=made.steps)
     (path,) = (tmp_path / "a" / "loras").glob("*.safetensors")
     assert equal(load_file(path), dict(made.lora))
 

@@ -97,23 +97,17 @@ def test_counts_that_differ_are_refused(host, data, positive, count, wired, mess
 
 
 def test_hosts_own_training_node_takes_the_groups(host, pack, data, demo, folders, emoji):
-    from comfy_extras.nodes_train import TrainLoraNode
-
     latents, positive, _, _ = data("emoji", resolution=192)
-    values = (1, 1, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
-    result = TrainLoraNode.execute([demo[0]], latents, positive, *([value] for value in values))
-    assert len(result.args[2]["loss"]) == 1
-    assert torch.isfinite(torch.as_tensor(result.args[2]["loss"][0]))
+    (loss,) = host.own_training(demo[0], latents, positive, steps=1)["LOSS_MAP"]["loss"]
+    assert torch.isfinite(torch.as_tensor(loss))
 
 
 def test_hosts_own_training_node_takes_latents_passed_through(host, data, unet, positive, folders):
-    from comfy_extras.nodes_train import TrainLoraNode
     from hyper_sd.nodes.lora_files import add_lora, read_file
 
     latents, conditioning, _, _ = data(latents=host.latent(2, seed=1), positive=positive)
-    values = (1, 1, 1, 1e-4, 2, "AdamW", "MSE", 0, "fp32", "fp32", "LoRA", False, "[None]")
     twice = latents * 2, conditioning * 2  # on a single group ComfyUI 0.3.75 stops by itself: its multi_res is not set
-    lora = TrainLoraNode.execute([unet], *twice, *([value] for value in values)).args[1]
+    lora = host.own_training(unet, *twice, steps=1)["LORA_MODEL"]
     saving = importlib.import_module("hyper_sd.training.export")
     blocks = saving.file_bytes(saving.ready_tensors(lora), saving.described(lora, "host", ""))
     path = saving.write_new(folders, "host", *blocks)
