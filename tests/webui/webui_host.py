@@ -35,7 +35,7 @@ OWN_LOADERS = ("backend", "ldm_patched")  # folders of the hosts that know a che
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
 SETTINGS = {
     "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
-    "show_progress_every_n_steps": 1, "show_progress_type": "Approx cheap", "live_previews_image_format": "png",
+    "show_progress_every_n_steps": 1, "live_previews_image_format": "png",
     "k_sched_type": "Automatic", "skip_early_cond": 0.0,  # what was never saved stays as a request's override_settings had it
 }  # fmt: skip
 # Forge-classic of February 2025 takes its default, 0, for the first step, which it so draws at CFG 1; elsewhere -1 is as 0.
@@ -184,6 +184,12 @@ def flags_of(root: Path) -> list[str]:
     return [*(flag for flag in WHERE_KNOWN if f'"{flag}"' in known), *on_cpu]
 
 
+def _preview_of(root: Path) -> str:
+    """Returns the host's name of the live preview that needs no model."""
+    options = root / "modules" / "shared_options.py"
+    return "Approx cheap" if '"Approx cheap"' in options.read_text(encoding="utf-8") else "RGB"
+
+
 def data_url(picture: np.ndarray) -> str:
     """Returns a picture as the API takes it."""
     stream = io.BytesIO()
@@ -201,7 +207,8 @@ def prepare(data: Path, root: Path) -> None:
         folder.mkdir(parents=True)
     (data / "extensions" / "hyper-sd").symlink_to(ROOT, target_is_directory=True)
     shutil.copy(Path(__file__).with_name("recorder.py"), recorder)
-    (data / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    settings = {**SETTINGS, "show_progress_type": _preview_of(root)}
+    (data / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     shape = tiny.SMALL if reads_yaml(root) else tiny.WIDE
     tiny.write_checkpoint(checkpoints / "tiny.safetensors", shape)
     for i, name in enumerate(("Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora", "other")):
