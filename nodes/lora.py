@@ -20,7 +20,7 @@ from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
 from . import demo_model
 from .lora_files import AUTO, add_lora, family_of, known_lora, lora_options, lora_path, read_file, released_path
-from .schema import CATEGORY, found_as, node_id_of, require_choice, show_text
+from .schema import CATEGORY, found_as, lasting_text, require_choice
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
 LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
@@ -157,7 +157,6 @@ class HyperSDLoraLoader(io.ComfyNode):
                 DENOISE,
             ],
             outputs=OUTPUTS,
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,8 +169,8 @@ class HyperSDLoraLoader(io.ComfyNode):
         else:
             unused = "" if lora_name == AUTO else f" {lora_name} is not used."
             patched, text = model, f"{chosen}{unused}"
-        show_text(text, node_id_of(cls))
-        return io.NodeOutput(patched, sampler_of(chosen), sigmas_of(model, chosen, denoise), chosen.cfg, text)
+        sigmas = sigmas_of(model, chosen, denoise)
+        return io.NodeOutput(patched, sampler_of(chosen), sigmas, chosen.cfg, text, ui=lasting_text(text))
 
     @classmethod
     def fingerprint_inputs(cls, lora_name=AUTO, **inputs) -> str:

@@ -13,7 +13,7 @@ from ..errors import CatalogError, DownloadError
 from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS
 from ..models.jobs import Downloads, user_catalog
 from ..models.progress import Progress, Row, State
-from .schema import CATEGORY, found_as
+from .schema import CATEGORY, found_as, lasting_text, show_text
 
 EVENT = "hyper_sd.download"  # what the page listens to
 
@@ -50,12 +50,12 @@ def _watch(entry_id: str, node_id: str) -> Row:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if row.is_busy:
             bar.update_absolute(row.progress.bytes_done, max(row.progress.bytes_total, 1))
-            PromptServer.instance.send_progress_text(progress_text(row.progress), node_id)
+            show_text(progress_text(row.progress), node_id)
     return row
 
 
-def fetch(entry_id: str, acknowledged: bool, node_id: str) -> str:
-    """Returns the name by which loaders list an entry's file, once it is there and verified.
+def fetch(entry_id: str, acknowledged: bool, node_id: str) -> Row:
+    """Returns an entry's row, once its file is there and verified.
 
     Joins a download that the page has started. An interrupt stops only one that was started here.
 
@@ -79,8 +79,7 @@ def fetch(entry_id: str, acknowledged: bool, node_id: str) -> str:
         raise
     if row.state is not State.READY:
         raise DownloadError(row.problem or f"{row.entry.title} was stopped; run again, and it goes on where it stopped.")
-    PromptServer.instance.send_progress_text("\n".join(filter(None, [f"ready: {row.file}", row.progress.note])), node_id)
-    return row.file
+    return row
 
 
 class HyperSDModelDownload(io.ComfyNode):
@@ -129,7 +128,9 @@ class HyperSDModelDownload(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, accept_licence: bool) -> io.NodeOutput:
-        return io.NodeOutput(fetch(model, accept_licence, cls.hidden.unique_id))
+        row = fetch(model, accept_licence, cls.hidden.unique_id)
+        text = "\n".join(filter(None, [f"ready: {row.file}", row.progress.note]))
+        return io.NodeOutput(row.file, ui=lasting_text(text))
 
     @classmethod
     def fingerprint_inputs(cls, model: str, accept_licence: bool) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..errors import HyperSDError
 
 CATEGORY = "Hyper-SD"
 TRAINING = f"{CATEGORY}/Training"
+TEXT_EVENT = "hyper_sd.text"  # what web/node_text.js listens to
 
 
 def found_as(*words: str) -> dict[str, list[str]]:
@@ -34,6 +35,15 @@ def node_id_of(node: type[io.ComfyNode]) -> str | None:
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """Shows a text on a node of the page, in place of the one before; None shows it nowhere."""
+    """Shows a text on a node of the page while it runs, in place of the one before; None shows it nowhere.
+
+    It is the pack's own event: newer pages remove the host's progress text when the job ends, and older ones cut it.
+    """
     if node_id:
-        PromptServer.instance.send_progress_text(text, node_id)
+        server = PromptServer.instance
+        server.send_sync(TEXT_EVENT, {"node": node_id, "text": text}, server.client_id)
+
+
+def lasting_text(text: str) -> ui.PreviewText:
+    """Returns the `ui` output by which a text stays on the node; the host keeps it in its history, too."""
+    return ui.PreviewText(text)

@@ -1,8 +1,10 @@
-// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, and the models of a saved workflow.
+// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, what
+// its nodes say, and the models of a saved workflow.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { EVENT, models } from "./model_list.js";
 import { ModelPanel } from "./model_panel.js";
+import { TEXT_EVENT, hearText, showOutputs, showsOutput } from "./node_text.js";
 import { describeModels, hasCombo } from "./workflow_models.js";
 
 const TAB = "hyper-sd-models";
@@ -38,6 +40,7 @@ app.registerExtension({
   menuCommands: [{ path: ["Hyper-SD"], commands: [COMMAND] }],
 
   beforeRegisterNodeDef(nodeType, nodeData) {
+    if (nodeData.name.startsWith("HyperSD")) showsOutput(nodeType);
     if (!hasCombo(nodeData)) return;
     const before = nodeType.prototype.onSerialize;
     nodeType.prototype.onSerialize = function (data) {
@@ -52,6 +55,8 @@ app.registerExtension({
     if (widget) widget.options.getOptionLabel = (id) => models.rows.get(id)?.title ?? id ?? "";
   },
 
+  onNodeOutputsUpdated: showOutputs,
+
   async setup() {
     app.extensionManager.registerSidebarTab({
       id: TAB,
@@ -63,6 +68,7 @@ app.registerExtension({
       render,
       destroy: close,
     });
+    api.addEventListener(TEXT_EVENT, ({ detail }) => hearText(detail));
     api.addEventListener(EVENT, ({ detail }) => models.hear(detail));
     api.addEventListener("reconnected", () => models.load()); // the events in between are lost
     models.addEventListener("arrived", () => app.refreshComboInNodes());

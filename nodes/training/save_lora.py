@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...disk import format_bytes
 from ...errors import TrainingError
 from ...training.export import clean_name, save_trained
-from ..schema import TRAINING, found_as, node_id_of, show_text
+from ..schema import TRAINING, found_as, lasting_text
 
 KEPT = "What was trained is kept while ComfyUI runs: queue again."
 
@@ -43,7 +43,6 @@ class HyperSDSaveLora(io.ComfyNode):
             outputs=[
                 io.String.Output("saved", "saved", tooltip="As the LoRA loaders list it; refresh the page (R) to choose it.")
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
             is_experimental=True,
         )
@@ -63,8 +62,7 @@ class HyperSDSaveLora(io.ComfyNode):
         root = Path(folder_paths.get_folder_paths("loras")[0])
         path = save_trained(root, name, lora, licence_note, KEPT)
         text = f"Saved {path}, {format_bytes(path.stat().st_size)}"
-        show_text(text, node_id_of(cls))
-        return io.NodeOutput(str(path.relative_to(root)), ui=ui.PreviewText(text))
+        return io.NodeOutput(str(path.relative_to(root)), ui=lasting_text(text))
 
 
 NODES = [HyperSDSaveLora]

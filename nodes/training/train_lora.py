@@ -18,7 +18,7 @@ from ...training.presets import CHOICES, NONE, OBJECTIVES, PRESETS, UNIFIED, Pha
 from ...training.preview import Previews
 from ...training.request import fingerprint, fitted, job_of, metadata_of, phases_of
 from ..lora_files import add_lora, lora_options, lora_path
-from ..schema import TRAINING, found_as, node_id_of
+from ..schema import TRAINING, found_as, lasting_text, node_id_of
 from .network import HostNetwork, Stopped, network_of
 from .previews import as_image, decoder
 from .progress import NodeText, Watch, show_last_sheet, summary
@@ -196,10 +196,11 @@ def train_lora(
     show_last_sheet(job, previews)
     tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
     patched, _ = add_lora(model, Path(f"{request.name}.safetensors"), tensors, 1.0)
-    node_text.show(outcome.warning or summary(job, outcome), now=True)
+    text = outcome.warning or summary(job, outcome)
+    node_text.show(text, now=True)
     trained = TrainedLora(tensors, metadata_of(request, job, outcome.rank))
     loss_map = {"loss": outcome.losses, "stages": outcome.stages}
-    return io.NodeOutput(patched, trained, loss_map, job.total_steps, as_image(previews.sheet))
+    return io.NodeOutput(patched, trained, loss_map, job.total_steps, as_image(previews.sheet), ui=lasting_text(text))
 
 
 def _require_empty_prompt(request: TrainRequest, examples: GroupedExamples, planned: Sequence[Phase]) -> None:

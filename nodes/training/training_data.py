@@ -10,7 +10,7 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ...errors import TrainingError
 from ...models.progress import format_duration
-from ..schema import TRAINING, found_as, node_id_of, show_text
+from ..schema import TRAINING, found_as, lasting_text, node_id_of, show_text
 from . import sources
 from .encoders import conditioning_entry, encode_prompt
 
@@ -166,8 +166,7 @@ class HyperSDTrainingData(io.ComfyNode):
         skipped = [entry for part in parts for entry in part.skipped]
         notes = [entry for part in parts for entry in part.notes]
         text = sources.summary(examples, factor, skipped, notes, len(passed[1]) if passed else 0)
-        show_text(text, node_id)
-        return io.NodeOutput(*groups, _negative(parts, clip), text)
+        return io.NodeOutput(*groups, _negative(parts, clip), text, ui=lasting_text(text))
 
 
 NODES = [HyperSDTrainingData]

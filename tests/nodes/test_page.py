@@ -207,7 +207,7 @@ def test_node_wires_into_a_loader_and_its_download_reaches_the_lists(world, page
     name = world.offer("page-node-lora", lora(2), title="A test LoRA for the node")
     world.slow(name, 1_500_000)
     assert page.evaluate(WIRE) == "Hyper-SD Model Download"
-    text = "app.graph._nodes[1].widgets.find((widget) => widget.name.includes('preview'))?.value ?? ''"
+    text = "app.graph._nodes[1].widgets.find((widget) => widget.name === 'hyper_sd_text')?.value ?? ''"
     page.wait_for_function(f"({text}).includes('/s')")
     screenshot(page, "node")
     assert page.evaluate("window.ended") == "success"

@@ -282,8 +282,11 @@ def test_text_on_the_node_tells_phase_step_loss_rate_and_time(train, unet, pack,
     from hyper_sd.nodes.training import progress as training_progress
 
     class Page:
-        def send_progress_text(self, text, node_id):
-            texts.append((node_id, text))
+        client_id = "page"
+
+        def send_sync(self, event, data, client_id):
+            assert (event, client_id) == (schema.TEXT_EVENT, self.client_id)
+            texts.append((data["node"], data["text"]))
 
     texts = []
     monkeypatch.setattr(schema.PromptServer, "instance", Page(), raising=False)
