@@ -34,10 +34,10 @@ SOURCE_TITLE = "Input picture"
 FREE = frozenset({"width", "height", "batch_size", "text", "lora_name"})
 # Besides: inputs, or node types that count as sources, in one pair.
 DIFFERENCES = {
-    "3 SDXL in one step": frozenset({"HyperSDOneStepLoader", "HyperSDLoraLoader"}),
-    "4 Negative prompt and CFG": frozenset({"variant", "cfg"}),
-    "6 Inpaint": frozenset({"x", "y"}),
-    "9 Compare 1, 2, 4 and 8 steps": frozenset({"cfg"}),
+    "03 SDXL in one step": frozenset({"HyperSDOneStepLoader", "HyperSDLoraLoader"}),
+    "04 Negative prompt and CFG": frozenset({"variant", "cfg"}),
+    "06 Inpaint": frozenset({"x", "y"}),
+    "09 Compare 1, 2, 4 and 8 steps": frozenset({"cfg"}),
     "10 Train a style, then use it": frozenset({"folder", "name", "preset", "steps", "rank", "teacher_cfg"}),
 }
 
@@ -58,7 +58,11 @@ TOLD = f"[...document.querySelectorAll('{WINDOWS}')]"
 # What covers what is asked of the page itself, since only it knows how tall a node becomes.
 LOOK = """() => {
   const nodes = app.graph._nodes, groups = app.graph._groups;
-  const box = (n) => [n.pos[0], n.pos[1] - LiteGraph.NODE_TITLE_HEIGHT, n.pos[0] + n.size[0], n.pos[1] + n.size[1]];
+  const drawn = (n) => document.querySelector(`[data-node-id="${n.id}"]`)?.getBoundingClientRect(); // Nodes 2.0 are elements
+  const size = (n, rect = drawn(n)) => rect ? [rect.width / app.canvas.ds.scale, rect.height / app.canvas.ds.scale]
+    : [n.size[0], n.size[1] + LiteGraph.NODE_TITLE_HEIGHT];
+  const box = (n, [x, y] = n.pos, [width, height] = size(n), top = y - LiteGraph.NODE_TITLE_HEIGHT) =>
+    [x, top, x + width, top + height];
   const meet = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
   const inside = (a, b) => b[0] <= a[0] && b[1] <= a[1] && a[2] <= b[2] && a[3] <= b[3];
   const frame = (g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]];
@@ -71,6 +75,9 @@ LOOK = """() => {
     told: TOLD.map((element) => element.innerText),
   };
 }""".replace("TOLD", TOLD)
+# Whether Nodes 2.0 have drawn all that is there.
+DRAWN = "app.graph._nodes.every((n) => document.querySelector(`[data-node-id='${n.id}']`)?.offsetHeight)"
+NODES_2 = "Comfy.VueNodes.Enabled"
 CLOSE = """{
   const wordless = [...document.querySelectorAll('[data-testid=error-overlay] button')].filter((button) => !button.innerText);
   const others = document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button');

@@ -92,6 +92,27 @@ def test_workflow_opens_without_a_red_node_and_nothing_covers_another(page, name
     assert page.errors == []
 
 
+@pytest.fixture
+def nodes_2(page):
+    """ComfyUI's page with Nodes 2.0, which makes nodes taller, for one test."""
+    setting = "app.extensionManager.setting"
+    if page.evaluate(f"name => {setting}.get(name) === undefined", examples.NODES_2):
+        pytest.skip("this page has no Nodes 2.0")
+    before = page.evaluate(f"name => {setting}.get(name)", examples.NODES_2)
+    page.evaluate(f"name => {setting}.set(name, true)", examples.NODES_2)
+    yield page
+    page.evaluate(f"([name, before]) => {setting}.set(name, before)", [examples.NODES_2, before])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_covers_another_in_nodes_2(nodes_2, name, screenshot):
+    assert _open(nodes_2, name)
+    nodes_2.evaluate("app.canvas.ds.reset()")
+    nodes_2.wait_for_function(examples.DRAWN)
+    screenshot(nodes_2, f"nodes 2, {name}")
+    assert nodes_2.evaluate(examples.LOOK) == examples.NOTHING
+
+
 @pytest.fixture(scope="module")
 def described(server):
     """The nodes as the server describes them, with the workflows' files in their lists."""
@@ -118,7 +139,7 @@ def test_demo_variant_draws_and_its_nodes_still_cover_nothing(page, server, name
 @pytest.fixture
 def busy(page, server):
     """The server, at work on something long: what is queued behind it is checked and never begins."""
-    long = json.loads(json.dumps(_prompt(page, "2 KSampler only" + examples.DEMO)))
+    long = json.loads(json.dumps(_prompt(page, "02 KSampler only" + examples.DEMO)))
     next(node for node in long.values() if node["class_type"] == "KSampler")["inputs"]["steps"] = 900
     server.queue(long)
     until(lambda: _running(server))
@@ -174,6 +195,10 @@ def test_preview_is_there_and_small(name):
     with Image.open(path) as image:
         assert 550 <= image.width <= 650
         assert np.asarray(image.convert("L")).std() > 20
+
+
+def test_names_sort_in_the_order_of_their_numbers():
+    assert [int(name.split()[0]) for name in REAL] == list(range(1, len(REAL) + 1))  # the template browser sorts by name
 
 
 def test_template_browser_lists_every_workflow_and_gets_its_files(server):

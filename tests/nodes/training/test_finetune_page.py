@@ -44,6 +44,16 @@ def test_blueprint_is_one_node_with_the_promoted_widgets_and_the_packs_own_nodes
     assert sorted(inner["type"] for inner in subgraph["nodes"]) == INSIDE
 
 
+def test_blueprint_says_what_it_does_and_is_found_under_the_packs_own_category():
+    graph = json.loads(FILE.read_text(encoding="utf-8"))
+    (subgraph,) = graph["definitions"]["subgraphs"]
+    assert subgraph["category"] == "Hyper-SD"
+    assert {"train", "finetune", "训练"} <= set(graph["extra"]["BlueprintSearchAliases"])
+    english, chinese = graph["extra"]["BlueprintDescription"].split(". ", 1)  # the page has one text for all languages
+    assert "style" in english
+    assert "风格" in chinese
+
+
 def test_host_serves_the_blueprint_under_its_name(server):
     served = [entry["name"] for entry in ask(server, "/api/global_subgraphs").values()]
     assert served.count(BLUEPRINT) == 1
@@ -106,7 +116,7 @@ RUN = """([total, stopAt]) => new Promise((resolve) => {
     seen.steps.push(node.value);
     if (stopAt && node.value >= stopAt) { stopAt = 0; app.api.interrupt(); }
   }));
-  on('progress_text', ({ detail }) => seen.texts.push(detail.text));
+  on('hyper_sd.text', ({ detail }) => seen.texts.push(detail.text));
   on('execution_success', () => end('success'));
   on('execution_interrupted', () => end('interrupted'));
   on('execution_error', ({ detail }) => end(detail.exception_message));
@@ -149,6 +159,9 @@ def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page
     assert max(resumed["steps"]) == STEPS
     assert any("loss" in text and "left" in text for text in resumed["texts"])
     assert [path.name for path in (server.base / "output" / "hyper_sd_training").iterdir()] == [run.name]
+    said = "[...window.tune.subgraph.nodes].flatMap((n) => n.widgets ?? []).filter((w) => w.name === 'hyper_sd_text')"
+    texts = page.evaluate(f"{said}.map((w) => w.value)")
+    assert sorted(text.split()[0] for text in texts) == ["Saved", "20", f"{STEPS}"]  # what each inner node says at the end
     for shown in ("sheet", "chart"):
         assert page.evaluate(f"app.nodeOutputs[window.{shown}.id].images.length") == 1
     trained = _drawn(server, page)
