@@ -70,6 +70,13 @@ def _setting(kind: Any, name: str, **options: Any) -> io.Input:
     return kind.Input(name, default=getattr(DEFAULTS, name), tooltip=TOOLTIPS[name], **lowest | options)
 
 
+def _rare(kind: Any, name: str, **options: Any) -> io.Input:
+    """Returns a _setting that few people touch: the page shows it among the node's advanced inputs."""
+    setting = _setting(kind, name, **options)
+    setting.extra_dict["advanced"] = True  # the argument for it came after 0.3.75, the pages knew it before
+    return setting
+
+
 INPUTS = [
     _wired(io.Model, "model"),
     _wired(io.Latent, "latents"),
@@ -78,19 +85,19 @@ INPUTS = [
     _setting(io.Combo, "preset", options=list(PRESETS)),
     _setting(io.Int, "steps", max=1_000_000),
     _setting(io.Int, "rank", max=256),
-    _setting(io.Float, "learning_rate", min=0.0, max=1.0, step=0.000001, round=False),
+    _rare(io.Float, "learning_rate", min=0.0, max=1.0, step=0.000001, round=False),
     _setting(io.String, "name"),
     _wired(io.Conditioning, "negative", optional=True),
     _wired(io.Vae, "vae", optional=True),
     _setting(io.Combo, "start_from", options=[NONE, UNIFIED, *lora_options()], optional=True),
-    _setting(io.String, "stages", optional=True),
-    _setting(io.Int, "batch_size", max=1024, optional=True),
-    _setting(io.Float, "teacher_cfg", min=1.0, max=20.0, step=0.5, optional=True),
-    _setting(io.Int, "preview_every", max=1_000_000, optional=True),
+    _rare(io.String, "stages", optional=True),
+    _rare(io.Int, "batch_size", max=1024, optional=True),
+    _rare(io.Float, "teacher_cfg", min=1.0, max=20.0, step=0.5, optional=True),
+    _rare(io.Int, "preview_every", max=1_000_000, optional=True),
     # A seed that the page changes would start every run anew.
     _setting(io.Int, "seed", max=2**63 - 1, control_after_generate=False, optional=True),
-    _setting(io.Combo, "gradient_checkpointing", options=list(CHOICES["gradient_checkpointing"]), optional=True),
-    _setting(io.Combo, "adversarial", options=list(CHOICES["adversarial"]), optional=True),
+    _rare(io.Combo, "gradient_checkpointing", options=list(CHOICES["gradient_checkpointing"]), optional=True),
+    _rare(io.Combo, "adversarial", options=list(CHOICES["adversarial"]), optional=True),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),

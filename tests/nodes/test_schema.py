@@ -23,3 +23,10 @@ def test_value_on_no_list_is_refused_with_the_list(pack, unet, node, name, value
 def test_unknown_lora_of_the_demo_model_is_refused_with_the_list(pack, unet):
     with pytest.raises(HyperSDError, match=r"the demo model's LoRA must be one of 'unified, 1 to 8 steps'.*got 'nonsense'"):
         pack["HyperSDLoraLoader"].execute(unet, 4, "auto", 0.0, "demo model: nonsense")
+
+
+def test_training_shows_a_few_settings_and_the_rest_is_advanced(pack):
+    settings = [given for given in pack["HyperSDTrainLora"].define_schema().inputs if "default" in given.as_dict()]
+    shown = [given.id for given in settings if not given.as_dict().get("advanced")]
+    assert shown == ["objective", "preset", "steps", "rank", "name", "start_from", "seed"]
+    assert len(settings) == 14
