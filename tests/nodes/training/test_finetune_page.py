@@ -161,7 +161,7 @@ def test_blueprint_trains_stops_goes_on_and_its_lora_draws_the_same(server, page
     assert [path.name for path in (server.base / "output" / "hyper_sd_training").iterdir()] == [run.name]
     said = "[...window.tune.subgraph.nodes].flatMap((n) => n.widgets ?? []).filter((w) => w.name === 'hyper_sd_text')"
     texts = page.evaluate(f"{said}.map((w) => w.value)")
-    assert sorted(text.split()[0] for text in texts) == ["Saved", "20", f"{STEPS}"]  # what each inner node says at the end
+    assert sorted(text.split()[0] for text in texts) == ["20", f"{STEPS}", "Saved"]  # what each inner node says at the end
     for shown in ("sheet", "chart"):
         assert page.evaluate(f"app.nodeOutputs[window.{shown}.id].images.length") == 1
     trained = _drawn(server, page)
