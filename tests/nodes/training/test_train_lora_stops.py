@@ -134,7 +134,8 @@ def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, m
         train(unet)
     hooks.pop().remove()
     assert is_as_before(unet, before)
-    assert steps_taken == [1, 2]
+    # The layers of ComfyUI 0.3.64 do not ask whether to stop: there the step is ended first, and kept.
+    assert steps_taken == ([1, 2] if hasattr(host.comfy.ops, "run_every_op") else [1, 2, 3])
     monkeypatch.setattr("hyper_sd.nodes.training.train_lora.fitted", original)
     train(unet)
     assert steps_taken == [1, 2, 3, 4]
