@@ -74,13 +74,9 @@ def test_list_needs_no_installed_package(tmp_path):
 
 
 @pytest.fixture
-def comfyui(tmp_path):
+def comfyui(tmp_path, comfyui_folder):
     """A folder that looks like a ComfyUI."""
-    for part in ("comfy", "comfy_api/latest"):
-        (tmp_path / "ComfyUI" / part).mkdir(parents=True)
-    for part in ("main.py", "nodes.py", "execution.py"):
-        (tmp_path / "ComfyUI" / part).write_text("")
-    return tmp_path / "ComfyUI"
+    return comfyui_folder(tmp_path / "ComfyUI")
 
 
 @pytest.fixture
@@ -120,7 +116,7 @@ def copied(folder):
     left_out = shutil.ignore_patterns("__pycache__", "model", "recipe", "style")
     for name in ("demo", "models", "samplers", "evaluation"):
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
-    for name in ("install.py", "errors.py", "disk.py", "requirements.txt"):
+    for name in ("install.py", "errors.py", "disk.py", "host_version.py", "requirements.txt"):
         shutil.copy(ROOT / name, folder / name)
     return folder / "install.py"
 

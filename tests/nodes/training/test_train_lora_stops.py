@@ -9,7 +9,6 @@ from hyper_sd.errors import TrainingError, UnsupportedModelError
 from hyper_sd.tests.nodes.training.lora_runs import OBJECTIVES, is_as_before, weights_of
 from hyper_sd.tests.training.runs import equal
 
-STYLE_THEN_DISTIL = "style, then distil"
 FULL = OSError(28, "No space left on device")
 
 
@@ -87,7 +86,7 @@ def test_stopped_run_goes_on_to_the_same_lora(train, host, unet, on_step, interr
 def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, interrupt, steps_taken):
     from hyper_sd.training import checkpoint
 
-    whole, written, original = train(unet, objective=STYLE_THEN_DISTIL, folder="whole"), [], checkpoint.save_file
+    whole, written, original = train(unet, objective=OBJECTIVES[2], folder="whole"), [], checkpoint.save_file
 
     def stopped_in_the_middle(tensors, path, metadata):
         if not written:
@@ -99,11 +98,11 @@ def test_stop_while_a_checkpoint_is_written_leaves_it_whole(train, host, unet, i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save_file", stopped_in_the_middle)
         with pytest.raises(host.comfy.model_management.InterruptProcessingException):
-            train(unet, objective=STYLE_THEN_DISTIL)
+            train(unet, objective=OBJECTIVES[2])
     assert [path.name for path in written[0].parent.iterdir() if path.suffix == ".safetensors"] == ["checkpoint.safetensors"]
     assert not written[0].exists()  # it has its final name
     assert len(steps_taken) < 4  # a style's two steps are kept when they are done
-    assert equal(train(unet, objective=STYLE_THEN_DISTIL).lora, whole.lora)
+    assert equal(train(unet, objective=OBJECTIVES[2]).lora, whole.lora)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -134,8 +133,8 @@ def test_stop_within_a_step_keeps_the_one_before(train, host, unet, interrupt, m
         train(unet)
     hooks.pop().remove()
     assert is_as_before(unet, before)
-    # The layers of ComfyUI 0.3.64 do not ask whether to stop: there the step is ended first, and kept.
-    assert steps_taken == ([1, 2] if hasattr(host.comfy.ops, "run_every_op") else [1, 2, 3])
+    # Where the host's layers do not ask whether to stop (0.3.64), the step is ended first, and kept.
+    assert steps_taken == [1, 2, 3][: 2 if hasattr(host.comfy.ops, "run_every_op") else 3]
     monkeypatch.setattr("hyper_sd.nodes.training.train_lora.fitted", original)
     train(unet)
     assert steps_taken == [1, 2, 3, 4]
