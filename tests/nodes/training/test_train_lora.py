@@ -181,8 +181,8 @@ def test_sdxl_model_learns_with_pooled_text_and_sizes_under_its_own_names(train,
 
 
 @pytest.mark.parametrize(("kind", "zsnr"), [("V_PREDICTION", False), ("V_PREDICTION", True)])
-def test_velocity_models_are_trained(train, host, kind, zsnr):
-    model = host.small_unet(kind)
+def test_velocity_models_are_trained(train, host, unet, kind, zsnr):
+    model = host.small_unet(kind)  # of the size that the fixture unet has set
     model = host.with_sampling(model, "v_prediction", zsnr) if zsnr else model
     made = train(model, objective=OBJECTIVES[1])
     assert made.lora.metadata["hyper_sd_prediction"] == "v_prediction" + (", zero terminal SNR" if zsnr else "")
