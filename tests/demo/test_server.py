@@ -43,7 +43,7 @@ def test_missing_node_shows_the_log(real_comfyui):
 
 
 @pytest.mark.usefixtures("weights")
-def test_workflow_gives_an_image_and_reports_every_step(real_comfyui):
+def test_workflow_gives_an_image_and_reports_its_steps(real_comfyui):
     workflow = load_workflow()
     seen = []
     outputs = real_comfyui.run(
@@ -54,7 +54,8 @@ def test_workflow_gives_an_image_and_reports_every_step(real_comfyui):
     sampling = node_id(workflow, "Sampling")
     assert image.size == (SIZE, SIZE)
     assert image.getextrema()[0] < image.getextrema()[1]
-    assert [(done, total) for done, total, node in seen if node == sampling and done] == [(1, 3), (2, 3), (3, 3)]
+    told = [(done, total) for done, total, node in seen if node == sampling and done]
+    assert told in ([(1, 3), (2, 3), (3, 3)], [(1, 3), (3, 3)])  # hosts from 0.9.1 leave out steps that follow closely
 
 
 @pytest.mark.usefixtures("weights")

@@ -36,9 +36,9 @@ UNET = {
     "image_size": 32,
     "in_channels": 4,
     "model_channels": 32,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 1, 1, 1],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 1, 1],
+    "transformer_depth": [1] * 6,
     "transformer_depth_middle": 1,
     "context_dim": CONTEXT,
     "num_heads": 4,
@@ -49,6 +49,7 @@ UNET = {
     "adm_in_channels": None,
     "dtype": torch.float32,
 }
+OUTPUTS = {"out_channels": 4, "transformer_depth_output": [1] * 9}  # of the UNet alone, which a ControlNet has not
 MMDIT = {
     "in_channels": 16,
     "patch_size": 2,
@@ -97,10 +98,8 @@ def _patcher(make: Callable[[], comfy.model_base.BaseModel]) -> comfy.model_patc
 
 
 def small_unet(kind: str = "EPS", channels: int = 4) -> comfy.model_patcher.ModelPatcher:
-    """Returns a small MODEL with SD1.5's layers; kind is the name of a host ModelType, channels is 9 for inpainting."""
-    config = comfy.supported_models.SD15(
-        {**UNET, "in_channels": channels, "out_channels": 4, "transformer_depth_output": [1] * 9 + [0] * 3}
-    )
+    """Returns a small MODEL of SD1.5's attention layers; kind is a host ModelType's name, channels is 9 for inpainting."""
+    config = comfy.supported_models.SD15({**UNET, **OUTPUTS, "in_channels": channels})
     config.unet_config.update(num_heads=4, num_head_channels=-1)
     return _patcher(lambda: comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType[kind]))
 

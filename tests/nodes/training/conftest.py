@@ -66,6 +66,7 @@ def unet(host, monkeypatch):
     one_level = {"channel_mult": [1], "num_res_blocks": [1], "transformer_depth": [1]}
     for name, value in one_level.items():
         monkeypatch.setitem(host.UNET, name, value)
+    monkeypatch.setitem(host.OUTPUTS, "transformer_depth_output", [1, 1])
     return host.small_unet()
 
 
