@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..errors import ScheduleError
 from ..models.lora_curve import CURVES, LIMIT, percent_between, read_strengths, strengths_of
 from .lora_files import fit, lora_options, lora_path, read_file
-from .schema import CATEGORY, found_as, node_id_of, show_text
+from .schema import CATEGORY, found_as, lasting_text
 
 
 def keyframes_of(model: Any, sigmas: torch.Tensor, strengths: list[float]) -> comfy.hooks.HookKeyframeGroup:
@@ -88,7 +88,6 @@ class HyperSDLoraSchedule(io.ComfyNode):
                 io.Conditioning.Output("positive_scheduled", display_name="positive"),
                 io.Conditioning.Output("negative_scheduled", display_name="negative"),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -100,13 +99,13 @@ class HyperSDLoraSchedule(io.ComfyNode):
         path = lora_path(lora_name)
         _, tensors = read_file(path, model)
         fitting = fit(model, path, tensors)
-        if not fitting.match.is_whole:
-            show_text(f"{path.name}: {fitting.match}.", node_id_of(cls))
         hooks = comfy.hooks.create_hook_lora(lora=fitting.tensors, strength_model=1.0, strength_clip=0.0)
         hooks.set_keyframes_on_hooks(
             keyframes_of(model, sigmas, strengths_of(curve, steps, strength_start, strength_end, values))
         )
-        return io.NodeOutput(*(comfy.hooks.set_hooks_for_conditioning(cond, hooks) for cond in (positive, negative)))
+        scheduled = (comfy.hooks.set_hooks_for_conditioning(cond, hooks) for cond in (positive, negative))
+        said = {} if fitting.match.is_whole else {"ui": lasting_text(f"{path.name}: {fitting.match}.")}
+        return io.NodeOutput(*scheduled, **said)
 
 
 NODES = [HyperSDLoraSchedule]

@@ -49,8 +49,8 @@ def choose(settings: Settings, model: Model, steps: int, written: Written | None
     if model.family is None:
         titles = ", ".join(family.title for family in FAMILIES.values())
         raise UnsupportedModelError(
-            f"There is no Hyper-SD LoRA for {model.name}, only for {titles}. With a few-step LoRA of your own in the prompt, switch "
-            "the Hyper-SD panel off and choose the sampler Hyper-SD TCD yourself."
+            f"There is no Hyper-SD LoRA for {model.name}, only for {titles}. With a few-step LoRA of your own in the prompt, "
+            "switch the Hyper-SD panel off and choose the sampler Hyper-SD TCD yourself."
         )
     found_one_step = settings.variant == "auto" and not written and one_step.start_timestep(model.path)
     if settings.variant == "one-step" or found_one_step:

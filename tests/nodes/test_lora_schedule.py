@@ -141,15 +141,16 @@ def test_wrong_input_says_what_to_do(pack, unet, own, positive, negative, sigmas
         schedule(pack, unet, torch.tensor(sigmas), positive, negative, own, "list", strengths=strengths)
 
 
-def test_layers_that_do_not_fit_are_left_out_and_said(host, worlds, pack, unet, own, positive, negative, monkeypatch):
-    from hyper_sd.nodes import lora_schedule
+def test_layers_that_do_not_fit_are_left_out_and_said(host, pack, unet, own, positive, negative):
+    inpainting, node = host.small_unet(channels=9), pack["HyperSDLoraSchedule"]
 
-    said = []
-    monkeypatch.setattr(lora_schedule, "show_text", lambda text, node_id: said.append(text))
-    inpainting = host.small_unet(channels=9)
-    conds = schedule(pack, inpainting, sigmas_of(inpainting, "simple", 1.0), positive, negative, own, "constant", 1.0)
-    assert "1 modules of other sizes are left out, such as lora_unet_conv_in" in said[0]
-    hook = conds[0][0][1]["hooks"].hooks[0]
+    def run(model):
+        return node.execute(model, sigmas_of(model, "simple", 1.0), positive, negative, own, "constant", 1.0, 0.0, "1")
+
+    made = run(inpainting)
+    (text,) = made.ui.as_dict()["text"]
+    assert text.startswith("own.safetensors: ")
+    assert "1 modules of other sizes are left out, such as lora_unet_conv_in" in text
+    hook = made.args[0][0][1]["hooks"].hooks[0]
     assert not any("lora_unet_conv_in" in key for key in hook.weights)
-    schedule(pack, unet, sigmas_of(unet, "simple", 1.0), positive, negative, own, "constant", 1.0)
-    assert len(said) == 1
+    assert run(unet).ui is None
