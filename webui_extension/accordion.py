@@ -17,7 +17,7 @@ from .planning import Written, choose, describe, run_for
 from .settings_table import TABLE, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
-# A checkbox has a row for itself: gradio 3 and 4 set its sentence above and below the box, so neighbours would not be level.
+# A checkbox has a row for itself: its sentence stands above it, so that of two neighbours the one with more lines is lower.
 SHOWN = (("enabled",), ("steps", "variant"))
 FOLDED = (("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"))
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."

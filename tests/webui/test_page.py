@@ -7,6 +7,8 @@ import torch
 from hyper_sd.tests.webui.panel import panel
 
 PANEL = "#script_{tab}_hypersd_panel"
+OURS = re.compile("hyper.?sd", re.IGNORECASE)
+SHOWN, FOLDED = ("enabled", "steps", "variant"), ("recommended", "strength", "hires_strength", "auto_eta", "eta", "segments")
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def _components(webui) -> dict[str, dict]:
 
 def _labels(component: dict) -> list[str]:
     """Returns a list's entries; newer pages have (label, value) in place of a label."""
-    return [choice if isinstance(choice, str) else choice[0] for choice in component["choices"]]
+    return [choice if isinstance(choice, str) else choice[0] for choice in component.get("choices") or []]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,21 @@ def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
     assert torch.equal(latents, expected.latents)
 
 
+def test_panel_shows_three_controls_and_no_checkbox_has_a_neighbour(page):
+    accordion = page.locator(PANEL.format(tab="txt2img"))
+    parts = {name: page.locator(f"#script_txt2img_hypersd_{name}") for name in (*SHOWN, *FOLDED)}
+    accordion.locator(".label-wrap").first.click()
+    parts["variant"].wait_for()
+    assert [name for name, part in parts.items() if part.is_visible()] == list(SHOWN)
+    accordion.locator(".label-wrap").nth(1).click()
+    parts["segments"].wait_for()
+    boxes = {name: part.bounding_box() for name, part in parts.items()}
+    for name in ("enabled", "recommended", "auto_eta"):
+        top, bottom = boxes[name]["y"], boxes[name]["y"] + boxes[name]["height"]
+        level = [other for other, box in boxes.items() if box["y"] < bottom - 1 and box["y"] + box["height"] > top + 1]
+        assert level == [name]
+
+
 def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
     first = webui.draw(seed=12345, cfg_scale=1.5, **panel(recommended=False, strength=0.65, auto_eta=False, eta=0.55))
     webui.draw(seed=2)
@@ -93,14 +110,27 @@ def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
     assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)
 
 
+def _said(webui, words: str) -> int:
+    return webui.log.read_text(encoding="utf-8", errors="replace").count(words)
+
+
+def _reload(page, webui) -> None:
+    """Presses Reload UI, and opens the page when the host is up; the page's own asking would break a slow host's start."""
+    starts, restarts = _said(webui, "Startup time:"), _said(webui, "Restarting UI")
+    page.locator("#footer").get_by_text("Reload UI").click()
+    for _ in range(300):
+        if _said(webui, "Restarting UI") > restarts:
+            break
+        page.wait_for_timeout(100)
+    page.goto("about:blank")
+    webui.wait(starts + 1)
+    _open(page, webui)
+
+
 def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
     before, module = webui.draw(seed=21, **panel()), webui.ask("/recorder/blip")
     for _ in range(2):
-        starts = webui.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
-        page.locator("#footer").get_by_text("Reload UI").click()
-        page.get_by_text("Reloading").wait_for()
-        webui.wait(starts + 1)
-        _wait(page)  # it loads itself anew
+        _reload(page, webui)
     assert [entry["name"] for entry in webui.ask("/sdapi/v1/samplers")].count("Hyper-SD TCD") == 1
     if webui.has_schedule_types:
         assert [entry["label"] for entry in webui.ask("/sdapi/v1/schedulers")].count("Hyper-SD") == 1
@@ -110,6 +140,27 @@ def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
     assert torch.equal(after.latents, before.latents)
     assert after.infotext == before.infotext
     assert webui.ask("/recorder/blip") == module
+
+
+def _ours(webui) -> list[str]:
+    """Returns this pack's entries in the lists of the tabs, its components and its script, in the page's order."""
+    components, scripts = _components(webui), webui.ask("/sdapi/v1/scripts")["txt2img"]
+    # The host's own settings list LoRA files, and Forge's the samplers of its first start.
+    entries = [entry for name in components if not name.startswith("setting_") for entry in _labels(components[name])]
+    return [text for text in [*entries, *components, *scripts] if OURS.search(text)]
+
+
+def test_reload_ui_with_the_extension_switched_off_leaves_nothing_and_with_it_on_all_is_back(webui, page):
+    before = _ours(webui)
+    assert {"Hyper-SD TCD", "[Hyper-SD] Eta", "setting_hyper_sd_end", "hyper-sd"} <= set(before)
+    try:
+        webui.ask("/sdapi/v1/options", {"disabled_extensions": ["hyper-sd"]})
+        _reload(page, webui)
+        assert _ours(webui) == []
+    finally:
+        webui.ask("/sdapi/v1/options", {"disabled_extensions": []})
+        _reload(page, webui)
+    assert _ours(webui) == before
 
 
 def test_settings_page_has_our_section(webui, page):
