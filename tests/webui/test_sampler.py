@@ -139,7 +139,7 @@ def test_xyz_grid_varies_eta(webui):
     (grid,) = [
         entry for entry in webui.ask("/sdapi/v1/script-info") if entry["name"] == "x/y/z plot" and not entry["is_img2img"]
     ]
-    values = [arg["value"] for arg in grid["args"]]
+    values = [arg["label"] == "Include Sub Images" or arg["value"] for arg in grid["args"]]  # with their infotexts, on reForge
     axes = [i for i, arg in enumerate(grid["args"]) if "[Hyper-SD] Eta" in (arg["choices"] or [])]
     for i in axes:
         values[i] = grid["args"][i]["choices"].index("Nothing")
