@@ -36,6 +36,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS
 SETTINGS = {
     "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
     "show_progress_every_n_steps": 1, "live_previews_image_format": "png",
+    "CLIP_stop_at_last_layers": 1,  # Forge neo's own default is 2
     "k_sched_type": "Automatic", "skip_early_cond": 0.0,  # what was never saved stays as a request's override_settings had it
 }  # fmt: skip
 # Forge-classic of February 2025 takes its default, 0, for the first step, which it so draws at CFG 1; elsewhere -1 is as 0.
