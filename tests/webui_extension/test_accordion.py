@@ -49,7 +49,7 @@ def test_the_page_says_what_will_be_used_and_what_is_missing(host):
         (CHECKPOINTS["sd15"], f"{FOUR}.safetensors is missing"),
         (CHECKPOINTS["sd3"], "Hyper-SD3-4steps-CFG-lora.safetensors is missing"),
         (CHECKPOINTS["flux"], "Hyper-FLUX.1-dev-8steps-lora.safetensors is missing"),
-        (CHECKPOINTS["refiner"], "no Hyper-SD LoRA for the SDXL refiner; choose one of SD1.5, SDXL, SD3, FLUX.1-dev"),
+        (CHECKPOINTS["refiner"], "no Hyper-SD LoRA for the SDXL refiner, only for SD1.5, SDXL, SD3, FLUX.1-dev"),
         (CHECKPOINTS["sd2"], "no Hyper-SD LoRA for SD2.x"),
         (
             [("wheels.round.weight", (8, 8))],
