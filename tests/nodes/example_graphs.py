@@ -78,6 +78,9 @@ LOOK = """() => {
 # Whether Nodes 2.0 have drawn all that is there.
 DRAWN = "app.graph._nodes.every((n) => document.querySelector(`[data-node-id='${n.id}']`)?.offsetHeight)"
 NODES_2 = "Comfy.VueNodes.Enabled"
+# Frontend 1.27 has the setting for an attempt that it does not draw with, and does not call it so yet.
+HAS_NODES_2 = """(name) => app.extensionManager.setting.get(name) !== undefined
+  && (app.ui?.settings?.settingsLookup?.[name]?.name ?? 'Nodes 2.0').includes('Nodes 2.0')"""
 CLOSE = """{
   const wordless = [...document.querySelectorAll('[data-testid=error-overlay] button')].filter((button) => !button.innerText);
   const others = document.querySelectorAll('.p-dialog-close-button, .p-toast-close-button');

@@ -96,7 +96,7 @@ def test_workflow_opens_without_a_red_node_and_nothing_covers_another(page, name
 def nodes_2(page):
     """ComfyUI's page with Nodes 2.0, which makes nodes taller, for one test."""
     setting = "app.extensionManager.setting"
-    if page.evaluate(f"name => {setting}.get(name) === undefined", examples.NODES_2):
+    if not page.evaluate(examples.HAS_NODES_2, examples.NODES_2):
         pytest.skip("this page has no Nodes 2.0")
     before = page.evaluate(f"name => {setting}.get(name)", examples.NODES_2)
     page.evaluate(f"name => {setting}.set(name, true)", examples.NODES_2)
