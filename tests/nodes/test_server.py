@@ -122,11 +122,14 @@ def test_same_seed_gives_the_same_pixels_after_another_seed(server, checkpoint):
     assert np.array_equal(first, np.array(Image.open(io.BytesIO(server.image(entry)))))
 
 
-def test_progress_counts_every_step(server, checkpoint):
+def test_progress_counts_the_steps_to_the_last(server, checkpoint):
+    """Since 0.9.1 the host leaves out what comes within a tenth of a second of the one before, but for the last."""
     steps = []
     server.run(_ksampler(seed=21, steps=8), lambda done, total, node: steps.append((done, total, node)))
     counted = [done for done, total, node in steps if node == "sample" and total == 8 and done > 0]
-    assert sorted(set(counted)) == list(range(1, 9))
+    assert counted == sorted(counted)
+    assert set(counted) <= set(range(1, 9))
+    assert (len(set(counted)) > 1, counted[-1]) == (True, 8)
 
 
 def test_too_few_steps_fail_that_run_with_the_packs_message(server, checkpoint):
