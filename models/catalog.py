@@ -240,7 +240,7 @@ def _distinct(entry: Entry, others: list[Entry]) -> Entry:
 def _read_file(path: Path) -> dict:
     try:
         data = json.loads(path.read_bytes())  # finds out by itself whether it is UTF-8 or UTF-16, with a mark in front or not
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CatalogError(f"{path} cannot be read as JSON: {error}. Mend it, or move it away.") from error
     if (
         not isinstance(data, dict)

@@ -13,10 +13,17 @@ _AROUND = "\"'`\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb\ufeff" + string.whites
 _AGAIN = "set it anew and start the host again"
 
 
-def _around(name: str, value: str, shown: str) -> str:
+def _around(name: str, value: str) -> str:
     if value.strip(_AROUND) == value:
         return ""
-    return f"{name} has quotation marks or blanks around its value ({shown!r}); {_AGAIN}"
+    return f"{name} has quotation marks or blanks around its value ({_shown(value)!r}); {_AGAIN}"
+
+
+def _shown(value: str) -> str:
+    """Returns an address without the name and the password in it, whatever else is wrong with it."""
+    before, at, host = value.rpartition("@")
+    scheme, separator, _ = before.rpartition("://")
+    return f"{scheme}{separator}...@{host}" if at else value
 
 
 def endpoint_problem(value: str) -> str:
@@ -25,10 +32,11 @@ def endpoint_problem(value: str) -> str:
     Args:
         value: of HF_ENDPOINT.
     """
-    problem = _around("HF_ENDPOINT", value, value)
+    problem = _around("HF_ENDPOINT", value)
     if problem or re.fullmatch(r"https?://[^\s/]\S*", value):
         return problem
-    return f"HF_ENDPOINT must be an address such as https://huggingface.co, with https:// in front, got {value!r}; {_AGAIN}"
+    example = "https://huggingface.co, with https:// in front"
+    return f"HF_ENDPOINT must be an address such as {example}, got {_shown(value)!r}; {_AGAIN}"
 
 
 def token_problem(token: str, source: str) -> str:
@@ -61,12 +69,11 @@ def proxy_problem(environment: Mapping[str, str]) -> str:
     """Returns what is wrong with the proxies that the variables name, in either case; empty where nothing is."""
     for name in (written for upper in PROXY_NAMES for written in (upper, upper.lower())):
         value = environment.get(name, "")
-        shown = re.sub(r"//[^/@]*@", "//...@", value)  # a password is not told
-        problem = _around(name, value, shown)
+        problem = _around(name, value)
         scheme, separator, _ = value.partition("://")
         if not problem and separator and scheme.lower() not in PROXY_SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in PROXY_SCHEMES)
-            problem = f"{name} must begin with one of {allowed}, got {shown!r}; {_AGAIN}"
+            problem = f"{name} must begin with one of {allowed}, got {_shown(value)!r}; {_AGAIN}"
         if problem:
             return problem
     return ""

@@ -29,6 +29,7 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"}
+HADA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 DOWN = ("down", "hada_w1_b")  # the parts whose second dimension is the layer's input
 
 
@@ -132,6 +133,9 @@ def _modules(path: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Tenso
 
 def _rank(path: Path, module: str, parts: Mapping[str, Tensor]) -> int | None:
     """Returns a module's rank, checked against both halves of the pair."""
+    lacking = _lacking(parts)
+    if lacking:
+        raise UnsupportedModelError(f"{path} is incomplete: {module[:80]} has no {lacking}. Download or save it again.")
     if "hada_w1_b" in parts:
         return next(iter(parts["hada_w1_b"].shape), None)
     down, up = parts.get("down"), parts.get("up")
@@ -149,6 +153,16 @@ def _rank(path: Path, module: str, parts: Mapping[str, Tensor]) -> int | None:
             "they must be [rank, in, ...] and [out, rank, ...]. Download or save it again."
         )
     return down.shape[0]
+
+
+def _lacking(parts: Mapping[str, Tensor]) -> str:
+    """Returns the factors that a LoHa's or a LoKr's module lacks, in words, "" for a whole one and for other kinds."""
+    if HADA & set(parts):
+        return " and no ".join(sorted(HADA - set(parts)))
+    if any(part.startswith("lokr_w") for part in parts):
+        factors = ("lokr_w1", "lokr_w2")
+        return " and no ".join(f for f in factors if f not in parts and not {f"{f}_a", f"{f}_b"} <= set(parts))
+    return ""
 
 
 def _down(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ def read_strengths(text: str) -> list[float]:
             "comma, for example 1, 0.8, 0.5."
         )
     try:
-        values = [float(part) for part in text.replace(",", " ").split()]
+        values = [float(part) for part in re.sub("[,\uff0c\u3001]", " ", text).split()]  # also the commas of a Chinese keyboard
     except ValueError:
         values = []
     if not values or not all(-LIMIT <= value <= LIMIT for value in values):

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 
 from .families import FAMILIES, STREAM_WIDTHS, TEXT_WIDTHS
 
-_UNET = re.compile(r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|add_embedding|label_emb)_")
+_UNET = re.compile(
+    r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|add_embedding|label_emb|time_embed(?:ding)?)_|"
+    r"conv_(?:in|out)$"
+)
 _CROSS_ATTENTION = re.compile(r"attn2_to_[kv]$")
 # SDXL has three levels, of which the lower two attend, by up to ten blocks each; SD1.5 has four, and the upper three attend.
 _SD_ONLY = re.compile(

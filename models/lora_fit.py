@@ -73,7 +73,7 @@ def _misfit(parts: Mapping[str, Any], weight: Shape | None) -> str:
     if weight is None or not weight:
         return ""
     if "reshape_weight" in parts:  # the host first pads the weight with zeros to this shape
-        padded = [int(size) for size in parts["reshape_weight"].tolist()]
+        padded = [int(size) for size in parts["reshape_weight"].flatten().tolist()]
         if len(padded) != len(weight) or any(size < own for size, own in zip(padded, weight, strict=True)):
             return f"it is padded to {_worded(padded)}, the model's layer has {_worded(weight)}"
         weight = padded

@@ -149,7 +149,13 @@ def test_wrong_own_entry_is_refused_by_name(user_file, change, said):
     assert f"{path}, entry 1" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"entries": {}}', '{"entries": [3]}', '{"entries": [], "licences": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"entries": {}}', '{"entries": [3]}', '{"entries": [], "licences": []}'),
+        pytest.param("[" * 100_000, id="nested too deeply"),
+    ],
+)
 def test_wrong_user_file_is_refused_by_name(tmp_path, text):
     path = tmp_path / "catalog.json"
     path.write_text(text, encoding="utf-8")

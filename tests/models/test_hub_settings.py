@@ -140,8 +140,14 @@ def test_wrong_proxy_is_told_at_once(world, waits, client, value, words):
     assert (waits, world.hub.requests) == ([], [])
 
 
-def test_password_of_a_proxy_is_not_told():
-    assert "secret" not in proxy_problem({"https_proxy": " http://me:secret@127.0.0.1:7890"})
+@pytest.mark.parametrize("value", [" http://me:secret@host", "'me:secret@host'", "socks4://me:p@secret@host"])
+def test_password_in_an_address_is_not_told(value):
+    for problem in (proxy_problem({"https_proxy": value}), endpoint_problem(value)):
+        assert "secret" not in problem
+        assert "...@host" in problem
+
+
+def test_right_proxy_has_no_problem():
     assert proxy_problem({"https_proxy": "http://me:secret@127.0.0.1:7890", "ALL_PROXY": "127.0.0.1:7890"}) == ""
 
 

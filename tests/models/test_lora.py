@@ -206,6 +206,28 @@ def test_relatives_of_lora_are_named(parts, kind, rank, file):
     assert (info.kind, info.rank, info.family, info.modules) == (kind, rank, "sd15", 1)
 
 
+@pytest.mark.parametrize(
+    ("parts", "lacking"),
+    [
+        (("hada_w1_a", "hada_w1_b"), "no hada_w2_a and no hada_w2_b"),
+        (("hada_w1_a", "hada_w2_a", "hada_w2_b"), "no hada_w1_b"),
+        (("lokr_w1", "lokr_w2_a"), "no lokr_w2"),
+        (("lokr_w1_a", "lokr_w2"), "no lokr_w1"),
+    ],
+)
+def test_module_without_all_of_its_factors_is_refused(parts, lacking, file):
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    write_tensors(file, [(f"{name}.{part}", (8, 8), None) for part in parts])
+    with pytest.raises(UnsupportedModelError, match=f"is incomplete: {name} has {lacking}. Download or save it again"):
+        read_lora(file)
+
+
+@pytest.mark.parametrize("name", ["lora_unet_time_embedding_linear_1", "diffusion_model.time_embed.0", "lora_unet_conv_in"])
+def test_layers_that_several_families_have_tell_no_family(name, file):
+    pair = [(f"{name}.lora_down.weight", (4, 320), None), (f"{name}.lora_up.weight", (1280, 4), None)]
+    assert read_lora(write_tensors(file, pair)).family is None
+
+
 def test_written_values_are_those_the_header_describes(file):
     load_file = pytest.importorskip("safetensors.numpy").load_file
     loaded = load_file(write_lora(file, "sd15", 2))

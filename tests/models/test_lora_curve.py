@@ -31,7 +31,10 @@ def test_unknown_curve_names_the_known_ones():
         strengths_of("square", 2, 0, 0)
 
 
-@pytest.mark.parametrize(("text", "values"), [("1, 0.8, .5", [1, 0.8, 0.5]), (" 1 -2 ", [1, -2]), ("10", [10])])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("1, 0.8, .5", [1, 0.8, 0.5]), (" 1 -2 ", [1, -2]), ("10", [10]), ("1\uff0c0.8\u3001 .5", [1, 0.8, 0.5])],
+)
 def test_numbers_are_read_with_commas_or_spaces(text, values):
     assert read_strengths(text) == values
 

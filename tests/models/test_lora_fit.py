@@ -74,6 +74,8 @@ def test_a_padded_weight_is_compared_by_its_padded_shape():
     assert match(control, {"img_in": (3072, 64)}).matched == 1
     for narrow in ((3072, 256), (3072, 64, 1, 1)):
         assert "it is padded to 3072 x 128" in match(control, {"img_in": narrow}).misfits["img_in"]
+    control["img_in.reshape_weight"] = torch.tensor(3072)  # no shape at all
+    assert "it is padded to 3072, " in match(control, {"img_in": (3072, 64)}).misfits["img_in"]
 
 
 def test_what_does_not_fit_is_taken_out():

@@ -42,7 +42,11 @@ class Sidecars:
         for name, source in files.items():
             path = PurePosixPath(name)
             if path.suffix.lower() in SIDECARS:
-                self._files[_key(path.with_suffix("").as_posix()), path.suffix.lower()] = name, source
+                place = _key(path.with_suffix("").as_posix()), path.suffix.lower()
+                if place in self._files:
+                    notes.append(Remark(name, f"is not used, {self._files[place][0]} has the same name"))
+                else:
+                    self._files[place] = name, source
 
     def caption(self, picture: str) -> str:
         """Returns the caption of a picture, blank where it has none.

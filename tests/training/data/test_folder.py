@@ -1,6 +1,7 @@
 """Folders as people have them: which files are taken, and that the others are named."""
 
 import json
+import sys
 
 import pytest
 from hyper_sd.errors import TrainingError
@@ -110,6 +111,16 @@ def test_caption_file_with_the_whole_name_belongs_to_that_picture_alone(tmp_path
     write(tmp_path, "a.jpg.txt", "the photo")
     write(tmp_path, "a.txt", "the drawing")
     assert captions(scan_folder(tmp_path, RULES)) == {"a.jpg": "the photo", "a.png": "the drawing"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take both names for one file")
+def test_second_caption_of_one_name_in_another_case_is_told(tmp_path):
+    write(tmp_path, "a.png", picture())
+    for name in ("a.TXT", "a.txt"):
+        write(tmp_path, name, name)
+    found = scan_folder(tmp_path, RULES)
+    assert captions(found) == {"a.png": "a.TXT"}
+    assert [(note.name, note.reason) for note in found.notes] == [("a.txt", "is not used, a.TXT has the same name")]
 
 
 def test_blank_caption_gives_way_to_the_next_and_unused_ones_are_told(tmp_path):

@@ -209,7 +209,7 @@ def test_bad_setting_ends_with_one_line_before_anything_is_encoded(train, tmp_pa
 
 
 UNUSABLE = {
-    "LoHa": ({"lora_unet_x.hada_w1_a": torch.zeros(4, 2), "lora_unet_x.hada_w1_b": torch.zeros(2, 4)}, "is a LoHa"),
+    "LoKr": ({"lora_unet_x.lokr_w1": torch.zeros(2, 2), "lora_unet_x.lokr_w2": torch.zeros(2, 2)}, "is a LoKr"),
     "foreign modules": (pairs({"lora_unet_mid_block_nowhere": (8, 8)}), "has not"),
     "text encoder alone": (pairs({"lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 8)}), "has not"),
     "other sizes": (pairs({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (8, 8)}), "choose another LoRA"),
