@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..demo.recipe import emoji
-from ..models.embedded import CHECKPOINT, LORAS
+from ..models.embedded import CHECKPOINT, LORAS, ONE_STEP, lora_title
 
 CFG, ETA = 4.0, 0.3  # of the base without a LoRA; of the unified LoRA
 BATCH = 64  # pictures drawn together
@@ -50,7 +50,10 @@ def generate_all(vae, denoiser, prompts: list[str], *, seed: int, **settings) ->
 
 
 class Painter:
-    """The embedded model with its LoRAs as adapter sets, each named by the number of segments it was distilled on."""
+    """The embedded model with its LoRAs as adapter sets, each named by the number of segments it was distilled on.
+
+    The LoRA for one step is called as the nodes call it.
+    """
 
     def __init__(self) -> None:
         from safetensors import safe_open
@@ -60,11 +63,12 @@ class Painter:
         from ..training.lora_layers import LoraLayers
 
         self.vae, self.denoiser = load_checkpoint(CHECKPOINT)
-        paths = {number: path for (_, number), path in LORAS.items()}  # an n-step LoRA has n segments, the unified one 1
-        with safe_open(paths[1], "pt") as file:
+        # an n-step LoRA has n segments, the unified one 1
+        paths = {lora_title(key) if key == ONE_STEP else str(key[1]): path for key, path in LORAS.items()}
+        with safe_open(paths["1"], "pt") as file:
             self.layers = LoraLayers(self.denoiser.unet, int(file.metadata()["ss_network_dim"]))
-        for segments, path in paths.items():
-            load_lora(path, self.layers, str(segments))
+        for name, path in paths.items():
+            load_lora(path, self.layers, name)
 
     def paint(self, prompts: list[str], steps: int, seed: int, lora: int | None = None) -> np.ndarray:
         """Returns a picture of each prompt, uint8 [n, 128, 128, 3].

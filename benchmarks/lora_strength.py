@@ -1,4 +1,4 @@
-"""At which strength, from which file and with which eta to draw in few steps, step count by step count.
+"""At which strength, from which file, with which eta and from which timestep to draw in few steps, step count by step count.
 
 One command, from the repository root, in an environment with the `recipe` and `quality` extras, for the embedded model:
 
@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from ..evaluation.metrics import retrieval_accuracy
+from ..models.embedded import ONE_STEP, lora_title
 from ..models.families import FAMILIES
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
@@ -39,6 +40,7 @@ from .lora_strength_report import Cell, Cells, Draw
 from .measure import Features, add_machine_option, add_work_option, command_line, logger, start_logging, versions, write_result
 
 MANY, MANY_SEED = 25, 100
+SWEEPS = ("strength", "strength_eta_1", "eta", "start", "file")
 PROMPTS = (
     "a red fox in the snow", "a lighthouse at sunset", "a bowl of fruit on a table", "portrait of an old fisherman",
     "a steam train on a bridge", "a cat asleep on a sofa", "a city street at night in the rain", "a field of sunflowers",
@@ -52,7 +54,7 @@ PROMPTS = (
 
 
 class DemoModel:
-    """The embedded model with its LoRAs "1", "2", "4" and "8", each a set named by its number of segments."""
+    """The embedded model with its LoRAs "1", "2", "4" and "8", named by their segments, and the one for a single step."""
 
     batch, device = 16, "cpu"
 
@@ -71,7 +73,7 @@ class DemoModel:
 
         how: dict[str, Any] = {"cfg": CFG}
         if draw.lora:
-            how = {"cfg": 1.0, "eta": draw.eta, "num_segments": draw.num_segments}
+            how = {"cfg": 1.0, "eta": draw.eta, "num_segments": draw.num_segments, "start_timestep": draw.start_timestep}
         return generate(self.painter.vae, self.painter.denoiser, prompts, steps=draw.steps, seed=seed, **how).numpy()
 
     def landmarks(self, features: Callable[[np.ndarray], torch.Tensor], many: torch.Tensor) -> tuple:
@@ -134,7 +136,7 @@ class OwnModel:
             predicted = denoiser.guided(seen, t, texts[0], {} if draw.lora else texts[1], cfg).float()
             return denoiser.diffusion.pred_x0(scaled, predicted, t)
 
-        sigmas = hyper_sd_sigmas(self.schedule, draw.steps, draw.num_segments)
+        sigmas = hyper_sd_sigmas(self.schedule, draw.steps, draw.num_segments, start_timestep=draw.start_timestep)
         side = self.size // self.model.scale_factor
         shape = (len(prompts), self.model.latent_channels, side, side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -225,6 +227,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=10, help="embedded model: every n-th of its 632 concepts")
     parser.add_argument("--steps", type=int, nargs="+", default=list(sweep.STEPS))
     parser.add_argument("--strengths", type=float, nargs="+", default=list(sweep.STRENGTHS))
+    parser.add_argument("--starts", type=int, nargs="+", default=list(sweep.STARTS), help="timesteps of a single step")
+    parser.add_argument("--only", nargs="+", choices=SWEEPS, help="only these sweeps; default all")
     own = parser.add_argument_group("a model of one's own")
     own.add_argument("--checkpoint", type=Path, help="a .safetensors file or a diffusers folder")
     own.add_argument("--lora", type=Path, help="a LoRA file in kohya's names, such as the released ones")
@@ -240,20 +244,32 @@ def options() -> argparse.Namespace:
     return given
 
 
+def sweeps_of(given: argparse.Namespace) -> dict[str, sweep.Sweep]:
+    """Returns the sweeps that the command line asks for, by name.
+
+    Args:
+        given: the command line.
+    """
+    lora, segments = ("lora", given.num_segments) if given.lora else ("1", 1)
+    few = [n for n in given.steps if segments < n <= 4]  # where a high eta may be the better one, as the eta sweep tells
+    loras = {"LoRA": lora} if given.lora else {"unified": lora, "one-step file": lora_title(ONE_STEP)}
+    sweeps = {
+        "strength": sweep.strength_sweep(lora, given.steps, given.strengths, segments),
+        "strength_eta_1": sweep.strength_sweep(lora, few, given.strengths, segments, eta=1.0),
+        "eta": sweep.eta_sweep(lora, given.steps, sweep.ETAS, segments),
+    }
+    sweeps |= {"start": sweep.start_sweep(loras, given.starts)} if segments == 1 else {}
+    sweeps |= {} if given.lora else {"file": sweep.file_sweep()}
+    return {name: rows for name, rows in sweeps.items() if not given.only or name in given.only}
+
+
 def main() -> None:
     """Reads the command line, draws what is left to draw, and writes JSON and a plot."""
     import diffusers
 
     given = options()
     start_logging(with_time=True)
-    lora, segments = ("lora", given.num_segments) if given.lora else ("1", 1)
-    few = [n for n in given.steps if segments < n <= 4]  # where a high eta may be the better one, as the eta sweep tells
-    sweeps = {
-        "strength": sweep.strength_sweep(lora, given.steps, given.strengths, segments),
-        "strength_eta_1": sweep.strength_sweep(lora, few, given.strengths, segments, eta=1.0),
-        "eta": sweep.eta_sweep(lora, given.steps, sweep.ETAS, segments),
-    }
-    sweeps |= {} if given.lora else {"file": sweep.file_sweep()}
+    sweeps = sweeps_of(given)
     what = f"the embedded model, every {given.every}th concept"
     if given.lora:
         shown = given.prompts.name if given.prompts else "the pack's prompts"
@@ -273,7 +289,8 @@ def main() -> None:
         **found,
     }  # fmt: skip
     write_result(result, given.out)
-    sweep.plot(found["strength"], given.out.with_suffix(".png"), f"LoRA strength, {what}, eta {sweep.DEFAULT_ETA:g}")
+    if "strength" in found:
+        sweep.plot(found["strength"], given.out.with_suffix(".png"), f"LoRA strength, {what}, eta {sweep.DEFAULT_ETA:g}")
     for name, rows in found.items():
         table = sweep.strength_table if name.startswith("strength") else sweep.option_table
         logger.info("%s\n%s", name, table(rows))

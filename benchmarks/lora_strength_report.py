@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ..samplers.timesteps import LAST_TIMESTEP
+
 STRENGTHS, STEPS = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25), tuple(range(1, 9))
 ETAS, DEFAULT_ETA = (0.0, 0.3, 0.6, 1.0), 0.3
+STARTS = (700, 750, 800, 850, 900, 950, LAST_TIMESTEP)  # of a single step
 GROUPS = 16  # of prompts, left out one at a time
 DOUBT = 2.0  # standard errors within which two options are not told apart: about 95 % with 16 groups
 METRICS = {"kid": 1, "top1": -1}  # 1: lower is better
@@ -28,6 +31,7 @@ class Draw:
         strength: of the LoRA.
         num_segments: of the sampler.
         eta: of the sampler, 0 deterministic .. 1.
+        start_timestep: where the first step is, from noise of deviation 1 in the model's own scale.
     """
 
     lora: str | None
@@ -35,6 +39,7 @@ class Draw:
     strength: float = 1.0
     num_segments: int = 1
     eta: float = DEFAULT_ETA
+    start_timestep: int = LAST_TIMESTEP
 
     @property
     def key(self) -> str:
@@ -43,7 +48,8 @@ class Draw:
             return f"base, {self.steps} steps"
         # a single step, and steps that span their segments, are drawn alike at every eta
         eta = 0.0 if self.steps in (1, self.num_segments) else self.eta
-        return f"{self.lora}, {self.steps} steps, strength {self.strength:g}, {self.num_segments} segments, eta {eta:g}"
+        start = f", from {self.start_timestep}" if self.start_timestep < LAST_TIMESTEP else ""
+        return f"{self.lora}, {self.steps} steps, strength {self.strength:g}, {self.num_segments} segments, eta {eta:g}{start}"
 
 
 Sweep = dict[int, dict[str, Draw]]  # steps -> option -> how it is drawn
@@ -60,6 +66,16 @@ def eta_sweep(lora: str, steps: Sequence[int], etas: Sequence[float], num_segmen
     """Returns every eta where it has an effect."""
     rows = [n for n in steps if n > num_segments]
     return {n: {f"{eta:g}": Draw(lora, n, 1.0, num_segments, eta) for eta in etas} for n in rows}
+
+
+def start_sweep(loras: dict[str, str], starts: Sequence[int] = STARTS) -> Sweep:
+    """Returns every start timestep of a single step.
+
+    Args:
+        loras: name in the tables -> the adapter set.
+        starts: the timesteps.
+    """
+    return {1: {f"{name}, {t}": Draw(lora, 1, start_timestep=t) for name, lora in loras.items() for t in starts}}
 
 
 def file_sweep(etas: Sequence[float] = ETAS) -> Sweep:

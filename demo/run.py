@@ -13,7 +13,9 @@ from PIL import Image
 
 from ..disk import write_whole
 from ..evaluation.contact_sheet import contact_sheet
-from ..models.embedded import SIZE, UNIFIED_STEPS
+from ..models.embedded import ONE_STEP, SIZE, UNIFIED_STEPS, lora_title
+from ..models.file_plan import plan_for_embedded
+from ..samplers.timesteps import LAST_TIMESTEP
 from .base_directory import BASE, offer_checkpoint, prepare
 from .checkpoint import read_checkpoint
 from .console import StatusLine, progress_text, say
@@ -35,6 +37,7 @@ class Drawing:
         lora: one of the demo model node's LoRAs.
         cfg: guidance, 1 is off.
         steps: model evaluations.
+        start_timestep: where the first of them is.
     """
 
     label: str
@@ -42,6 +45,7 @@ class Drawing:
     lora: str
     cfg: float
     steps: int
+    start_timestep: int = LAST_TIMESTEP
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Drawn:
 
 
 def plan_drawings(steps: tuple[int, ...], cfg: float, with_lora: bool) -> list[Drawing]:
-    """Returns a row without LoRA, then, for the demo model, a row with its unified LoRA at CFG 1 for every count up to 8.
+    """Returns a row without LoRA, then, for the demo model, a row with its LoRAs at CFG 1 for every count up to 8.
 
+    One step is drawn with the LoRA that was made for one, from that file's own timestep, more steps with the unified LoRA.
     Fewer steps come first, so that the two rows stand under each other.
 
     Args:
@@ -72,7 +77,9 @@ def plan_drawings(steps: tuple[int, ...], cfg: float, with_lora: bool) -> list[D
     rows = [Drawing(f"{base}{step_label(n)}", f"{n:02d}", NO_LORA, cfg, n) for n in counts]
     if with_lora:
         few = [n for n in counts if n <= UNIFIED_STEPS]
-        rows += [Drawing(f"Hyper-SD, {step_label(n)}", f"hyper-sd-{n:02d}", UNIFIED_LORA, 1.0, n) for n in few]
+        one, start = lora_title(ONE_STEP), plan_for_embedded(1)[0].start_timestep
+        loras = {n: (UNIFIED_LORA, 1.0, n) if n > 1 else (one, 1.0, n, start) for n in few}
+        rows += [Drawing(f"Hyper-SD, {step_label(n)}", f"hyper-sd-{n:02d}", *loras[n]) for n in few]
     return rows
 
 
@@ -147,7 +154,7 @@ def draw(server: ComfyServer, settings: dict, drawings: list[Drawing], options: 
             if node == sampling:
                 line.update(progress_text(label, done, total, time.monotonic() - started))
 
-        own = {"steps": drawing.steps, "cfg": drawing.cfg, "lora": drawing.lora}
+        own = {"steps": drawing.steps, "cfg": drawing.cfg, "lora": drawing.lora, "start_timestep": drawing.start_timestep}
         outputs = server.run(fill_workflow(workflow, **settings, **own), on_progress=show)
         content = server.image(outputs[save]["images"][0])
         path = options.out / f"{slug(options.prompt)}-seed{options.seed}-{drawing.file_part}.png"

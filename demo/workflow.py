@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ..models.embedded import lora_title
+from ..samplers.timesteps import LAST_TIMESTEP
 
 WORKFLOW = Path(__file__).resolve().parent / "workflow.json"
 NO_LORA, UNIFIED_LORA = "none", lora_title(("unified", 1))  # HyperSDDemoModel's names
@@ -32,6 +33,7 @@ def fill_workflow(
     size: int,
     checkpoint: str | None,
     lora: str = NO_LORA,
+    start_timestep: int = LAST_TIMESTEP,
 ) -> dict:
     """Returns a copy of the workflow with these settings.
 
@@ -39,6 +41,7 @@ def fill_workflow(
         size: width and height in pixels.
         checkpoint: its name in CheckpointLoaderSimple, None for the demo model.
         lora: the demo model's, as its node lists them.
+        start_timestep: where the first step is.
     """
     filled = copy.deepcopy(workflow)
 
@@ -49,7 +52,7 @@ def fill_workflow(
     inputs("Prompt")["text"] = prompt
     inputs("Negative prompt")["text"] = negative
     inputs("Size").update(width=size, height=size)
-    inputs("Steps")["steps"] = steps
+    inputs("Steps").update(steps=steps, start_timestep=start_timestep)
     inputs("Sampler")["eta"] = eta
     inputs("Sampling").update(noise_seed=seed, cfg=cfg)
     if checkpoint:

@@ -15,16 +15,20 @@ SIZE = 128  # side in pixels of the squares it draws
 UNIFIED_STEPS = 8  # the most that its unified LoRA is made for
 
 LoraKey = tuple[str, int]  # variant and steps, as an entry of the catalogue has them: the unified LoRA's number is 1
+ONE_STEP: LoraKey = ("n-step", 1)  # trained for one step from the timestep that its metadata says
 LORAS: dict[LoraKey, Path] = {
     key: FOLDER / f"hyper_sd_demo_{key[1]}step{'s' * (key[1] > 1)}_lora.safetensors"
     for key in (("unified", 1), ("n-step", 8), ("n-step", 4), ("n-step", 2))
 }
+LORAS[ONE_STEP] = FOLDER / "hyper_sd_demo_one_step_lora.safetensors"
 
 
 def lora_title(key: LoraKey) -> str:
     """Returns the name under which the nodes offer a LoRA; saved workflows hold it."""
     variant, steps = key
-    return f"unified, 1 to {UNIFIED_STEPS} steps" if variant == "unified" else f"{steps} steps"
+    if variant == "unified":
+        return f"unified, 1 to {UNIFIED_STEPS} steps"
+    return "one step" if key == ONE_STEP else f"{steps} steps"
 
 
 LORA_TITLES: dict[str, LoraKey] = {lora_title(key): key for key in LORAS}
@@ -35,11 +39,11 @@ def lora_file(variant: str, steps: int) -> Path:
 
     Args:
         variant: "unified" or "n-step".
-        steps: the number in the LoRA's name: 1 for the unified one.
+        steps: the number that it was made for: 1 for the unified one, too.
     Raises: UnsupportedModelError when the embedded model has no such LoRA.
     """
     if (variant, steps) not in LORAS:
         raise UnsupportedModelError(
-            "The demo model has a unified LoRA, and LoRAs for 2, 4 and 8 steps; choose auto, unified or n-step, 1 to 8 steps."
+            "The demo model has a unified LoRA, and some for 1, 2, 4 and 8 steps; choose auto, unified or n-step, 1 to 8 steps."
         )
     return LORAS[variant, steps]

@@ -1,13 +1,14 @@
 """How to sample with a LoRA file that a person chose in place of the released one."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import UnsupportedModelError
 from .catalog import Entry, load_catalog
-from .embedded import EMBEDDED
+from .embedded import EMBEDDED, FAMILY, ONE_STEP, lora_file
 from .families import FAMILIES, title_of
 from .lora_plan import LoraPlan, as_measured, plan, plan_of
-from .recognition import Recognition
+from .recognition import Recognition, recognise
 
 _MADE = {
     "embedded": "This LoRA of the demo model was made",
@@ -53,6 +54,24 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> 
     return replace(chosen, file=known.file, entry_id=known.entry.id if known.entry else None)
 
 
+def plan_for_embedded(steps: int, variant: str = "auto") -> tuple[LoraPlan, Path | None]:
+    """Returns how to sample the embedded model with a LoRA of its own, and that file; None for the variant "merged".
+
+    Args:
+        steps: model evaluations, 1 to 8.
+        variant: one of VARIANTS. At 1 step "auto" and "n-step" are the LoRA for one step.
+    Raises: ScheduleError for a step count; UnsupportedModelError for a kind of LoRA that it has not.
+    """
+    key = ONE_STEP
+    if steps != 1 or variant not in ("auto", "n-step"):
+        chosen = plan(FAMILY, steps, variant)
+        if chosen.file is None:
+            return chosen, None
+        key = chosen.variant, load_catalog().get(chosen.entry_id).steps
+    path = lora_file(*key)
+    return plan_for_file(FAMILY, steps, "auto", recognise(path)), path
+
+
 def _recipe(family: str, steps: int, known: Recognition) -> LoraPlan | None:
     """Returns the file's own recipe, None where none is known for this family."""
     entry = known.entry or _like(family, known)
@@ -77,6 +96,9 @@ def _like(family: str, known: Recognition) -> Entry | None:
     entry = next(entry for entry in load_catalog() if (entry.family, entry.kind) == (family, known.variant))
     if known.variant == "n-step":
         entry = replace(entry, steps=known.steps, num_segments=known.steps)
+    if known.start_timestep:
+        settings = replace(entry.settings, grid="tcd", start_timestep=known.start_timestep)
+        entry = replace(entry, settings=settings)
     return entry
 
 
@@ -88,7 +110,7 @@ def _chosen_reason(known: Recognition) -> str:
     if known.entry:
         what = f"{'this is' if known.is_certain else 'by its name this is'} {known.entry.name}"
     else:
-        count = "1 to 8 steps" if known.variant == "unified" else f"{known.steps} steps"
+        count = "1 to 8 steps" if known.variant == "unified" else f"{known.steps} step{'s' * (known.steps > 1)}"
         what = f"{_MADE[known.evidence][0].lower()}{_MADE[known.evidence][1:]} for {count}"
     return f"The variant that you chose is kept, but {what}; auto takes its own recipe."
 

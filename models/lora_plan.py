@@ -5,14 +5,14 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
-from ..samplers.timesteps import hyper_sd_timesteps
+from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps
 from .catalog import Entry, load_catalog
 from .embedded import EMBEDDED
 from .families import FAMILIES, title_of
 
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")
 # "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it. The
-# last three are of a person's own file.
+# last three are of a person's own file; "your choice" is also a start timestep of their own.
 SOURCES = ("released recipe", "field practice", "measured here", "derived", "its own training", "your choice", "a guess")
 AUTHORS = "The authors made this file"
 MAX_STEPS = 16
@@ -22,11 +22,15 @@ FIELD_CFG = 3.5  # field practice below its 8 steps; the authors give 5 to 8 for
 # The authors' examples have eta 1 and lower it at more steps, without numbers; TCD's usual value is 0.3. Between them, a line.
 UNIFIED_ETA = {1: 1.0, 2: 1.0, 3: 0.9, 4: 0.8, 5: 0.6, 6: 0.5, 7: 0.4, 8: 0.3}
 
-# (model, variant, steps) -> what was measured: strength, eta, num_segments or cfg; and "reason", the evidence in a sentence.
+# (model, variant, steps) -> what was measured: strength, eta, num_segments, cfg or start_timestep; and "reason", the evidence.
 # The model is a family, or EMBEDDED, whose LoRAs are not the released ones: its numbers say nothing certain about those.
 _LOWER = "Measured on this model: nearest to its own 25-step pictures; strength 1 is behind by two standard errors or more."
 MEASURED: dict[tuple[str, str, int], dict[str, Any]] = {
-    (EMBEDDED, "unified", 1): {"strength": 0.75, "reason": _LOWER},
+    (EMBEDDED, "unified", 1): {
+        "strength": 1.0,
+        "start_timestep": 800,
+        "reason": "Measured on this model: one step from timestep 800 comes nearer to its own 25-step pictures than from 999.",
+    },
     **{(EMBEDDED, "unified", steps): {"strength": 0.75, "eta": 1.0, "reason": _LOWER} for steps in (2, 3, 4)},
 }
 
@@ -77,7 +81,8 @@ class LoraPlan:
 
     def __str__(self) -> str:
         parts = [f"{self.file}, strength {self.strength:g}" if self.file else f"no LoRA ({self.variant} checkpoint)"]
-        parts += [f"{self.steps} step{'s' * (self.steps > 1)}", self.sampler, f"{self.grid} grid"]
+        lower = f" from timestep {self.start_timestep}" if self.start_timestep < LAST_TIMESTEP else ""
+        parts += [f"{self.steps} step{'s' * (self.steps > 1)}", self.sampler, f"{self.grid} grid{lower}"]
         if self.grid != "default":
             parts += [f"{self.num_segments} segment{'s' * (self.num_segments > 1)}", f"eta {self.eta:g}"]
         parts += [f"CFG {self.cfg:g}"] + ([f"guidance {self.guidance:g}"] if self.guidance else [])
@@ -133,6 +138,37 @@ def as_measured(recommended: LoraPlan, model: str) -> LoraPlan:
     """
     row = MEASURED.get((model, recommended.variant, recommended.steps))
     return replace(recommended, **row, source="measured here") if row else recommended
+
+
+def starting_at(chosen: LoraPlan, start_timestep: int | None) -> LoraPlan:
+    """Returns the plan with the first timestep that a person chose, and says so in its reason.
+
+    Args:
+        chosen: the plan.
+        start_timestep: 1 to 999; 0 or None leaves the plan's own.
+    Raises: UnsupportedModelError for a plan on the host's own grid; ScheduleError for another number, and for one that leaves
+        too few timesteps for the steps.
+    """
+    if start_timestep in (0, None):
+        return chosen
+    if chosen.grid == "default":
+        title = FAMILIES[chosen.family].title
+        raise UnsupportedModelError(
+            f"start_timestep is for SD1.5 and SDXL; on {title} the host's own grid is walked from its start. Set it to 0, got "
+            f"{start_timestep}."
+        )
+    is_whole = isinstance(start_timestep, int) and not isinstance(start_timestep, bool)
+    if not is_whole or not 1 <= start_timestep <= LAST_TIMESTEP:
+        raise ScheduleError(
+            f"start_timestep must be 1 to {LAST_TIMESTEP}, got {start_timestep!r}; 0 takes what the file was made for."
+        )
+    if start_timestep == chosen.start_timestep:
+        return chosen
+    source = chosen.source if chosen.source == "a guess" else "your choice"
+    reason = f"{chosen.reason} It starts at {start_timestep}, as you chose, in place of {chosen.start_timestep}."
+    moved = replace(chosen, start_timestep=start_timestep, reason=reason, source=source)
+    moved.timesteps()  # says now, and not while sampling, that they are too few
+    return moved
 
 
 def _require(what: str, steps: int, low: int, high: int, remedy: str) -> None:
@@ -209,6 +245,8 @@ def _unified(entry: Entry, steps: int, made: str) -> LoraPlan:
 
 
 def _n_step(entry: Entry, steps: int, made: str) -> LoraPlan:
+    if entry.steps == 1:
+        return _one_step(entry, steps, made)
     if entry.steps == steps:
         return _from(entry, steps, f"{made} for exactly {steps} steps.")
     reason = f"{made} for {entry.steps} steps"
@@ -217,6 +255,13 @@ def _n_step(entry: Entry, steps: int, made: str) -> LoraPlan:
     else:
         reason += f": set steps to {entry.steps}, since fewer jump across its segments."
     return _from(entry, steps, reason, "derived", num_segments=min(entry.num_segments, steps))
+
+
+def _one_step(entry: Entry, steps: int, made: str) -> LoraPlan:
+    reason = f"{made} for exactly 1 step, from timestep {entry.settings.start_timestep}"
+    if steps == 1:
+        return _from(entry, steps, f"{reason}.")
+    return _from(entry, steps, f"{reason}: set steps to 1, others are untried.", "derived")
 
 
 def _cfg(entry: Entry, steps: int, made: str) -> LoraPlan:

@@ -15,7 +15,8 @@ from .header import read_header
 # From certain to unknown. "catalogue": the name and the size of a catalogue file whose hash nobody has written down.
 EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "nothing")
 _OBJECTIVE, _STAGES, _SEGMENTS = "hyper_sd_objective", "hyper_sd_stages", "num_segments"  # what this pack's training writes
-_NUMBER = re.compile(r"[1-9]\d?")
+_START = "hyper_sd_start_timestep"  # in a LoRA that was trained for one step: where that step starts, "1" to "999"
+_NUMBER, _TIMESTEP = re.compile(r"[1-9]\d?"), re.compile(r"[1-9]\d{0,2}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Recognition:
         variant: "unified", "n-step" or "cfg"; None where nothing is known, and for a style without few steps.
         steps: the number of steps that it was made for, 1 for a unified LoRA, 0 where variant is None.
         entry: the catalogue's; where evidence is "name", the one whose name it has.
+        start_timestep: where its one step starts, 1 to 999, of a LoRA that was trained for exactly one step; None of others.
     """
 
     file: str
@@ -35,6 +37,7 @@ class Recognition:
     variant: str | None = None
     steps: int = 0
     entry: Entry | None = None
+    start_timestep: int | None = None
 
     @property
     def is_certain(self) -> bool:
@@ -60,7 +63,7 @@ def recognise(path: Path, catalog: Catalog | None = None) -> Recognition:
     catalog = catalog or load_catalog()
     own = next((key for key, known in LORAS.items() if known == path), None)
     if own:
-        return Recognition(path.name, "embedded", *own)
+        return Recognition(path.name, "embedded", *own, start_timestep=(_by_metadata(path) or (None, 0, None))[2])
     named = catalog.lora_named(path.name)
     try:
         entry = _by_content(path, catalog, named)
@@ -70,7 +73,7 @@ def recognise(path: Path, catalog: Catalog | None = None) -> Recognition:
         return Recognition(path.name, "content" if entry.sha256 else "catalogue", entry.kind, entry.steps, entry)
     told = _by_metadata(path)
     if told:
-        return Recognition(path.name, "metadata", *told)
+        return Recognition(path.name, "metadata", told[0], told[1], start_timestep=told[2])
     return Recognition(path.name, "name", named.kind, named.steps, named) if named else Recognition(path.name)
 
 
@@ -90,8 +93,10 @@ def _of_size(size: int, catalog: Catalog, named: Entry | None) -> Iterator[Entry
             yield entry
 
 
-def _by_metadata(path: Path) -> tuple[str | None, int] | None:
-    """Returns the variant and the steps that the training of this pack has written, (None, 0) for a style."""
+def _by_metadata(path: Path) -> tuple[str | None, int, int | None] | None:
+    """Returns the variant, the steps and the start timestep that the training of this pack has written, (None, 0, None) for a
+    style. A start that is no timestep counts as none, and then one segment is the unified LoRA's.
+    """
     try:
         metadata: Any = read_header(path).get("__metadata__")
     except (OSError, UnsupportedModelError):
@@ -99,6 +104,9 @@ def _by_metadata(path: Path) -> tuple[str | None, int] | None:
     if not isinstance(metadata, Mapping):
         return None
     last = str(metadata.get(_STAGES, metadata.get(_SEGMENTS, ""))).rpartition("-")[2]
-    if _NUMBER.fullmatch(last):
-        return ("unified", 1) if last == "1" else ("n-step", int(last))
-    return (None, 0) if _OBJECTIVE in metadata else None
+    if not _NUMBER.fullmatch(last):
+        return (None, 0, None) if _OBJECTIVE in metadata else None
+    if last != "1":
+        return "n-step", int(last), None
+    start = str(metadata.get(_START, ""))
+    return ("n-step", 1, int(start)) if _TIMESTEP.fullmatch(start) else ("unified", 1, None)

@@ -127,8 +127,8 @@ class HyperSDDemoModel(io.ComfyNode):
                     default=BASE,
                     optional=True,
                     tooltip="The demo model's own distilled LoRA. Unified: any of 1 to 8 steps with num_segments 1. The "
-                    "others: exactly that many steps, with num_segments the same. CFG 1 with each of them; CFG 4 and about "
-                    "25 steps without.",
+                    "others: exactly that many steps, with num_segments the same; one step with start_timestep 800. CFG 1 with "
+                    "each of them; CFG 4 and about 25 steps without.",
                 )
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],

@@ -6,7 +6,6 @@ from typing import Any
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
-import comfy.samplers
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -22,6 +21,7 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START, hyper_sd_sigmas
 from .schema import CATEGORY, found_as, require_choice
+from .unit_noise import UnitNoiseSampler
 
 FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none found"
@@ -118,29 +118,6 @@ def _absent(info: UnetInfo, what: str, node: str) -> ExecutionBlocker:
     return ExecutionBlocker(f"{info.path.name} holds a UNet and no {what}; take the {what} from {node} or an SDXL checkpoint.")
 
 
-class _FullNoise(comfy.samplers.KSAMPLER):
-    """Starts every run as the host starts one from its highest noise level: noise * sqrt(1 + sigma^2)."""
-
-    def max_denoise(self, model_wrap, sigmas) -> bool:
-        return True
-
-
-class OneStepSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that starts an empty latent from noise of deviation 1 in the model's own scale, at whatever timestep.
-
-    The host does so from the highest sigma only; below it, it starts from sigma * noise, which at t = 800 is 1.9 % too low. An
-    image starts as it always does, from image + sigma * noise, which is exactly the diffusion of that image.
-    Source: diffusers, StableDiffusionXLPipeline.prepare_latents with TCDScheduler (init_noise_sigma = 1).
-    """
-
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Samples from noise and an image, both latents [batch, ...], along sigmas [steps + 1]."""
-        arguments = (model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-        if latent_image is None or torch.count_nonzero(latent_image) > 0:
-            return super().sample(*arguments)
-        return _FullNoise(self.sampler_function, self.extra_options, self.inpaint_options).sample(*arguments)
-
-
 def one_step_sigmas(model: Any, start_timestep: int) -> torch.Tensor:
     """Returns [sigma(start_timestep), 0] from the MODEL's own noise levels, patches included."""
     schedule = NoiseSchedule.from_sigmas(model.get_model_object("model_sampling").sigmas.double().cpu())
@@ -218,7 +195,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
         state = host_state(info)
         config = comfy.model_detection.model_config_from_unet(state, PREFIX)
         model = load_unet(info, DTYPES.get(dtype), config, state)
-        sampler = OneStepSampler(sample_tcd, extra_options={"eta": 0.0})
+        sampler = UnitNoiseSampler(sample_tcd, extra_options={"eta": 0.0})
         return io.NodeOutput(model, clip, vae, sampler, one_step_sigmas(model, start_timestep), 1.0)
 
 

@@ -1,12 +1,12 @@
 """Sampler and scheduler nodes for SamplerCustom and its relatives."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import ENDS, hyper_sd_sigmas
+from ..samplers.timesteps import ENDS, LAST_TIMESTEP, hyper_sd_sigmas
 from .schema import CATEGORY, found_as, require_choice
+from .unit_noise import UnitNoiseSampler
 
 ETA = io.Float.Input(
     "eta",
@@ -24,6 +24,15 @@ NUM_SEGMENTS = io.Int.Input(
     max=50,
     tooltip="Segments the LoRA was distilled on. 1 for the unified (1-step) LoRA and for TCD LoRAs; for the 2, 4 and 8-step "
     "LoRAs the same number as steps. Use one value in the Hyper-SD Sampler and the Hyper-SD Scheduler.",
+)
+START = io.Int.Input(
+    "start_timestep",
+    default=LAST_TIMESTEP,
+    min=1,
+    max=LAST_TIMESTEP,
+    optional=True,
+    tooltip="Timestep of the first step, 1 to 999. 999 is pure noise, where the released LoRAs start. 800 is for files made "
+    "for one step from there, and makes a single step of others cleaner. Below 700 colours fade.",
 )
 
 
@@ -45,7 +54,7 @@ class HyperSDSampler(io.ComfyNode):
     @classmethod
     def execute(cls, eta: float, num_segments: int) -> io.NodeOutput:
         options = {"eta": eta, "num_segments": num_segments}
-        return io.NodeOutput(comfy.samplers.KSAMPLER(sample_tcd, extra_options=options))
+        return io.NodeOutput(UnitNoiseSampler(sample_tcd, extra_options=options))
 
 
 class HyperSDScheduler(io.ComfyNode):
@@ -86,16 +95,17 @@ class HyperSDScheduler(io.ComfyNode):
                     tooltip="Where the last step lands. sigma 0 is a clean image; alpha_bar[0] leaves the trace of noise that "
                     "diffusers leaves, to compare with it.",
                 ),
+                START,
             ],
             outputs=[io.Sigmas.Output()],
         )
 
     @classmethod
-    def execute(cls, model, steps: int, num_segments: int, denoise: float, end: str = ENDS[0]) -> io.NodeOutput:
+    def execute(cls, model, steps, num_segments, denoise, end=ENDS[0], start_timestep=LAST_TIMESTEP) -> io.NodeOutput:
         require_choice("end", end, ENDS)
         table = model.get_model_object("model_sampling").sigmas.double().cpu()
-        schedule = NoiseSchedule.from_sigmas(table)
-        return io.NodeOutput(hyper_sd_sigmas(schedule, steps, num_segments, denoise, end_on_zero=end == ENDS[0]))
+        ends = {"end_on_zero": end == ENDS[0], "start_timestep": start_timestep}
+        return io.NodeOutput(hyper_sd_sigmas(NoiseSchedule.from_sigmas(table), steps, num_segments, denoise, **ends))
 
 
 NODES = [HyperSDSampler, HyperSDScheduler]

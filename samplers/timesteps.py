@@ -9,8 +9,8 @@ import torch
 from ..errors import ScheduleError
 from .schedule import TRAIN_TIMESTEPS, NoiseSchedule
 
-LAST_TIMESTEP = TRAIN_TIMESTEPS - 1  # 999, where pure noise stands and every grid but the one-step UNet's begins
-ONE_STEP_START = 800  # where the one-step SDXL UNet was distilled; the unified LoRA's one step starts at 999
+LAST_TIMESTEP = TRAIN_TIMESTEPS - 1  # 999, where pure noise stands and a grid begins unless told otherwise
+ONE_STEP_START = 800  # where the one-step SDXL UNet was distilled; the authors' unified LoRA starts its one step at 999
 ENDS = ("sigma 0", "alpha_bar[0]")  # where a grid's last step may land, in the words that both hosts show and save
 
 # TCD's distillation grid has 50 points, 20 timesteps apart (diffusers TCDScheduler, original_inference_steps = 50).
@@ -71,7 +71,7 @@ def hyper_sd_timesteps(
         steps: model evaluations, 1 or more. The timesteps from the start down must be at least as many.
         num_segments: segments the model was distilled on, 1..steps.
         denoise: share of all timesteps to start below, in (0, 1].
-        start_timestep: the highest timestep to evaluate, 0..999. Only the one-step UNet has another than 999.
+        start_timestep: the highest timestep to evaluate, 0..999. Files for one step have another than 999.
     Raises: ScheduleError when no grid without repeated timesteps exists.
     """
     steps, num_segments = _whole("steps", steps, 1), _whole("num_segments", num_segments, 1)

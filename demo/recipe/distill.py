@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ...models.embedded import FOLDER, LORAS
+from ...models.embedded import FOLDER, LORAS, ONE_STEP
 from ...samplers.schedule import NoiseSchedule
 from ...training.config import Stage, TrainingConfig
 from ...training.data.examples import Batch
@@ -71,7 +71,7 @@ def distill(
     """
     network = TrainedNetwork(denoiser.unet, Diffusion.from_schedule(NoiseSchedule.from_betas()))
     examples, start = Drawings(latents, caption, denoiser), folder / "unified_start.safetensors"
-    files = {segments: out / path.name for (_, segments), path in LORAS.items()}
+    files = {segments: out / path.name for (_, segments), path in LORAS.items() if path != LORAS[ONE_STEP]}
     if not start.exists():
         yield from _run(STAGED, network, examples, folder / "staged", {**files, 1: start})
     yield from _run(UNIFIED, network, examples, folder / "unified", files, start)

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from ...models.embedded import TOKENIZER
 from ...samplers.schedule import NoiseSchedule
 from ...samplers.tcd import sample_tcd
-from ...samplers.timesteps import hyper_sd_sigmas
+from ...samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas
 from .tokenizer import load_tokenizer
 from .train_denoiser import Denoiser
 from .train_text import tokenize
@@ -37,6 +37,7 @@ def generate(
     cfg: float = 4.0,
     eta: float = 0.0,
     num_segments: int = 1,
+    start_timestep: int = LAST_TIMESTEP,
     seed: int = 0,
     latent_size: int = 16,
 ) -> torch.Tensor:
@@ -50,6 +51,7 @@ def generate(
         cfg: scale of classifier-free guidance, 1 is off.
         eta: 0 deterministic .. 1.
         num_segments: as sample_tcd takes them.
+        start_timestep: of the first step, from noise of deviation 1 in the model's own scale; 999 or less.
         seed: of the noise.
         latent_size: width and height of the latents.
     """
@@ -65,7 +67,7 @@ def generate(
             noise_pred = without + cfg * (noise_pred - without)
         return x - sigma[0] * noise_pred
 
-    sigmas = hyper_sd_sigmas(schedule, steps, num_segments)
+    sigmas = hyper_sd_sigmas(schedule, steps, num_segments, start_timestep=start_timestep)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(prompts), 4, latent_size, latent_size, generator=generator)
     start = noise * (1 + sigmas[0] ** 2).sqrt()

@@ -4,13 +4,12 @@ import logging
 from typing import Any
 
 from ...errors import UnsupportedModelError
-from ...models.lora import plan
 from ...models.lora_keys import split_key
 from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
 from ...training.presets import NONE, UNIFIED
 from ...training.request import StartingLora
-from ..lora import planned_file
-from ..lora_files import fit, known_lora, lora_path, read_file
+from ..lora import choose_plan
+from ..lora_files import AUTO, fit, known_lora, lora_path, read_file
 from .network import HostNetwork
 
 logger = logging.getLogger("hyper_sd")
@@ -28,7 +27,7 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
     """
     if name == NONE:
         return StartingLora({})
-    path = planned_file(model, plan(host.family, 1, "unified")) if name == UNIFIED else lora_path(name)
+    path = choose_plan(model, 1, "unified", AUTO)[1] if name == UNIFIED else lora_path(name)
     info, tensors = read_file(path, model)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")

@@ -42,9 +42,16 @@ def test_demo_draws_the_base_then_the_lora_at_few_steps_only():
     rows = plan_drawings((25, 1, 4), 4.0, with_lora=True)
     assert [(d.label, d.lora, d.cfg, d.steps) for d in rows] == [
         ("base, 1 step", NO_LORA, 4.0, 1), ("base, 4 steps", NO_LORA, 4.0, 4), ("base, 25 steps", NO_LORA, 4.0, 25),
-        ("Hyper-SD, 1 step", UNIFIED_LORA, 1.0, 1), ("Hyper-SD, 4 steps", UNIFIED_LORA, 1.0, 4),
+        ("Hyper-SD, 1 step", "one step", 1.0, 1), ("Hyper-SD, 4 steps", UNIFIED_LORA, 1.0, 4),
     ]  # fmt: skip
+    assert [d.start_timestep for d in rows] == [999, 999, 999, 800, 999]
     assert len({d.file_part for d in rows}) == len(rows)
+
+
+def test_start_timestep_reaches_the_scheduler():
+    assert inputs(load_workflow(), "HyperSDScheduler")[0]["start_timestep"] == 999
+    filled = fill_workflow(load_workflow(), checkpoint=None, lora="one step", start_timestep=800, **SETTINGS)
+    assert inputs(filled, "HyperSDScheduler")[0]["start_timestep"] == 800
 
 
 def test_checkpoint_has_one_row():

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 from hyper_sd.errors import ScheduleError, UnsupportedModelError
 from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.embedded import LORAS as EMBEDDED_LORAS
+from hyper_sd.models.embedded import ONE_STEP
 from hyper_sd.models.families import FAMILIES
-from hyper_sd.models.file_plan import plan_for_file
+from hyper_sd.models.file_plan import plan_for_embedded, plan_for_file
 from hyper_sd.models.lora_plan import AUTHORS, SOURCES, VARIANTS, plan
 from hyper_sd.models.recognition import Recognition
 
@@ -24,12 +26,16 @@ def n_step(steps, evidence="metadata"):
     return Recognition("mine.safetensors", evidence, "n-step", steps)
 
 
+def one_step(start=800, evidence="metadata"):
+    return Recognition("mine.safetensors", evidence, "n-step", 1, start_timestep=start)
+
+
 def settings(made):
     return replace(made, reason="", source="", file="", entry_id="")
 
 
 def everything():
-    known = [UNKNOWN, STYLE, UNIFIED, n_step(3), n_step(8, "embedded"), *map(released, LORAS)]
+    known = [UNKNOWN, STYLE, UNIFIED, n_step(3), n_step(8, "embedded"), one_step(), *map(released, LORAS)]
     return [*known, *(released(entry, evidence="name") for entry in LORAS)]
 
 
@@ -116,6 +122,60 @@ def test_own_training_is_sampled_as_its_metadata_says():
     assert (made.variant, made.num_segments, made.timesteps()) == ("n-step", 3, [999, 666, 332])
     assert made.reason == "By its metadata this file was made for exactly 3 steps."
     assert plan_for_file("sdxl", 2, "auto", n_step(3)).num_segments == 2
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("variant", ["auto", "n-step"])
+@pytest.mark.parametrize("start", [800, 650, 999])
+def test_a_lora_for_one_step_is_sampled_from_its_own_start(family, variant, start):
+    made = plan_for_file(family, 1, variant, one_step(start))
+    assert (made.timesteps(), made.start_timestep, made.num_segments) == ([start], start, 1)
+    assert (made.eta, made.cfg, made.strength, made.grid, made.sampler) == (0.0, 1.0, 1.0, "tcd", "hyper_sd_tcd")
+    assert made.source == "its own training"
+    assert made.reason == f"By its metadata this file was made for exactly 1 step, from timestep {start}."
+
+
+@pytest.mark.parametrize("steps", [2, 4, 16])
+def test_a_lora_for_one_step_says_so_at_more_steps(steps):
+    made = plan_for_file("sdxl", steps, "auto", one_step())
+    assert (made.steps, made.num_segments, made.timesteps()[0], made.source) == (steps, 1, 800, "derived")
+    assert "for exactly 1 step, from timestep 800: set steps to 1, others are untried." in made.reason
+
+
+def test_another_variant_counts_before_a_lora_for_one_step_and_says_what_it_is():
+    made = plan_for_file("sdxl", 1, "unified", one_step())
+    assert (made.start_timestep, made.source) == (999, "your choice")
+    assert "this file was made for 1 step; auto takes its own recipe" in made.reason
+
+
+@pytest.mark.parametrize(
+    ("steps", "variant", "key", "start"),
+    [
+        (1, "auto", ONE_STEP, 800),
+        (1, "n-step", ONE_STEP, 800),
+        (1, "unified", ("unified", 1), 800),
+        (2, "auto", ("n-step", 2), 999),
+        (3, "auto", ("unified", 1), 999),
+        (4, "unified", ("unified", 1), 999),
+        (8, "n-step", ("n-step", 8), 999),
+    ],
+)
+def test_the_embedded_models_files_by_steps_and_variant(steps, variant, key, start):
+    made, path = plan_for_embedded(steps, variant)
+    assert (path, made.file) == (EMBEDDED_LORAS[key], EMBEDDED_LORAS[key].name)
+    assert (made.steps, made.start_timestep, made.timesteps()[0], made.cfg) == (steps, start, start, 1.0)
+    assert made.num_segments == (1 if key[0] == "unified" else key[1])
+
+
+def test_the_embedded_models_unified_lora_has_its_measured_start_at_one_step():
+    made, _ = plan_for_embedded(1, "unified")
+    assert (made.strength, made.source) == (1.0, "measured here")
+
+
+def test_the_embedded_model_has_no_lora_for_guidance_and_none_where_it_is_merged():
+    assert plan_for_embedded(4, "merged")[1] is None
+    with pytest.raises(UnsupportedModelError, match="some for 1, 2, 4 and 8 steps"):
+        plan_for_embedded(9)
 
 
 def test_a_style_is_said_to_be_none_of_few_steps():

@@ -10,7 +10,7 @@ from hyper_sd.models import lora_plan
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.families import FAMILIES
 from hyper_sd.models.lora import plan
-from hyper_sd.models.lora_plan import SOURCES, VARIANTS
+from hyper_sd.models.lora_plan import SOURCES, VARIANTS, starting_at
 from hyper_sd.samplers.timesteps import ONE_STEP_START, hyper_sd_timesteps
 
 LORAS = [entry for entry in load_catalog() if entry.folder == "loras"]
@@ -141,6 +141,44 @@ def test_grid_falls_from_the_plans_own_start(steps, grid):
     assert made.timesteps() == grid
 
 
+@pytest.mark.parametrize("own", [0, None, 999])
+def test_without_a_start_of_ones_own_the_authors_999_stays(own):
+    assert starting_at(plan("sdxl", 1), own) == plan("sdxl", 1)
+    assert "from timestep" not in str(plan("sdxl", 1))
+
+
+@pytest.mark.parametrize(("steps", "grid"), [(1, [800]), (4, [800, 599, 399, 199])])
+def test_a_start_of_ones_own_is_taken_and_said(steps, grid):
+    made = starting_at(plan("sdxl", steps, "unified"), 800)
+    assert (made.timesteps(), made.source) == (grid, "your choice")
+    assert made.reason.endswith("It starts at 800, as you chose, in place of 999.")
+    assert "tcd grid from timestep 800," in str(made)
+    plain = {"start_timestep": 999, "reason": "", "source": ""}
+    assert replace(made, **plain) == replace(plan("sdxl", steps, "unified"), **plain)
+
+
+def test_a_start_of_ones_own_leaves_a_guess_a_guess():
+    assert starting_at(replace(plan("sdxl", 1), source="a guess"), 800).source == "a guess"
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_start_of_ones_own_is_refused_where_the_host_has_the_grid(family):
+    with pytest.raises(UnsupportedModelError, match=r"is for SD1\.5 and SDXL; .* Set it to 0, got 800"):
+        starting_at(plan(family, 8), 800)
+    assert starting_at(plan(family, 8), 0) == plan(family, 8)
+
+
+@pytest.mark.parametrize("start", [1000, -1, 800.5, True, "800"])
+def test_a_start_that_is_no_timestep_is_refused(start):
+    with pytest.raises(ScheduleError, match="must be 1 to 999, got"):
+        starting_at(plan("sdxl", 1), start)
+
+
+def test_a_start_that_leaves_too_few_timesteps_is_refused_before_sampling():
+    with pytest.raises(ScheduleError, match="start_timestep 3 leaves 4 timesteps, too few for 8 steps"):
+        starting_at(plan("sdxl", 8, "unified"), 3)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 17, 100, 2.5, 4.0, float("nan"), True, "4", None])
 def test_steps_outside_1_to_16_are_refused(steps):
     for family in FAMILIES:
@@ -179,7 +217,7 @@ def test_measured_values_replace_the_others(monkeypatch):
 def test_measured_rows_are_of_use():
     json.dumps(list(lora_plan.MEASURED.values()))
     for (family, variant, steps), row in lora_plan.MEASURED.items():
-        assert set(row) <= {"strength", "eta", "num_segments", "cfg", "reason"}
+        assert set(row) <= {"strength", "eta", "num_segments", "cfg", "start_timestep", "reason"}
         assert row["reason"].endswith(".")
         recommended = plan("sd15" if family == lora_plan.EMBEDDED else family, steps, variant)
         assert lora_plan.as_measured(recommended, family).source == "measured here"

@@ -114,6 +114,7 @@ def test_an_own_entry_of_unknown_size_has_its_hash_compared(tmp_path):
         ({"num_segments": "8"}, ("metadata", "n-step", 8)),
         ({"num_segments": "0"}, ("nothing", None, 0)),
         ({"num_segments": "1e3"}, ("nothing", None, 0)),
+        ({"num_segments": "1", "hyper_sd_start_timestep": "800"}, ("metadata", "n-step", 1)),
         ({"hyper_sd_origin": "trained by another node"}, ("nothing", None, 0)),
         ({"ss_network_dim": "8"}, ("nothing", None, 0)),
     ],
@@ -122,6 +123,32 @@ def test_metadata_of_the_packs_training_tells(tmp_path, metadata, wanted):
     known = recognise(trained(tmp_path / "mine.safetensors", **metadata))
     assert (known.evidence, known.variant, known.steps) == wanted
     assert known.is_style == (wanted == ("metadata", None, 0))
+
+
+@pytest.mark.parametrize(
+    ("last", "start", "wanted"),
+    [
+        ({"hyper_sd_stages": "8-4-2-1"}, "800", ("n-step", 1, 800)),
+        ({"num_segments": "1"}, "999", ("n-step", 1, 999)),
+        ({"num_segments": "1"}, "1", ("n-step", 1, 1)),
+        ({"num_segments": "1"}, "1000", ("unified", 1, None)),
+        ({"num_segments": "1"}, "0", ("unified", 1, None)),
+        ({"num_segments": "1"}, "-5", ("unified", 1, None)),
+        ({"num_segments": "1"}, "8e2", ("unified", 1, None)),
+        ({"num_segments": "1"}, "", ("unified", 1, None)),
+        ({"num_segments": "4"}, "800", ("n-step", 4, None)),
+        ({"hyper_sd_stages": "none", "hyper_sd_objective": "style finetune"}, "800", (None, 0, None)),
+    ],
+)
+def test_the_start_of_a_one_step_lora_is_in_its_metadata(tmp_path, last, start, wanted):
+    known = recognise(trained(tmp_path / "mine.safetensors", **last, hyper_sd_start_timestep=start))
+    assert (known.variant, known.steps, known.start_timestep) == wanted
+    assert known.evidence == "metadata"
+
+
+def test_the_embedded_one_step_lora_says_its_start():
+    assert recognise(embedded.LORAS[embedded.ONE_STEP]).start_timestep == 800
+    assert {recognise(path).start_timestep for key, path in embedded.LORAS.items() if key != embedded.ONE_STEP} == {None}
 
 
 def test_metadata_counts_before_a_released_name(tmp_path):

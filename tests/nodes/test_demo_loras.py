@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-LORAS = ["unified, 1 to 8 steps", "8 steps", "4 steps", "2 steps"]
-FILES = ["1step", "8steps", "4steps", "2steps"]
+LORAS = ["unified, 1 to 8 steps", "8 steps", "4 steps", "2 steps", "one step"]
+FILES = ["1step", "8steps", "4steps", "2steps", "one_step"]
 
 
 @pytest.fixture

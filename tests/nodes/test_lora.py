@@ -9,7 +9,7 @@ import torch
 from hyper_sd.errors import HyperSDError, ScheduleError, UnsupportedModelError
 from hyper_sd.models.families import FAMILIES
 
-KINDS = {1: "1step", 2: "2steps", 3: "1step", 4: "4steps", 5: "1step", 6: "1step", 7: "1step", 8: "8steps"}
+KINDS = {1: "one_step", 2: "2steps", 3: "1step", 4: "4steps", 5: "1step", 6: "1step", 7: "1step", 8: "8steps"}
 
 
 def load(pack, model, steps=4, variant="auto", strength=0.0, **options):
@@ -30,7 +30,7 @@ def test_a_family_is_what_the_host_has_under_its_class(host, family):
 @pytest.mark.parametrize("steps", KINDS)
 def test_steps_choose_the_embedded_models_own_file(pack, demo, steps):
     model, _, sigmas, cfg, text = load(pack, demo[0], steps)
-    strength = "0.75" if steps in {1, 3} else "1"  # measured on this model
+    strength = "0.75" if steps == 3 else "1"  # measured on this model
     assert f"hyper_sd_demo_{KINDS[steps]}_lora.safetensors, strength {strength}, " in text
     assert ("measured here" in text) == (strength != "1")
     assert "129 of 129 modules matched" in text
@@ -38,15 +38,18 @@ def test_steps_choose_the_embedded_models_own_file(pack, demo, steps):
     assert len(model.patches) == 129
 
 
-@pytest.mark.parametrize(("steps", "lora", "num_segments"), [(4, "4 steps", 4), (6, "unified, 1 to 8 steps", 1)])
-def test_image_equals_the_same_parts_wired_by_hand(host, pack, demo, steps, lora, num_segments):
+@pytest.mark.parametrize(
+    ("steps", "lora", "num_segments", "start"),
+    [(1, "one step", 1, 800), (4, "4 steps", 4, 999), (6, "unified, 1 to 8 steps", 1, 999)],
+)
+def test_image_equals_the_same_parts_wired_by_hand(host, pack, demo, steps, lora, num_segments, start):
     conds = [demo[1].encode_from_tokens_scheduled(demo[1].tokenize(text)) for text in ("red apple", "")]
     model, sampler, sigmas, cfg, _ = load(pack, demo[0], steps)
     eta = sampler.extra_options["eta"]
     made = host.custom(model, *conds, sampler, sigmas, cfg=cfg)
     by_hand = pack["HyperSDDemoModel"].execute(lora).args[0]
     parts = pack["HyperSDSampler"].execute(eta, num_segments).args[0]
-    grid = pack["HyperSDScheduler"].execute(by_hand, steps, num_segments, 1.0).args[0]
+    grid = pack["HyperSDScheduler"].execute(by_hand, steps, num_segments, 1.0, start_timestep=start).args[0]
     assert torch.equal(made, host.custom(by_hand, *conds, parts, grid, cfg=1.0))
 
 
@@ -201,7 +204,7 @@ def test_flow_model_gets_the_hosts_own_grid_and_euler(host):
     sigmas = lora.sigmas_of(model, made, 1.0)
     assert sigmas.tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0], abs=2e-3)  # 1, 3/4, 1/2, 1/4 with shift 3
     assert len(lora.sigmas_of(model, made, 0.5)) == 5
-    assert lora.sampler_of(made).sampler_function.__name__ == "sample_euler"
+    assert lora.sampler_of(made, 1.0).sampler_function.__name__ == "sample_euler"
     assert lora.family_of(model) == "sd3"
 
 

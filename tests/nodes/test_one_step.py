@@ -66,7 +66,7 @@ def start_of(host, model, sampler, sigmas, image, seed=5):
 
 
 def parts(one_step, model, start=800):
-    sampler = one_step.OneStepSampler(one_step.sample_tcd, extra_options={"eta": 0.0})
+    sampler = one_step.UnitNoiseSampler(one_step.sample_tcd, extra_options={"eta": 0.0})
     return sampler, one_step.one_step_sigmas(model, start)
 
 
