@@ -19,9 +19,9 @@ from .settings_table import TABLE, Settings, Spec, read_settings
 TITLE = "Hyper-SD"
 # A checkbox has a row for itself: its sentence stands above it, so that of two neighbours the one with more lines is lower.
 SHOWN = (("enabled",), ("steps", "variant"))
-FOLDED = (("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"))
+FOLDED = (("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",))
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
-HINT = "Switch on to see what will be used. Eta and segments, under More, count for the sampler Hyper-SD TCD in any case."
+HINT = "Switch on to see what will be used. Eta, segments and start, under More, always count for the sampler Hyper-SD TCD."
 
 
 def find_lora(settings: Settings, plan: LoraPlan, written: Written | None = None) -> Activation:

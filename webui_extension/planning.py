@@ -46,6 +46,11 @@ def choose(settings: Settings, model: Model, steps: int, written: Written | None
         written: the few-step LoRA that the user has in the prompt, which is kept.
     Raises: ScheduleError or UnsupportedModelError, each saying what there is instead.
     """
+    return lora_plan.starting_at(_by_file(settings, model, steps, written), settings.start_timestep)
+
+
+def _by_file(settings: Settings, model: Model, steps: int, written: Written | None) -> LoraPlan:
+    """Returns the plan with the start that the file or the checkpoint was made for."""
     if model.family is None:
         titles = ", ".join(family.title for family in FAMILIES.values())
         raise UnsupportedModelError(
@@ -86,8 +91,14 @@ def run_for(settings: Settings, plan: LoraPlan | None, default_eta: float) -> Ru
         plan: None where the panel is off.
         default_eta: of an image without a plan.
     """
+    chosen = settings.start_timestep
     eta, segments, start = (plan.eta, plan.num_segments, plan.start_timestep) if plan else (default_eta, 1, LAST_TIMESTEP)
-    return Run(eta if settings.auto_eta else settings.eta, settings.segments or segments, start)
+    return Run(
+        eta=eta if settings.auto_eta else settings.eta,
+        num_segments=settings.segments or segments,
+        start_timestep=chosen or start,
+        is_start_chosen=chosen > 0,
+    )
 
 
 def apply(p: Any, plan: LoraPlan) -> None:

@@ -12,12 +12,13 @@ from ..samplers.tcd import Step, plan_steps, sample_tcd, seeded_noise
 from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, sigmas_at
 from . import host, options
 from .schedule import LABEL, Run
+from .settings_table import START_KEY
 
 NAME = "Hyper-SD TCD"
 ALIASES = ["hyper_sd_tcd"]
 GUARD = "Hyper-SD"  # what is left of NAME where another extension has a schedule type called TCD
 RUN = "hyper_sd_run"  # the Run on the host's processing object; its eta is shared with every other sampler
-KEYS = ("Hyper-SD eta", "Hyper-SD segments", "Hyper-SD timesteps", "Hyper-SD end", "Hyper-SD noise")
+KEYS = ("Hyper-SD eta", "Hyper-SD segments", "Hyper-SD timesteps", "Hyper-SD end", "Hyper-SD noise", START_KEY)
 
 
 def run_of(p: Any) -> Run:
@@ -70,6 +71,8 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         run = run_of(p)
         self.eta = run.eta  # by which the host tells whether its noise seed delta counts
         p.extra_generation_params.update({"Hyper-SD eta": f"{run.eta:g}", "Hyper-SD segments": run.num_segments})
+        if run.is_start_chosen:
+            p.extra_generation_params[START_KEY] = run.start_timestep
         if not options.end_on_zero():
             p.extra_generation_params["Hyper-SD end"] = ENDS[1]
         if options.comfyui_noise():

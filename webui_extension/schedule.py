@@ -20,11 +20,13 @@ class Run:
         eta: how much of the noise each step draws anew, 0 (deterministic) to 1.
         num_segments: the segments that the LoRA was distilled on.
         start_timestep: the grid's first timestep, 0..999. It is 800 for the one-step UNet.
+        is_start_chosen: whether the person chose it, which the infotext then says.
     """
 
     eta: float = 0.3
     num_segments: int = 1
     start_timestep: int = LAST_TIMESTEP
+    is_start_chosen: bool = False
 
 
 def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any) -> torch.Tensor:

@@ -8,7 +8,9 @@ from hyper_sd.tests.webui.panel import panel
 
 PANEL = "#script_{tab}_hypersd_panel"
 OURS = re.compile("hyper.?sd", re.IGNORECASE)
-SHOWN, FOLDED = ("enabled", "steps", "variant"), ("recommended", "strength", "hires_strength", "auto_eta", "eta", "segments")
+SHOWN, FOLDED = ("enabled", "steps", "variant"), (
+    "recommended", "strength", "hires_strength", "auto_eta", "eta", "segments", "start_timestep",
+)  # fmt: skip
 
 
 @pytest.fixture

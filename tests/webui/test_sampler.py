@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.tests.webui.panel import panel
 from hyper_sd.tests.webui.webui_host import data_url
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
@@ -41,6 +42,16 @@ def test_grid_is_tcds_with_both_schedule_types(webui, scheduler, steps, grid):
     batch = webui.draw(steps=steps, scheduler=scheduler)
     assert "Sampler: Hyper-SD TCD" in batch.infotext
     assert _timesteps(batch) == grid
+
+
+@pytest.mark.parametrize(("start", "steps", "grid"), [(800, 1, [800]), (700, 1, [700]), (800, 4, [800, 599, 399, 199])])
+def test_picture_starts_from_exact_unit_noise_at_the_start_of_ones_own(webui, start, steps, grid):
+    batch = webui.draw(steps=steps, seed=7, **panel(enabled=False, start_timestep=start))
+    assert _timesteps(batch) == grid
+    assert f"Hyper-SD start: {start}" in batch.infotext
+    highest = webui.draw(steps=steps, seed=7)
+    first, usual = (drawn.x(0) / (1 + drawn.sigmas[0] ** 2) ** 0.5 for drawn in (batch, highest))
+    torch.testing.assert_close(first, usual, rtol=0, atol=1e-5)
 
 
 def test_schedule_type_serves_other_samplers(with_schedule_types):
