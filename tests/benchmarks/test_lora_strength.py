@@ -1,5 +1,6 @@
 import argparse
 import json
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ SWEEPS = {
     "strength_eta_1": sweep.strength_sweep("1", (2, 3, 4), sweep.STRENGTHS, eta=1.0),
     "eta": sweep.eta_sweep("1", sweep.STEPS, sweep.ETAS),
     "file": sweep.file_sweep(),
+    "start": sweep.start_sweep({"unified": "1", "one-step file": "one step"}),
 }
 
 
@@ -97,7 +99,57 @@ def test_every_draw_of_the_sweeps_has_a_grid_and_a_key_of_its_own():
     draws = sweep.draws_of(SWEEPS)
     assert len({draw.key for draw in draws}) == len(draws)
     for draw in draws:
-        assert len(hyper_sd_timesteps(draw.steps, draw.num_segments)) == draw.steps
+        grid = hyper_sd_timesteps(draw.steps, draw.num_segments, start_timestep=draw.start_timestep)
+        assert (len(grid), grid[0]) == (draw.steps, draw.start_timestep)
+
+
+def test_start_sweep_has_every_start_of_both_files_at_one_step():
+    ((steps, row),) = SWEEPS["start"].items()
+    starts = {(draw.lora, draw.start_timestep) for draw in row.values()}
+    assert steps == 1
+    assert starts == {(lora, t) for lora in ("1", "one step") for t in (700, 750, 800, 850, 900, 950, 999)}
+    assert len(row) == len(starts)
+    assert row["unified, 800"].key == "1, 1 steps, strength 1, 1 segments, eta 0, from 800"
+    assert row["unified, 999"].key == Draw("1", 1).key  # what an earlier run has kept of 999 is not drawn again
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ([], set(run.SWEEPS)),
+        (["--only", "start"], {"start"}),
+        (["--checkpoint", "a", "--lora", "b", "--num-segments", "4"], {"strength", "strength_eta_1", "eta"}),
+        (["--checkpoint", "a", "--lora", "b"], set(run.SWEEPS) - {"file"}),
+    ],
+)
+def test_sweeps_are_those_of_the_command_line(monkeypatch, flags, names):
+    monkeypatch.setattr("sys.argv", ["lora_strength", "--starts", "800", "999", *flags])
+    sweeps = run.sweeps_of(run.options())
+    assert set(sweeps) == names
+    if "start" in sweeps:
+        assert {draw.start_timestep for draw in sweeps["start"][1].values()} == {800, 999}
+
+
+@pytest.mark.parametrize("start", [700, 800, 999])
+def test_recipe_starts_from_exact_unit_noise(start):
+    pytest.importorskip("diffusers")
+    from hyper_sd.demo.recipe.sample import generate
+
+    seen = []
+
+    def unet(x, timestep, text):
+        seen.append((x, int(timestep[0])))
+        return types.SimpleNamespace(sample=torch.zeros_like(x))
+
+    text = types.SimpleNamespace(last_hidden_state=torch.zeros(1, 77, 4))
+    denoiser = types.SimpleNamespace(unet=unet, text=lambda tokens: text)
+    config = types.SimpleNamespace(scaling_factor=1.0)
+    vae = types.SimpleNamespace(config=config, decode=lambda x: types.SimpleNamespace(sample=torch.zeros(len(x), 3, 8, 8)))
+    generate(vae, denoiser, ["a"], steps=1, cfg=1.0, start_timestep=start, seed=3)
+    ((x, t),) = seen
+    assert t == start
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(x, noise, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +267,7 @@ def test_own_model_is_drawn_with_its_lora_at_the_strength(tmp_path, family):
     def drawn(*how) -> np.ndarray:
         return np.concatenate(list(run.paint(model, Draw(*how), 0))).astype(float)
 
+    assert abs(drawn("lora", 1, 1.0, 1, 0.3, 800) - drawn("lora", 1)).mean() > 0  # the start reaches the sampler
     base, none, half, full = drawn(None, 2), drawn("lora", 2, 0.0), drawn("lora", 2, 0.5), drawn("lora", 2, 1.0)
     assert base.shape == (3, 224, 224, 3)
     assert (drawn("lora", 2, 0.5) == half).all()
