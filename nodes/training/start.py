@@ -1,15 +1,18 @@
 """The LoRA that a training starts from, by its name in the node's list."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedModelError
+from ...models import embedded
+from ...models.lora import plan
 from ...models.lora_keys import split_key
 from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
 from ...training.presets import NONE, UNIFIED
 from ...training.request import StartingLora
-from ..lora import choose_plan
-from ..lora_files import AUTO, fit, known_lora, lora_path, read_file
+from ..demo_model import is_embedded
+from ..lora_files import fit, known_lora, lora_path, read_file, released_path
 from .network import HostNetwork
 
 logger = logging.getLogger("hyper_sd")
@@ -27,7 +30,7 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
     """
     if name == NONE:
         return StartingLora({})
-    path = choose_plan(model, 1, "unified", AUTO)[1] if name == UNIFIED else lora_path(name)
+    path = _unified_path(host, model) if name == UNIFIED else lora_path(name)
     info, tensors = read_file(path, model)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
@@ -45,3 +48,9 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
         renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
     is_distilled = name == UNIFIED or known_lora(name).variant == "unified"
     return StartingLora(renamed, is_distilled, frozenset(changed))
+
+
+def _unified_path(host: HostNetwork, model: Any) -> Path:
+    if is_embedded(model):
+        return embedded.lora_file("unified", 1)
+    return released_path(plan(host.family, 1, "unified").entry_id)
