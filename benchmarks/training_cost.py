@@ -26,9 +26,9 @@ from ..training.denoiser import Denoiser
 from ..training.diffusion import Diffusion
 from ..training.engine import LocalEngine
 from ..training.launch.embedded_model import build_unet, load_config
-from ..training.loop import Run
 from ..training.lora_layers import LoraLayers
 from ..training.objectives.draws import draw_step
+from ..training.run import Run
 from .measure import (
     MIB,
     command_line,

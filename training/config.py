@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TrainingError
+from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from .segments import ENDPOINTS, solver_grid
 
 OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
 FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation"}  # between two parts of one run
+# What only stages for one step read. Other runs leave them out of their settings, so that those begun before go on.
+OF_ONE_STEP = ("start_timestep", "fake_learning_rate", "fake_updates", "fake_warmup", "pairs", "pair_steps")
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,11 @@ class Stage:
     Args:
         num_segments: k; ignored by the finetune objective.
         steps: optimizer steps.
-        distance_weight: of the distance in the student's loss.
+        distance_weight: of the distance in the student's loss; in a stage for one step, of the consistency that is mixed in.
         adversarial_weight: of the discriminator's part in the student's loss.
         learning_rate: of the student; None takes the run's.
+        score_weight: of the distribution matching gradient; above 0 the stage is for one step.
+        pair_weight: of the distance to the teacher's own pictures of many steps; above 0 the stage is for one step.
     """
 
     num_segments: int
@@ -30,6 +35,18 @@ class Stage:
     distance_weight: float = 1.0
     adversarial_weight: float = 0.0
     learning_rate: float | None = None
+    score_weight: float = 0.0
+    pair_weight: float = 0.0
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether the stage trains the one step from TrainingConfig.start_timestep."""
+        return bool(self.score_weight or self.pair_weight)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of all parts of the student's loss."""
+        return self.distance_weight, self.adversarial_weight, self.score_weight, self.pair_weight
 
 
 def progressive_stages(steps: int, adversarial_weight: float = 0.1) -> tuple[Stage, ...]:
@@ -67,8 +84,14 @@ class TrainingConfig:
         offset_noise: strength of a constant that is added to the noise of every channel; 0 is none.
         adversarial_real: what the discriminator takes for real. "target" is the target's jump, which the heads hardly tell
             from the student's. "data" are the examples, noised to t_end, which make one step much sharper and draw it away
-            from the guided teacher (docs/benchmarks.md).
+            from the guided teacher (docs/benchmarks.md). A stage for one step always takes the examples.
         discriminator_learning_rate: of the heads, and of the backbone's adapters.
+        start_timestep: that the one step of a stage for one step starts from, with noise of deviation 1; 1 to 999.
+        fake_learning_rate: of the fake score.
+        fake_updates: of the fake score for each of the student.
+        fake_warmup: steps at the beginning of a stage for one step in which the fake score learns and the student rests.
+        pairs: how many pictures the teacher draws for a stage with a pair_weight.
+        pair_steps: of the teacher's solver for these pictures; a divisor of 1000.
         train_backbone: gives the discriminator's backbone an adapter set of its own.
         rank: of every adapter set.
         lora_alpha: of every adapter set; None takes the rank, which is scale 1.
@@ -97,6 +120,12 @@ class TrainingConfig:
     offset_noise: float = 0.0
     adversarial_real: str = "target"
     discriminator_learning_rate: float = 1e-4
+    start_timestep: int = ONE_STEP_START
+    fake_learning_rate: float = 1e-4
+    fake_updates: int = 2
+    fake_warmup: int = 20
+    pairs: int = 1024
+    pair_steps: int = 50
     train_backbone: bool = False
     rank: int = 64
     lora_alpha: float | None = None
@@ -106,7 +135,7 @@ class TrainingConfig:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
-        solver_grid(self.solver_steps)
+        solver_grid(self.solver_steps), solver_grid(self.pair_steps)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -116,8 +145,10 @@ class TrainingConfig:
                 raise TrainingError(f"{name} must lie in [{low:g}, {high:g}], got {value}; {hint}.")
         if not self.stages or any(stage.steps < 1 or not 1 <= stage.num_segments <= self.solver_steps for stage in self.stages):
             raise TrainingError(f"stages need 1 step or more and 1 to {self.solver_steps} segments each, got {self.stages}.")
-        if any(not math.isfinite(w) or w < 0 for s in self.stages for w in (s.distance_weight, s.adversarial_weight)):
+        if any(not math.isfinite(weight) or weight < 0 for stage in self.stages for weight in stage.weights):
             raise TrainingError(f"the weights of a stage must be 0 or more, got {self.stages}.")
+        if self.objective != "tscd" and any(stage.is_one_step for stage in self.stages):
+            raise TrainingError(f'score_weight and pair_weight need objective "tscd", got {self.objective!r}; leave them out.')
         low, high = self.guidance_scale
         if not 0 <= low <= high < math.inf:
             raise TrainingError(f"guidance_scale must be (lowest, highest), 0 or more, got {self.guidance_scale}; use (2, 9).")
@@ -141,6 +172,18 @@ class TrainingConfig:
     def is_adversarial(self) -> bool:
         """Whether any stage has a discriminator."""
         return self.objective == "tscd" and any(stage.adversarial_weight for stage in self.stages)
+
+    @property
+    def has_fake(self) -> bool:
+        """Whether any stage needs a fake score."""
+        return any(stage.score_weight for stage in self.stages)
+
+    @property
+    def graphs(self) -> int:
+        """How many passes of the student one loss goes back through at most."""
+        return max(
+            (s.distance_weight > 0) + (s.score_weight > 0) + (s.pair_weight > 0) if s.is_one_step else 1 for s in self.stages
+        )
 
     def part_size(self, world: int = 1) -> int:
         """Returns how many examples each of `world` processes takes at once.
@@ -197,6 +240,8 @@ _RANGES = {
     "warmup_steps": (0, 2**31, "50 is usual"), "final_rate": (0, 1, "1 keeps the rate constant"),
     "weight_decay": (0, 1, "0 is usual for LoRA"), "max_grad_norm": (1e-6, 1e6, "1 is usual"),
     "ema_decay": (0, 1, "0.95 is usual"), "huber_c": (1e-8, 10, "0.001 is usual"), "offset_noise": (0, 1, "0.05 is usual"),
+    "start_timestep": (1, LAST_TIMESTEP, "800 is the one-step UNet's"), "fake_learning_rate": (1e-12, 1, "2e-4 is usual"),
+    "fake_updates": (1, 1000, "2 is usual"), "fake_warmup": (0, 2**31, "20 is usual"), "pairs": (1, 2**31, "1024 is a start"),
     "rank": (1, 4096, "64 is the released LoRAs'"), "lora_alpha": (1e-6, 4096, "leave it out for scale 1"),
     "seed": (0, 2**63 - 1, "any whole number"), "checkpoint_every": (1, 2**31, "200 is usual"),
 }  # fmt: skip
@@ -205,7 +250,10 @@ _RANGES = {
 def to_plain(config: TrainingConfig) -> dict[str, Any]:
     """Returns the settings as JSON values."""
     plain = dataclasses.asdict(config)
-    return plain | {"stages": [dict(s) for s in plain["stages"]], "guidance_scale": list(config.guidance_scale)}
+    has_one_step = any(stage.is_one_step for stage in config.stages)
+    kept = {name: value for name, value in plain.items() if has_one_step or name not in OF_ONE_STEP}
+    stages = [{k: v for k, v in s.items() if v or k not in ("score_weight", "pair_weight")} for s in plain["stages"]]
+    return kept | {"stages": stages, "guidance_scale": list(config.guidance_scale)}
 
 
 def from_plain(values: Mapping[str, Any]) -> TrainingConfig:

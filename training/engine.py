@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+Prepared = nn.Module | torch.optim.Optimizer
 PRECISION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,10 +41,10 @@ class LocalEngine:
     def _new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Returns both as the loop is to use them; a new run starts with the loss scale of the first."""
+    def prepare(self, *parts: Prepared) -> tuple[Prepared, ...]:
+        """Returns modules and optimizers as the loop is to use them; a new run starts with the loss scale of the first."""
         self.scaler = self._new_scaler()
-        return module, optimizer
+        return parts
 
     def autocast(self) -> AbstractContextManager:
         """Returns the context a forward pass runs in."""

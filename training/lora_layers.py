@@ -15,8 +15,9 @@ from .data.examples import seeded
 
 logger = logging.getLogger("hyper_sd")
 
-# The names of the adapter sets: what is trained, its moving average, a style that is distilled, a discriminator's backbone.
-STUDENT, TARGET, TEACHER, BACKBONE = "student", "target", "teacher", "discriminator"
+# The names of the adapter sets: what is trained, its moving average, a style that is distilled, a discriminator's backbone, and
+# the score of what the student draws.
+STUDENT, TARGET, TEACHER, BACKBONE, FAKE = "student", "target", "teacher", "discriminator", "fake"
 
 # What the released Hyper-SD LoRAs leave out (278 modules of SD1.5, 788 of SDXL are left): first and last convolution, and the
 # embeddings of time and size; in diffusers' and in the original Stable Diffusion's names.

@@ -17,11 +17,12 @@ from .config import Stage
 from .data.examples import Examples
 from .denoiser import Denoiser
 from .engine import LocalEngine
-from .loop import CHECKPOINT, TrainingState, train
+from .loop import TrainingState, train
 from .lora_layers import EXCLUDED, STUDENT, TEACHER, LoraLayers, adaptable_layers
 from .lora_tensors import Rename, concatenated, lora_state_dict, set_from_tensors
 from .losses import LossLog
 from .presets import Phase
+from .run import CHECKPOINT
 
 logger = logging.getLogger("hyper_sd")
 LOSSES, SETTINGS = "losses.txt", "settings.json"

@@ -1,7 +1,7 @@
 """Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
 
-Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors -> its four
-Hyper-SD LoRAs -> its ControlNet. With --loras or --control only that one, on the model that is there.
+Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors -> its five
+Hyper-SD LoRAs -> its ControlNet. With --loras, --one-step or --control only that, on the model that is there.
 """
 
 import argparse
@@ -78,12 +78,15 @@ def _captions(concepts: list[emoji.Concept]) -> Caption:
     return lambda index, rng: concepts[index % count].caption(rng, aliases)
 
 
-def _distill(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> None:
-    """Trains the Hyper-SD LoRAs of the checkpoint in demo/model."""
+def _distill(images: np.ndarray, concepts: list[emoji.Concept], work: Path, one_step: bool) -> None:
+    """Trains the Hyper-SD LoRAs of the checkpoint in demo/model, or the one-step LoRA alone."""
     vae, denoiser = load_checkpoint(CHECKPOINT)
     latents = encode_images(vae, images)
-    with tqdm(total=distill.TOTAL_STEPS, desc="Hyper-SD LoRAs") as bar:
-        for state in distill.distill(latents, _captions(concepts), denoiser, work / "distill"):
+    train, steps = distill.distill, distill.TOTAL_STEPS
+    if one_step:
+        train, steps = distill.distill_one_step, distill.SCORED.total_steps
+    with tqdm(total=steps, desc="Hyper-SD LoRAs") as bar:
+        for state in train(latents, _captions(concepts), denoiser, work / "distill"):
             bar.update()
             bar.set_postfix(segments=state.stage.num_segments, **{k: f"{v:.3f}" for k, v in state.losses.items()})
 
@@ -119,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hyper_sd.demo.recipe", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path(".demo/recipe"), help="folder of the data and checkpoints")
     parser.add_argument("--loras", action="store_true", help="only the Hyper-SD LoRAs, on the model that is there")
+    parser.add_argument("--one-step", action="store_true", help="only the one-step LoRA, on the unified one that is there")
     parser.add_argument("--control", action="store_true", help="only the ControlNet, on the model that is there")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default all")
     options = parser.parse_args()
@@ -133,13 +137,13 @@ def main() -> None:
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
-    if not (options.loras or options.control):
+    if not (options.loras or options.one_step or options.control):
         vae, latents = _train_autoencoder(images, options.work / "vae.pt")
         denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
         save_checkpoint(vae, denoiser, CHECKPOINT)
     if not options.control:
-        _distill(images, concepts, options.work)
-    if not options.loras:
+        _distill(images, concepts, options.work, options.one_step)
+    if not (options.loras or options.one_step):
         _train_control(images, concepts, options.work)
 
 

@@ -32,7 +32,14 @@ STAGED = TrainingConfig(
 UNIFIED = replace(
     STAGED, stages=(Stage(1, 1200),), learning_rate=1.5e-3, warmup_steps=50, final_rate=0.02, rank=16, solver_steps=20, seed=7
 )
-TOTAL_STEPS = STAGED.total_steps + UNIFIED.total_steps
+# The paper's last part, on the unified LoRA: score distillation and the teacher's own pictures from the same noise. A higher
+# rate destroys a good start.
+SCORED = replace(
+    UNIFIED, stages=(Stage(1, 600, 0.0, score_weight=0.5, pair_weight=1.0),), batch_size=24, learning_rate=1e-3,
+    warmup_steps=20, final_rate=0.05, fake_learning_rate=2e-3, fake_updates=2, fake_warmup=20, pairs=1536, pair_steps=25,
+    checkpoint_every=50,
+)  # fmt: skip
+TOTAL_STEPS = STAGED.total_steps + UNIFIED.total_steps + SCORED.total_steps
 
 
 class Drawings:
@@ -67,7 +74,7 @@ def distill(
 ) -> Iterator[TrainingState]:
     """Trains all stages, resuming from `folder`, and writes each stage's LoRA into `out` as it ends.
 
-    Yields: the states of both runs, each counting its own steps.
+    Yields: the states of all runs, each counting its own steps.
     """
     network = TrainedNetwork(denoiser.unet, Diffusion.from_schedule(NoiseSchedule.from_betas()))
     examples, start = Drawings(latents, caption, denoiser), folder / "unified_start.safetensors"
@@ -75,6 +82,16 @@ def distill(
     if not start.exists():
         yield from _run(STAGED, network, examples, folder / "staged", {**files, 1: start})
     yield from _run(UNIFIED, network, examples, folder / "unified", files, start)
+    yield from _run(SCORED, network, examples, folder / "one_step", {1: out / LORAS[ONE_STEP].name}, files[1])
+
+
+def distill_one_step(
+    latents: torch.Tensor, caption: Callable[[int, random.Random], str], denoiser: Denoiser, folder: Path, out: Path = FOLDER
+) -> Iterator[TrainingState]:
+    """Trains the one-step LoRA alone, on the unified one that is there; arguments and states are those of distill()."""
+    network = TrainedNetwork(denoiser.unet, Diffusion.from_schedule(NoiseSchedule.from_betas()))
+    examples, files = Drawings(latents, caption, denoiser), {1: out / LORAS[ONE_STEP].name}
+    yield from _run(SCORED, network, examples, folder / "one_step", files, LORAS["unified", 1])
 
 
 def _run(
@@ -95,6 +112,8 @@ def _run(
                 if state.stage_finished:
                     path = files[state.stage.num_segments]
                     described = {"title": path.stem, "num_segments": str(state.stage.num_segments)}
+                    if state.stage.is_one_step:
+                        described["hyper_sd_start_timestep"] = str(config.start_timestep)
                     save_lora(path, layers, metadata=described)
                 yield state
     finally:

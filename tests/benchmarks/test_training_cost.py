@@ -7,9 +7,9 @@ from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
 from hyper_sd.training.engine import LocalEngine
-from hyper_sd.training.loop import Run
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.objectives.draws import draw_step
+from hyper_sd.training.run import Run
 
 
 def tiny_unet():

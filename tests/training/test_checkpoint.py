@@ -7,8 +7,8 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.runs import CONFIG, Interrupted, equal, run, start, weights
 from hyper_sd.training.checkpoint import CheckpointError, load_checkpoint
-from hyper_sd.training.loop import CHECKPOINT
 from hyper_sd.training.lora_layers import TEACHER
+from hyper_sd.training.run import CHECKPOINT
 from safetensors.torch import save_file
 
 

@@ -11,8 +11,9 @@ from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
 from hyper_sd.training.config import Stage
 from hyper_sd.training.data.examples import Batch, LatentExamples
 from hyper_sd.training.engine import LocalEngine
-from hyper_sd.training.loop import CHECKPOINT, Run, train
+from hyper_sd.training.loop import train
 from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.run import CHECKPOINT, Run
 
 
 def test_states_tell_step_stage_losses_rate_and_eta():

@@ -10,11 +10,11 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.jobs import STYLE_STEPS, Follower, make_job
 from hyper_sd.tests.training.runs import Interrupted, equal
 from hyper_sd.training.checkpoint import load_checkpoint
-from hyper_sd.training.loop import CHECKPOINT
 from hyper_sd.training.lora_layers import STUDENT, TEACHER, LoraLayers
 from hyper_sd.training.lora_tensors import lora_state_dict
 from hyper_sd.training.phases import LOSSES, SETTINGS, stage_in_words, write_settings
 from hyper_sd.training.request import StartingLora
+from hyper_sd.training.run import CHECKPOINT
 
 STEPS = 10
 

@@ -16,7 +16,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ...errors import TrainingError
-from ..engine import clip_gradients
+from ..engine import Prepared, clip_gradients
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # These keep the whole objective on every device; the others cut up weights that the adapters' hooks need whole.
@@ -55,11 +55,11 @@ class AccelerateEngine:
         self.asked, self.stopping = asked, False
         self._first_scaler_state = self.scaler_state()
 
-    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Returns both as the loop is to use them; a new run starts with the loss scale of the first."""
+    def prepare(self, *parts: Prepared) -> tuple[Prepared, ...]:
+        """Returns modules and optimizers as the loop is to use them; a new run starts with the loss scale of the first."""
         self.accelerator.free_memory()  # of the run before
         self.load_scaler_state(self._first_scaler_state)
-        return self.accelerator.prepare(module, optimizer)
+        return self.accelerator.prepare(*parts)
 
     def autocast(self) -> AbstractContextManager:
         """Returns the context a forward pass runs in."""

@@ -19,7 +19,6 @@ from ...models.recognition import recognise
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, clean_name, numbered, save_trained
-from ..loop import CHECKPOINT
 from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name, set_from_tensors
 from ..losses import smoothed
@@ -27,6 +26,7 @@ from ..phases import Job, Outcome, StepReport, run_job, stage_in_words, write_se
 from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
 from ..preview import Previews
 from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
+from ..run import CHECKPOINT
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
 from .run_file import RunFile

@@ -8,9 +8,10 @@ from .. import loop
 from ..config import TrainingConfig
 from ..data.examples import Examples
 from ..export import save_lora
-from ..loop import CHECKPOINT, TrainingState
+from ..loop import TrainingState
 from ..lora_layers import STUDENT, LoraLayers
 from ..objectives.discriminator import encoder_stages
+from ..run import CHECKPOINT
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
 from .run_file import RunFile

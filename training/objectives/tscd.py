@@ -37,18 +37,30 @@ class Tscd(nn.Module):
 
     def forward(self, batch: Batch, draws: Draws, stage: Stage) -> dict[str, torch.Tensor]:
         """Returns {"loss", "distance"} and, in adversarial stages, {"adversarial", "discriminator"}."""
+        x_n, point, target = self._points(batch, draws)
+        apart = distance(point, target, self.config.distance, self.config.huber_c)
+        losses = {"loss": stage.distance_weight * apart, "distance": apart.detach()}
+        if stage.adversarial_weight and self.heads is not None:
+            real = target
+            if self.config.adversarial_real == "data":
+                real = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
+            generator, discriminator = self.judged((x_n, draws.t_n), point, real, draws.t_end, batch)
+            losses["loss"] = losses["loss"] + stage.adversarial_weight * generator + discriminator
+            losses |= {"adversarial": generator.detach(), "discriminator": discriminator.detach()}
+        return losses
+
+    def distance(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        """Returns the distance of both points alone, a scalar."""
+        _, point, target = self._points(batch, draws)
+        return distance(point, target, self.config.distance, self.config.huber_c)
+
+    def _points(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns the noisy latents, where the student leads from there, and where it should."""
         x_n = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_n)
         target = self.target_point(x_n, batch, draws)
         with self.layers.using(STUDENT):
             prediction = self.denoiser.predict(x_n, draws.t_n, batch.conditioning)
-        point = self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end)
-        apart = distance(point, target, self.config.distance, self.config.huber_c)
-        losses = {"loss": stage.distance_weight * apart, "distance": apart.detach()}
-        if stage.adversarial_weight and self.heads is not None:
-            generator, discriminator = self._adversarial(x_n, point, target, batch, draws)
-            losses["loss"] = losses["loss"] + stage.adversarial_weight * generator + discriminator
-            losses |= {"adversarial": generator.detach(), "discriminator": discriminator.detach()}
-        return losses
+        return x_n, self.denoiser.diffusion.jump(x_n, prediction, draws.t_n, draws.t_end), target
 
     @torch.no_grad()
     def target_point(self, x_n: torch.Tensor, batch: Batch, draws: Draws) -> torch.Tensor:
@@ -62,22 +74,33 @@ class Tscd(nn.Module):
             prediction = predict(x_prev, draws.t_prev, batch.conditioning)
         return jump(x_prev, prediction, draws.t_prev, draws.t_end)
 
-    def _adversarial(
-        self, x_n: torch.Tensor, point: torch.Tensor, real_point: torch.Tensor, batch: Batch, draws: Draws
+    def judged(
+        self,
+        start: tuple[torch.Tensor, torch.Tensor],
+        point: torch.Tensor,
+        real_point: torch.Tensor,
+        t: torch.Tensor,
+        batch: Batch,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the student's and the discriminator's hinge losses; each reaches only its own weights."""
-        if self.config.adversarial_real == "data":
-            real_point = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t_end)
-        start = self.features(x_n, draws.t_n, batch.conditioning) if self.backbone is not None else None
+        """Returns the student's and the discriminator's hinge losses; each reaches only its own weights.
+
+        Args:
+            start: where both points come from: latents [batch, ...] and their timesteps [batch].
+            point: the student's, [batch, ...].
+            real_point: what counts as real, [batch, ...].
+            t: timesteps of both points, [batch].
+            batch: whose conditioning they have.
+        """
+        first = self.features(*start, batch.conditioning) if self.backbone is not None else None
         with torch.no_grad():
-            start_fixed = self.features(x_n, draws.t_n, batch.conditioning) if start is None else [f.detach() for f in start]
-        fake = self.features(point, draws.t_end, batch.conditioning, frozen=True)
-        generator = generator_loss(self.heads.judge_frozen(fake, start_fixed))
+            first_fixed = self.features(*start, batch.conditioning) if first is None else [f.detach() for f in first]
+        fake = self.features(point, t, batch.conditioning, frozen=True)
+        generator = generator_loss(self.heads.judge_frozen(fake, first_fixed))
         if self.backbone is None:
             with torch.no_grad():
-                real = self.features(real_point, draws.t_end, batch.conditioning)
-            fake, start = [f.detach() for f in fake], start_fixed
+                real = self.features(real_point, t, batch.conditioning)
+            fake, first = [f.detach() for f in fake], first_fixed
         else:
-            real = self.features(real_point, draws.t_end, batch.conditioning)
-            fake = self.features(point.detach(), draws.t_end, batch.conditioning)
-        return generator, discriminator_loss(self.heads(real, start), self.heads(fake, start))
+            real = self.features(real_point, t, batch.conditioning)
+            fake = self.features(point.detach(), t, batch.conditioning)
+        return generator, discriminator_loss(self.heads(real, first), self.heads(fake, first))

@@ -34,7 +34,7 @@ def interrupt(host):
 @pytest.fixture
 def steps_taken(monkeypatch):
     """The numbers of the optimizer steps, as they are taken."""
-    from hyper_sd.training.loop import Run
+    from hyper_sd.training.run import Run
 
     taken, original = [], Run.advance
 

@@ -1,0 +1,265 @@
+"""The state of a run between two steps, and the step itself."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import TrainingError
+from .checkpoint import CheckpointError, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from .config import Stage, TrainingConfig, to_plain
+from .data.examples import Batch, BatchOrder, Examples
+from .data.teacher_pairs import TeacherPairs
+from .denoiser import Denoiser
+from .engine import LocalEngine
+from .lora_layers import BACKBONE, FAKE, STUDENT, TARGET, TEACHER, LoraLayers
+from .objectives.discriminator import Features, Heads
+from .objectives.draws import draw_step
+from .objectives.finetune import Finetune
+from .objectives.score_distillation import FakeScore, ScoreDistillation, draw_score
+
+logger = logging.getLogger("hyper_sd")
+
+CHECKPOINT = "checkpoint.safetensors"
+Losses = dict[str, torch.Tensor]
+
+
+class Run:
+    """The state of a run between two steps: adapter sets, heads, optimizer and the number of steps done; see train()."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        denoiser: Denoiser,
+        layers: LoraLayers,
+        examples: Examples,
+        engine: LocalEngine,
+        folder: Path | None,
+    ):
+        self.size = config.part_size(engine.world)
+        self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
+        self.order = BatchOrder(examples.buckets, config.batch_size, config.seed)
+        self.path = folder / CHECKPOINT if folder else None
+        self.step, self.saved, self.whole = 0, -1, True
+        self._make_sets()
+        self.heads = self._make_heads() if config.is_adversarial else None
+        self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, engine.autocast)
+        self._prepare()
+        if self.path and self.path.exists():
+            self._load()
+
+    def _make_sets(self) -> None:
+        if STUDENT not in self.layers.sets:
+            self.layers.add(STUDENT, seed=self.config.seed)
+        if self.config.has_target:
+            self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
+        if TEACHER in self.layers.sets:
+            self.layers.sets[TEACHER].requires_grad_(False)
+        if self.config.train_backbone and self.config.is_adversarial:
+            self.layers.add(BACKBONE, seed=self.config.seed + 1)
+        if self.config.has_fake:
+            self.layers.add(FAKE, copy_of=TEACHER if TEACHER in self.layers.sets else None, seed=self.config.seed + 2)
+
+    def _prepare(self) -> None:
+        """Makes the objective, the fake score's own where a stage has one, and their optimizers."""
+        config, given = self.config, (self.config, self.denoiser, self.layers)
+        objective = ScoreDistillation(*given, self.heads) if config.objective == "tscd" else Finetune(*given)
+        parts = [objective, self._make_optimizer()]
+        if config.has_fake:
+            groups = [{"params": list(self.layers.sets[FAKE].parameters()), "lr": config.fake_learning_rate}]
+            parts += [FakeScore(*given), self._adam(groups)]
+        self.objective, self.optimizer, *fake = self.engine.prepare(*parts)
+        self.fake_objective, self.fake_optimizer = fake or (None, None)
+
+    def _make_heads(self) -> Heads:
+        """Builds the heads for the widths that a trial run through the encoder shows."""
+        batch = self.examples.batch(self.order.numbers(0)[:1], 0).to(self.engine.device)
+        with torch.no_grad(), self.engine.autocast():
+            features = Features(self.denoiser, self.layers)(
+                batch.latents, torch.zeros(1, dtype=torch.long, device=self.engine.device), batch.conditioning
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return Heads([f.shape[1] for f in features]).to(self.engine.device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        groups = [{"params": list(self.layers.sets[STUDENT].parameters()), "lr": config.learning_rate}]
+        if self.heads is not None:
+            judges = [self.heads, *([self.layers.sets[BACKBONE]] if config.train_backbone else [])]
+            parameters = [p for part in judges for p in part.parameters()]
+            groups.append({"params": parameters, "lr": config.discriminator_learning_rate})
+        return self._adam(groups)
+
+    def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        for group in groups:
+            group["base_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.config.weight_decay)
+
+    def advance(self) -> dict[str, float]:
+        """Takes one optimizer step and returns the mean losses.
+
+        Raises: TrainingError as train().
+        """
+        config, step = self.config, self.step
+        factor = config.rate_at(step)
+        for position, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
+        index, inside = config.stage_at(step)
+        stage = config.stages[index]
+        try:
+            losses = self._learn_fake() if stage.score_weight else {}
+            rests = bool(stage.score_weight) and inside < config.fake_warmup
+            losses |= self._learn_student(stage, rests)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise TrainingError(_memory_advice(config, error)) from error
+        if config.has_target:
+            self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
+        self.step += 1
+        self.whole = True
+        return losses
+
+    def _learn_fake(self) -> dict[str, float]:
+        """Takes the fake score's optimizer steps, and returns the mean of its losses."""
+        found = []
+        for update in range(1, self.config.fake_updates + 1):
+
+            def loss_of(batch: Batch, own: slice, shape: tuple[int, ...], update: int = update) -> Losses:
+                draws = draw_score(self.config, shape, self.step, update).part(own).to(batch.latents)
+                return self.fake_objective(batch, draws)
+
+            found.append(self._accumulate(self.fake_objective, loss_of)["loss"])
+            self._update(self.fake_optimizer, {"fake": found[-1]})
+        return {"fake": sum(found) / len(found)}
+
+    def _learn_student(self, stage: Stage, rests: bool) -> dict[str, float]:
+        """Takes the student's optimizer step and returns its losses; while it rests, only these.
+
+        Args:
+            stage: of the step.
+            rests: whether no weight is to change.
+        """
+
+        def loss_of(batch: Batch, own: slice, shape: tuple[int, ...]) -> Losses:
+            draws, more = draw_step(self.config, stage, shape, self.step).part(own).to(batch.latents), {}
+            if stage.is_one_step:
+                more["score"] = draw_score(self.config, shape, self.step, 0).part(own).to(batch.latents)
+            if stage.pair_weight:
+                more["pairs"] = self.pairs.part(self.step, own)
+            return self.objective(batch, draws, stage, **more)
+
+        if rests:
+            with torch.no_grad():
+                return self._accumulate(self.objective, loss_of, learns=False)
+        losses = self._accumulate(self.objective, loss_of)
+        self._update(self.optimizer, losses)
+        return losses
+
+    def _update(self, optimizer: torch.optim.Optimizer, losses: dict[str, float]) -> None:
+        """Lets an optimizer step.
+
+        Raises: TrainingError where a loss or a gradient is not finite.
+        """
+        if not all(map(math.isfinite, losses.values())):
+            raise TrainingError(self._not_finite("loss", losses))
+        self.whole = False  # an interrupt in here leaves a state that must not be saved
+        if not self.engine.update(optimizer, self.config.max_grad_norm):
+            raise TrainingError(self._not_finite("gradient", losses))
+
+    def _accumulate(
+        self, objective: nn.Module, loss_of: Callable[[Batch, slice, tuple[int, ...]], Losses], learns: bool = True
+    ) -> dict[str, float]:
+        """Adds up the gradients of this process's share of the batch and returns the mean losses of the whole.
+
+        Args:
+            objective: whose gradients processes exchange.
+            loss_of: (examples, which rows of the whole batch they are, shape of the whole batch's latents) -> losses. What it
+                draws, it draws for the whole batch, so that every split of the batch sees the same.
+            learns: whether gradients are wanted.
+        """
+        config, engine, sums = self.config, self.engine, {}
+        numbers, size = self.order.numbers(self.step), self.size
+        for part in range(config.accumulation):
+            first = (part * engine.world + engine.rank) * size
+            own = slice(first, first + size)
+            batch = self.examples.batch(numbers[own], self.step * config.batch_size + first).to(engine.device)
+            shape = (config.batch_size, *batch.latents.shape[1:])
+            with engine.accumulating(objective, last=part == config.accumulation - 1) if learns else nullcontext():
+                with engine.autocast():
+                    losses = loss_of(batch, own, shape)
+                if learns:
+                    engine.backward(losses["loss"] / config.accumulation)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach().float() / config.accumulation
+        means = engine.mean(torch.stack(list(sums.values()))).tolist()
+        return dict(zip(sums, means, strict=True))
+
+    def _not_finite(self, what: str, losses: dict[str, float]) -> str:
+        saved = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        return (
+            f"The {what} is not a number any more at step {self.step + 1} ({values}). {saved}. Lower the learning rate "
+            f"(now {self.config.learning_rate:g}), use precision bf16 or fp32, or check the data for broken latents."
+        )
+
+    def save(self) -> None:
+        """Writes the checkpoint in the main process, unless this step is saved already.
+
+        Raises: CheckpointError where it cannot be written.
+        """
+        if self.path is None or self.step == self.saved or self.engine.rank or not self.whole:
+            return
+        parts = {name: dict(adapters.named_parameters()) for name, adapters in self.layers.sets.items()}
+        parts["optimizer"] = flatten_optimizer(self.optimizer)
+        if self.fake_optimizer is not None:
+            parts["fake_optimizer"] = flatten_optimizer(self.fake_optimizer)
+        if self.heads is not None:
+            parts["heads"] = self.heads.state_dict()
+        values = {"step": self.step, "config": to_plain(self.config), "scaler": self.engine.scaler_state()}
+        save_checkpoint(self.path, parts, values)
+        self.saved = self.step
+
+    def try_save(self) -> None:
+        """Saves; an error is logged and does not end the run."""
+        try:
+            self.save()
+        except CheckpointError as error:
+            logger.warning("Step %d is not saved: %s", self.step, error)
+
+    def _load(self) -> None:
+        parts, values = load_checkpoint(self.path)
+        changed = self.config.differences(values["config"])
+        if (TEACHER in parts) != (TEACHER in self.layers.sets):
+            changed.append("teacher: a LoRA then, none now" if TEACHER in parts else "teacher: none then, a LoRA now")
+        if changed:
+            raise TrainingError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(changed)}). Use those again, or another folder."
+            )
+        for name, adapters in self.layers.sets.items():
+            adapters.load_state_dict(parts[name])
+        if self.heads is not None:
+            self.heads.load_state_dict(parts["heads"])
+        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
+        if self.fake_optimizer is not None:
+            restore_optimizer(self.fake_optimizer, parts.get("fake_optimizer", {}))
+        self.engine.load_scaler_state(values["scaler"])
+        self.step = self.saved = values["step"]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "allocate memory" in str(error).lower()
+
+
+def _memory_advice(config: TrainingConfig, error: BaseException) -> str:
+    at_once = config.batch_size // config.accumulation
+    steps = [] if config.gradient_checkpointing else ["turn on gradient_checkpointing"]
+    steps += [f"raise accumulation (now {config.accumulation}, {at_once} examples at a time)"] if at_once > 1 else []
+    steps += [f"lower rank (now {config.rank})", "use smaller images"]
+    return f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}."
