@@ -10,7 +10,7 @@ from torch import nn
 
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import hyper_sd_sigmas
+from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas
 from ..training.data.examples import Conditioning, seeded
 from ..training.denoiser import Denoiser
 from ..training.diffusion import Diffusion
@@ -177,6 +177,7 @@ def sample(
     num_segments: int = 1,
     eta: float = 0.0,
     guidance_scale: float = 1.0,
+    start_timestep: int = LAST_TIMESTEP,
 ) -> torch.Tensor:
     """Draws one digit per label, [n, 1, 8, 8]; the initial noise depends on the seed and the number of labels alone."""
     context, nothing = network.contexts(labels), network.contexts(torch.full_like(labels, CLASSES))
@@ -190,7 +191,7 @@ def sample(
             noise = without + guidance_scale * (noise - without)
         return x - sigma[0] * noise
 
-    sigmas = hyper_sd_sigmas(SCHEDULE, steps, num_segments)
+    sigmas = hyper_sd_sigmas(SCHEDULE, steps, num_segments, start_timestep=start_timestep)
     noise = torch.randn(len(labels), 1, 8, 8, generator=seeded(3, seed))
     start = noise * (1 + sigmas[0] ** 2).sqrt()
     return sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, eta=eta, num_segments=num_segments, schedule=SCHEDULE)

@@ -107,7 +107,8 @@ class Judge:
 
     def draw(self, how: Draw) -> torch.Tensor:
         """Returns samples of the base with whatever adapters are active."""
-        return digits.sample(self.base, self.labels, how.steps, self.seed, num_segments=how.num_segments, eta=how.eta)
+        settings = {"num_segments": how.num_segments, "eta": how.eta, "start_timestep": how.start_timestep}
+        return digits.sample(self.base, self.labels, how.steps, self.seed, **settings)
 
 
 def student(config: TrainingConfig, base: digits.DigitNet, examples: LatentExamples, folder: Path) -> LoraLayers:

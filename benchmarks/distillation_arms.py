@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from ..samplers.timesteps import LAST_TIMESTEP
 from ..training.config import Stage, TrainingConfig, progressive_stages
 
 STEPS, ETAS = (1, 2, 4, 8), (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -21,16 +22,19 @@ class Draw:
         steps: model evaluations.
         num_segments: of the sampler.
         eta: of the sampler, 0 deterministic .. 1.
+        start_timestep: of the first step, 0 to 999.
     """
 
     steps: int
     num_segments: int = 1
     eta: float = 0.0
+    start_timestep: int = LAST_TIMESTEP
 
     @property
     def key(self) -> str:
         """What the draw is called in the results."""
-        return f"{self.steps} steps, {self.num_segments} segments, eta {self.eta:g}"
+        start = "" if self.start_timestep == LAST_TIMESTEP else f", from {self.start_timestep}"
+        return f"{self.steps} steps, {self.num_segments} segments, eta {self.eta:g}{start}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""Which training makes the cleanest single step, and what does it cost at 2 to 8 steps? Score distillation on the digits.
+
+One command, from the repository root, in an environment with the `train` and `quality` extras:
+
+    python -m hyper_sd.benchmarks.one_step --seeds 3 --out benchmarks/results/one_step.json
+
+Every arm goes on from the same student, which TSCD brought from 8 to 1 segments (arm "progressive" of distillation.py), for
+the same number of steps. One step starts from noise of deviation 1 at the timestep that the arm was trained for, 2 to 8 steps
+from 999. KID and energy distance are to the guided teacher's 50-step digits from other noise, class by class; detail is the
+energy of what varies fast, diversity the mean distance of features within a class, both as a share of that teacher's. What is
+done is kept in the work folder, and a second call goes on from there.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..samplers.timesteps import LAST_TIMESTEP
+from ..training.config import Stage, TrainingConfig, to_plain
+from ..training.data.examples import LatentExamples
+from ..training.loop import train
+from . import digits
+from .distillation import Judge, student
+from .distillation_arms import COMMON, TOTAL_STEPS, Arm, Draw, arms
+from .measure import command_line, logger, over_seeds, processor, start_logging, write_result
+
+RATE, FAKE_RATE, TOO_HIGH = 1.5e-3, 3e-3, 4e-3
+MIXED = (0.5, 2.0, 8.0, 32.0)  # weights of the consistency that is mixed in, beside 0.5 of the score and 1 of the pairs
+STARTS = (LAST_TIMESTEP, 800)
+MANY = (2, 4, 8)
+BARS = {"kid": 0.6, "energy": 0.1, "detail": 0.15, "many": 1.5}
+ETA = 0.3
+
+
+def one_step_arms(total_steps: int) -> dict[str, TrainingConfig]:
+    """Returns the settings of every arm by its name."""
+
+    def config(tscd: float, score: float, pairs: float, adversarial: float = 0.0, **changes: Any) -> TrainingConfig:
+        stage = Stage(1, total_steps, tscd, adversarial, score_weight=score, pair_weight=pairs)
+        scores = {"learning_rate": RATE, "fake_learning_rate": FAKE_RATE, "fake_updates": 2, "fake_warmup": 50, "pairs": 4000}
+        return replace(COMMON, stages=(stage,), **scores | changes)
+
+    return {
+        "score": config(0, 1, 0),
+        "pairs": config(0, 0, 1),
+        "score, pairs": config(0, 0.5, 1),
+        "score, pairs, data": config(0, 0.5, 1, 0.1),
+        "score, pairs, from 999": config(0, 0.5, 1, start_timestep=LAST_TIMESTEP),
+        "score, rate 4e-3": config(0, 1, 0, learning_rate=TOO_HIGH, fake_learning_rate=2 * TOO_HIGH),
+        **{f"score, pairs, {weight:g} TSCD": config(weight, 0.5, 1) for weight in MIXED},
+        "score, pairs, 8 TSCD, rate 4e-3": config(8, 0.5, 1, learning_rate=TOO_HIGH, fake_learning_rate=2 * TOO_HIGH),
+    }
+
+
+def draws(starts: tuple[int, ...]) -> tuple[Draw, ...]:
+    """Returns one step from each start, and 2 to 8 steps from 999."""
+    return (*(Draw(1, start_timestep=start) for start in starts), *(Draw(n, 1, ETA) for n in MANY))
+
+
+def diversity(judge: Judge, images: torch.Tensor) -> float:
+    """Returns the mean distance of the features of two digits of one class, over the classes."""
+    with torch.no_grad():
+        seen = judge.features(images)
+    return sum(float(torch.pdist(seen[judge.labels == c]).mean()) for c in range(digits.CLASSES)) / digits.CLASSES
+
+
+def scores_of(judge: Judge, ways: tuple[Draw, ...]) -> dict[str, dict[str, float]]:
+    """Returns the scores of what the active adapters draw, by the draw's key."""
+    taught, found = diversity(judge, judge.reference), {}
+    for how in ways:
+        images = judge.draw(how)
+        found[how.key] = judge.score(images) | {"diversity": diversity(judge, images) / taught}
+    return found
+
+
+def measure(config: TrainingConfig, first: Arm, judge: Judge, examples: LatentExamples, folder: Path, start: Path) -> dict:
+    """Returns an arm's scores, kept in its folder.
+
+    Args:
+        config: of the arm.
+        first: the arm that it goes on from.
+        judge: of the seed.
+        examples: what both train on.
+        folder: of the arm.
+        start: the folder of the first arm, which is trained there where it is not yet.
+    """
+    path, wanted = folder / "scores.json", to_plain(config)
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["config"] == wanted:
+            return kept["scores"]
+    layers = student(first.config, judge.base, examples, start)
+    try:
+        for state in train(config, digits.denoiser_of(judge.base), layers, examples, folder=folder):
+            if state.stage_finished:
+                logger.info("%s: %s", folder.name, {k: round(v, 4) for k, v in state.losses.items()})
+        with layers.using("student"):
+            scores = scores_of(judge, draws((config.start_timestep,)))
+    finally:
+        layers.detach()
+    path.write_text(json.dumps({"config": wanted, "scores": scores}), encoding="utf-8")
+    return scores
+
+
+def run(work: Path, seeds: int, total_steps: int, only: list[str] | None) -> dict[str, list[dict]]:
+    """Returns the scores by arm, a list over the seeds; "TSCD" is the student that all go on from."""
+    images, labels = digits.load_digits()
+    base = digits.base_model(work / "base.safetensors", images, labels)
+    features = digits.feature_network(work / "classifier.safetensors", images, labels)
+    examples = LatentExamples(
+        images, {"context": base.contexts(labels)}, {"context": base.contexts(torch.tensor([digits.CLASSES]))}
+    )
+    chosen = {name: config for name, config in one_step_arms(total_steps).items() if only is None or name in only}
+    results: dict[str, list[dict]] = {name: [] for name in ("TSCD", *chosen)}
+    for seed in range(seeds):
+        judge = Judge(base, features, images, labels, seed)
+        progressive = arms()["progressive"]
+        first, start = Arm(replace(progressive.config, seed=seed), progressive.draws), work / f"progressive-{seed}"
+        layers = student(first.config, base, examples, start)
+        with layers.using("student"):
+            results["TSCD"].append(scores_of(judge, draws(STARTS)))
+        layers.detach()
+        for name, config in chosen.items():
+            folder = work / f"{name.replace(', ', '_').replace(' ', '-')}-{seed}"
+            results[name].append(measure(replace(config, seed=seed), first, judge, examples, folder, start))
+            logger.info("%s, seed %d: %s", name, seed, {k: round(v["kid"], 3) for k, v in results[name][-1].items()})
+    return results
+
+
+def spread(results: dict[str, list[dict]]) -> dict[str, dict]:
+    """Returns mean and deviation over the seeds by arm, draw and metric."""
+    return {
+        arm: {key: {metric: over_seeds([one[key][metric] for one in seeds]) for metric in seeds[0][key]} for key in seeds[0]}
+        for arm, seeds in results.items()
+    }
+
+
+def one_step_key(scores: dict[str, dict]) -> str:
+    """Returns the key of an arm's one step, the last one where it has several."""
+    return [key for key in scores if key.startswith("1 steps")][-1]
+
+
+def bars(found: dict[str, dict]) -> dict[str, dict]:
+    """Returns for every arm which bars its one step meets, and the largest share of TSCD's KID and energy at 2 to 8 steps.
+
+    KID is unbiased and may come out below 0, so a share of it counts only where TSCD's is above its own deviation.
+    """
+    tscd, table = found["TSCD"], {}
+    for arm, scores in found.items():
+        one = scores[one_step_key(scores)]
+        shares = [
+            scores[key][metric]["mean"] / tscd[key][metric]["mean"]
+            for key in (how.key for how in draws(()))
+            for metric in ("kid", "energy")
+        ]
+        worst = max(shares)
+        table[arm] = {
+            "kid": one["kid"]["mean"] <= BARS["kid"], "energy": one["energy"]["mean"] <= BARS["energy"],
+            "detail": abs(one["detail"]["mean"] - 1) <= BARS["detail"], "many": worst <= BARS["many"],
+            "worst_share_at_2_to_8": worst if math.isfinite(worst) else None,
+        }  # fmt: skip
+    return table
+
+
+def main() -> None:
+    """Trains all arms, and writes JSON."""
+    parser = command_line(__doc__, out="one_step.json")
+    parser.add_argument("--seeds", type=int, default=3, help="how often everything is trained; default %(default)s")
+    parser.add_argument("--steps", type=int, default=TOTAL_STEPS, help="optimizer steps of every arm")
+    parser.add_argument("--arms", nargs="*", help="only these")
+    parser.add_argument("--work", type=Path, default=Path(".demo/distillation"), help="what is done is kept here")
+    options = parser.parse_args()
+    start_logging(with_time=True)
+    torch.set_num_threads(1)
+    found = spread(run(options.work, options.seeds, options.steps, options.arms))
+    settings = {name: to_plain(config) for name, config in one_step_arms(options.steps).items()}
+    result = {"seeds": options.seeds, "steps": options.steps, "torch": torch.__version__, "machine": processor()}
+    write_result(result | {"bars": BARS, "met": bars(found), "scores": found, "settings": settings}, options.out)
+
+
+if __name__ == "__main__":
+    main()
