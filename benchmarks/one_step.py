@@ -29,7 +29,7 @@ from .distillation_arms import COMMON, TOTAL_STEPS, Arm, Draw, arms
 from .measure import command_line, logger, over_seeds, processor, start_logging, write_result
 
 RATE, FAKE_RATE, TOO_HIGH = 1.5e-3, 3e-3, 4e-3
-MIXED = (0.5, 2.0, 8.0, 32.0)  # weights of the consistency that is mixed in, beside 0.5 of the score and 1 of the pairs
+MIXED = (2.0, 8.0, 32.0)  # weights of the consistency that is mixed in, beside 0.5 of the score and 1 of the pairs
 STARTS = (LAST_TIMESTEP, 800)
 MANY = (2, 4, 8)
 BARS = {"kid": 0.6, "energy": 0.1, "detail": 0.15, "many": 1.5}

@@ -35,7 +35,7 @@ UNIFIED = replace(
 # The paper's last part, on the unified LoRA: score distillation and the teacher's own pictures from the same noise. A higher
 # rate destroys a good start.
 SCORED = replace(
-    UNIFIED, stages=(Stage(1, 500, 0.0, score_weight=0.5, pair_weight=1.0),), batch_size=16, learning_rate=1e-3,
+    UNIFIED, stages=(Stage(1, 300, 0.0, score_weight=0.5, pair_weight=1.0),), batch_size=16, learning_rate=1e-3,
     warmup_steps=20, final_rate=0.05, fake_learning_rate=2e-3, fake_updates=2, fake_warmup=20, pairs=768, pair_steps=25,
     checkpoint_every=50,
 )  # fmt: skip
