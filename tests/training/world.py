@@ -66,3 +66,21 @@ def check_gradients(w, parameters, part):
         assert found == pytest.approx(numeric, rel=1e-4, abs=1e-9)
         steep += abs(numeric) > 1e-6
     return steep
+
+
+def parts(diffusion, x, output, t):
+    """x0 and noise by the definitions of the four predictions, each solved by itself."""
+    a, s = diffusion.levels(t, x)
+    kind = diffusion.prediction_type
+    if kind == "epsilon":
+        return (x - s * output) / a, output
+    if kind == "sample":
+        return output, (x - a * output) / s
+    if kind == "flow":
+        return x - s * output, x + (1 - s) * output
+    return a * x - s * output, a * output + s * x
+
+
+def land(diffusion, x0, noise, t):
+    a, s = diffusion.levels(t, x0)
+    return a * x0 + s * noise

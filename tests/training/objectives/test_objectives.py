@@ -4,7 +4,7 @@ import pytest
 import torch
 from hyper_sd.samplers.timesteps import segment_boundary
 from hyper_sd.tests.training.fakes import PointMass, call, make_denoiser, make_examples, schedule
-from hyper_sd.tests.training.world import PLAIN, World, check_gradients, config
+from hyper_sd.tests.training.world import PLAIN, World, check_gradients, config, land, parts
 from hyper_sd.training.config import Stage
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
@@ -16,27 +16,9 @@ from hyper_sd.training.objectives.tscd import Tscd
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 
 
-def parts(diffusion, x, output, t):
-    """x0 and noise by the definitions of the four predictions, each solved by itself."""
-    a, s = diffusion.levels(t, x)
-    kind = diffusion.prediction_type
-    if kind == "epsilon":
-        return (x - s * output) / a, output
-    if kind == "sample":
-        return output, (x - a * output) / s
-    if kind == "flow":
-        return x - s * output, x + (1 - s) * output
-    return a * x - s * output, a * output + s * x
-
-
 def add_teacher(w):
     for parameter in w.layers.add(TEACHER).parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-
-
-def land(diffusion, x0, noise, t):
-    a, s = diffusion.levels(t, x0)
-    return a * x0 + s * noise
 
 
 @ALL
