@@ -4,14 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from hyper_sd.tests.training.fakes import call, make_examples, schedule
+from hyper_sd.tests.training.fakes import call
 from hyper_sd.tests.training.score_world import FakeWorld, ScoreWorld
 from hyper_sd.tests.training.world import check_gradients, config, parts
-from hyper_sd.training.config import Stage, TrainingConfig
-from hyper_sd.training.denoiser import Denoiser
-from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
-from hyper_sd.training.loop import train
-from hyper_sd.training.lora_layers import BACKBONE, FAKE, TEACHER, LoraLayers
+from hyper_sd.training.config import Stage
+from hyper_sd.training.diffusion import PREDICTION_TYPES
+from hyper_sd.training.lora_layers import BACKBONE, FAKE, TEACHER
 from hyper_sd.training.objectives.score_distillation import draw_score, matching_gradient
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
