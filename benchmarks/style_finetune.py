@@ -75,7 +75,7 @@ class Studio:
     def train(
         self, objective: str, steps: int, drawings: np.ndarray, captions: list[str], options: argparse.Namespace, seed: int
     ) -> Any:
-        """Returns the output of HyperSDTrainLora: MODEL, LORA_MODEL, LOSS_MAP, steps, sheet."""
+        """Returns the output of HyperSDTrainLora: MODEL, LORA_MODEL, LOSS_MAP, steps, sheet, one-step LORA_MODEL."""
         start = "none" if objective == STYLE else UNIFIED
         values = {
             "model": self.model, "latents": self.latents(drawings), "positive": self.encode(captions), "objective": objective,

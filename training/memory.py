@@ -57,9 +57,9 @@ class MemoryEstimate:
     heads: int = 0
 
     def needed(self, config: TrainingConfig) -> int:
-        """Returns the bytes that a run of these settings takes, with some headroom."""
+        """Returns the bytes that a run of these settings takes, with some headroom; all passes of one loss are kept at once."""
         activations = self.recomputed if config.gradient_checkpointing else self.plain
-        return self.adapters + round(HEADROOM * activations.of(_at_once(config)))
+        return self.adapters + round(HEADROOM * config.graphs * activations.of(_at_once(config)))
 
 
 def _at_once(config: TrainingConfig) -> int:
@@ -136,8 +136,8 @@ def fit(measured: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> 
 def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) -> int:
     weights = layers.rank * sum(layer.weight[0].numel() + len(layer.weight) for layer in layers.layers.values())  # down and up
     backbone = config.is_adversarial and config.train_backbone
-    sets = 1 + config.has_target + teacher + backbone  # one is the student
-    trained = 1 + backbone
+    sets = 1 + config.has_target + teacher + backbone + config.has_fake  # one is the student
+    trained = 1 + backbone + config.has_fake
     return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
 
 

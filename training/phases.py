@@ -1,11 +1,10 @@
-"""One training of one or two phases in a folder of its own, which a later call continues where an earlier one ended."""
+"""One training of one phase or more in a folder of its own, which a later call continues where an earlier one ended."""
 
 import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,85 +13,17 @@ from .. import disk
 from ..errors import TrainingError
 from .checkpoint import CheckpointError
 from .config import Stage
-from .data.examples import Examples
-from .denoiser import Denoiser
-from .engine import LocalEngine
+from .job import Job
 from .loop import TrainingState, train
-from .lora_layers import EXCLUDED, STUDENT, TEACHER, LoraLayers, adaptable_layers
-from .lora_tensors import Rename, concatenated, lora_state_dict, set_from_tensors
+from .lora_layers import STUDENT, TEACHER, LoraLayers
+from .lora_tensors import concatenated, lora_state_dict, set_from_tensors
 from .losses import LossLog
-from .presets import Phase
-from .run import CHECKPOINT
+from .presets import ONE_STEP, Phase
+from .room import require_room
+from .stage_files import stage_path, write_stage
 
 logger = logging.getLogger("hyper_sd")
 LOSSES, SETTINGS = "losses.txt", "settings.json"
-FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """The network that is trained, of whichever host.
-
-    Args:
-        denoiser: the network, its noise schedule and how it is called.
-        engine: what runs a step; the same one serves all phases.
-        family: a key of models.families.FAMILIES.
-        is_embedded: whether it is the model that ships with the pack, which has its own presets.
-        precision: of the arithmetic, as TrainingConfig.precision.
-        lora_name: a module of the network -> its name in a LoRA file.
-        layer_order: as LoraLayers takes it.
-    """
-
-    denoiser: Denoiser
-    engine: LocalEngine
-    family: str
-    is_embedded: bool
-    precision: str
-    lora_name: Rename
-    layer_order: Callable[[str], Any] | None = None
-
-    def layers(self, rank: int, lora_alpha: float | None, excluded: tuple[str, ...]) -> LoraLayers:
-        """Returns new adapter layers on the network; the arguments are those of LoraLayers."""
-        return LoraLayers(self.denoiser.network, rank, lora_alpha, excluded, order=self.layer_order)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that decides what a training learns, and where it is kept.
-
-    Args:
-        trainee: the network.
-        examples: what it learns from.
-        phases: in order. A distillation after a style distils the network with that style.
-        start: tensors in kohya's names that the only phase, or a distillation after a style, starts from; may be empty.
-        folder: of the checkpoints, the losses and the sheets of samples.
-        excluded: patterns of layers that are left alone.
-        settings: what decides the folder's name, as JSON values.
-        heads: weights of a discriminator's heads, which the last phase's checkpoint holds as well.
-    """
-
-    trainee: Trainee
-    examples: Examples
-    phases: tuple[Phase, ...]
-    start: Mapping[str, torch.Tensor]
-    folder: Path
-    excluded: tuple[str, ...] = EXCLUDED
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    heads: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of all phases."""
-        return sum(phase.config.total_steps for phase in self.phases)
-
-    def phase_folder(self, number: int) -> Path:
-        """Returns where the phase of this number, counted from 0, keeps its checkpoint and losses."""
-        return self.folder / f"phase_{number + 1}"
-
-    @property
-    def begun(self) -> int:
-        """How many phases have a checkpoint."""
-        return sum((self.phase_folder(number) / CHECKPOINT).is_file() for number in range(len(self.phases)))
 
 
 @dataclass(frozen=True)
@@ -119,8 +50,9 @@ class Outcome:
     """What a training leaves behind.
 
     Args:
-        tensors: the LoRA in kohya's names, float32.
-        rank: of the LoRA.
+        loras: of every phase that was trained, by its title, in kohya's names, float32. The last one of a training that was
+            stopped is unfinished.
+        rank: of the last phase's LoRA.
         losses: of every step.
         stages: "title" and "first_step" of each, for a chart.
         warning: a text for the person, often empty.
@@ -128,7 +60,7 @@ class Outcome:
         steps_taken: in this call, fewer than all where an earlier call had taken some.
     """
 
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    loras: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     rank: int = 0
     losses: list[float] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -136,13 +68,25 @@ class Outcome:
     is_finished: bool = True
     steps_taken: int = 0
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The LoRA for any number of steps: that of the last phase, but for one that is for one step; empty before any."""
+        return next((lora for title, lora in reversed(self.loras.items()) if title != ONE_STEP), {})
+
+    @property
+    def one_step(self) -> dict[str, torch.Tensor]:
+        """The LoRA for exactly one step; empty where no phase makes one."""
+        return self.loras.get(ONE_STEP, {})
+
 
 OnStep = Callable[[StepReport], None]
 AtEnd = Callable[[Phase, LoraLayers], None]
 
 
 def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    """Trains phase after phase, from where an earlier call of the same job ended, and returns the last one's LoRA.
+    """Trains phase after phase, from where an earlier call of the same job ended, and returns their LoRAs.
+
+    As a stage of a distillation ends, its LoRA is written into the job's folder, for example as 4-segments.safetensors.
 
     Args:
         job: what to train.
@@ -151,14 +95,14 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
         stop: asked after every step; True saves a checkpoint and ends the training.
     Raises: TrainingError as train(), and where the disk has no room for the checkpoints.
     """
-    _require_room(job)
-    outcome, style = Outcome(), {}
+    require_room(job)
+    outcome, learnt = Outcome(), {}
     for number, phase in enumerate(job.phases):
         layers = job.trainee.layers(phase.config.rank, phase.config.lora_alpha, job.excluded)
         try:
-            _add_starting_sets(job, layers, number, style)
+            _add_starting_sets(job, layers, number, learnt)
             outcome.is_finished = _train_phase(job, number, layers, on_step, outcome, stop)
-            style = outcome.tensors = lora_state_dict(layers, STUDENT, torch.float32, job.trainee.lora_name)
+            learnt = outcome.loras[phase.title] = lora_state_dict(layers, STUDENT, torch.float32, job.trainee.lora_name)
             if not outcome.is_finished:
                 break
             if number == len(job.phases) - 1:
@@ -170,9 +114,11 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
 
 
 def stage_title(phase: Phase, stage: Stage) -> str:
-    """Returns what a stage is called: by its segments in a distillation, else as its phase."""
+    """Returns what a stage is called: by its segments in a distillation, "one step" where it is for that, else as its phase."""
     if phase.config.objective == "finetune":
         return phase.title
+    if stage.is_one_step:
+        return ONE_STEP
     return f"{stage.num_segments} segment{'s' if stage.num_segments > 1 else ''}"
 
 
@@ -182,15 +128,15 @@ def stage_in_words(phase: Phase, stage: Stage) -> str:
     return title if title == phase.title else f"{phase.title} ({title})"
 
 
-def _add_starting_sets(job: Job, layers: LoraLayers, number: int, style: Mapping[str, torch.Tensor]) -> None:
+def _add_starting_sets(job: Job, layers: LoraLayers, number: int, learnt: Mapping[str, torch.Tensor]) -> None:
     """Gives the layers what a phase starts from, and the teacher where a style was learnt before."""
     rename = job.trainee.lora_name
-    last = number == len(job.phases) - 1  # a style that is distilled later is learnt from nothing
-    first = concatenated(style, job.start) if style and job.start and last else style or (job.start if last else {})
+    start = job.start if number == job.starting else {}
+    first = concatenated(learnt, start) if learnt and start else learnt or start
     if first:
         set_from_tensors(first, layers, STUDENT, rename=rename, source="The LoRA in start_from", partial=True)
-    if number and style:
-        set_from_tensors(style, layers, TEACHER, rename=rename)
+    if number and number == job.starting:
+        set_from_tensors(learnt, layers, TEACHER, rename=rename)
 
 
 def _train_phase(
@@ -207,6 +153,8 @@ def _train_phase(
                 # The discriminator's part goes up and down as both sides learn, and does not show how far the LoRA is.
                 log.add(state.step, state.losses["distance"])
                 outcome.steps_taken += 1
+                if state.stage_finished:
+                    _write_stage(job, phase, config.stage_at(state.step - 1)[0], layers)
                 on_step(StepReport(phase, state, before + state.step, layers, log.values))
     except CheckpointError as error:
         if state is None or state.step < state.total_steps:
@@ -220,28 +168,18 @@ def _train_phase(
         outcome.stages.append({"title": stage_title(phase, stage), "first_step": first})
         first += stage.steps
     outcome.losses += log.values
+    last = len(config.stages) - 1
+    if state is None and not stop() and not stage_path(job.folder, stage_title(phase, config.stages[last])).is_file():
+        _write_stage(job, phase, last, layers)  # it had ended before, and its file is gone
     return not stop() if state is None else state.step == state.total_steps
 
 
-def _require_room(job: Job) -> None:
-    """Refuses a training whose checkpoints the disk has no room for.
-
-    Raises: TrainingError naming what is needed and what is free.
-    """
-    layers = adaptable_layers(job.trainee.denoiser.network, job.excluded)
-    widths = sum(len(layer.weight) + layer.weight[0].numel() for layer in layers.values())
-    needed = judges = job.heads * 3 * FLOAT32_BYTES  # with their two moments
-    for number, phase in enumerate(job.phases):
-        copies = 3 + phase.config.has_target + bool(number)  # student, two moments of the optimizer, its average; the teacher
-        needed += widths * phase.config.rank * copies * FLOAT32_BYTES
-    # The largest checkpoint stands beside the old one for a moment, then takes its name.
-    needed += max(phase.config.rank for phase in job.phases) * widths * 5 * FLOAT32_BYTES + judges
-    free = disk.free_bytes(job.folder)
-    if free < needed + disk.SPARE:
-        raise TrainingError(
-            f"The checkpoints of this training take up to {disk.format_bytes(needed + disk.SPARE)}, and the disk of "
-            f"{job.folder} has {disk.format_bytes(free)} left; make room, or choose a lower rank."
-        )
+def _write_stage(job: Job, phase: Phase, index: int, layers: LoraLayers) -> None:
+    """Writes the LoRA of a distillation's stage into the job's folder, from the first process."""
+    trainee, config = job.trainee, phase.config
+    if config.objective == "tscd" and trainee.engine.rank == 0:
+        path = stage_path(job.folder, stage_title(phase, config.stages[index]))
+        write_stage(path, layers, config, index, trainee.family, trainee.lora_name)
 
 
 def write_settings(job: Job, name: str) -> None:

@@ -14,6 +14,10 @@ OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
 STYLE_SHARE = 0.4  # of the steps of "style, then distil"
 AUTO, NONE, ON, OFF, UNIFIED = "auto", "none", "on", "off", "Hyper-SD unified"
 MOST_SEGMENTS = 8
+ONE_STEP = "one step"
+SCORE_WEIGHT, PAIR_WEIGHT = 0.5, 1.0  # of a stage for one step, as measured best on small digits
+FAKE_UPDATES, FAKE_WARMUP = 2, 20
+MOST_PAIRS, PAIRS_SHARE = 1024, 6  # the teacher draws its pictures in less time than the steps take that learn from them
 # Of the single segment; half at two, none above, as in the paper. The heads have a few steps only: they learn fast.
 ADVERSARIAL_WEIGHT, HEADS_RATE = 0.1, 1e-3
 
@@ -23,13 +27,17 @@ class Preset:
     """A size of run for one family of models.
 
     Args:
-        steps: optimizer steps of all phases.
+        steps: optimizer steps of all phases, without the one for one step.
         rank: of the LoRA.
         batch_size: examples a step.
         style_rate: learning rate of a style.
         distil_rate: learning rate of a distillation.
         refine_rate: learning rate of a distillation after a style that starts from a distilled LoRA.
         stages: numbers of segments of a distillation that starts from the base model.
+        one_step_rate: learning rate of the phase for one step.
+        fake_rate: learning rate of its fake score.
+        one_step_share: of the steps of a run with that phase, those of the phase; `steps` are the others.
+        pair_steps: solver steps of the pictures that the teacher draws for it.
     """
 
     steps: int
@@ -39,26 +47,31 @@ class Preset:
     distil_rate: float
     refine_rate: float
     stages: tuple[int, ...]
+    one_step_rate: float = 5e-5
+    fake_rate: float = 1e-4
+    one_step_share: float = 0.5
+    pair_steps: int = 50
 
 
 # 1e-4 is usual for LoRAs of these models; the embedded model is a fiftieth of SD1.5's size and learns
 # at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
 # What follows a style has little left to learn there, and loses of the style at a higher rate (docs/benchmarks.md).
+_EMBEDDED = {"one_step_rate": 1e-3, "fake_rate": 2e-3, "pair_steps": 25}
 PRESETS: dict[str, dict[str, Preset]] = {
     "Small": {
         "sd15": Preset(300, 16, 2, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
         "sdxl": Preset(300, 16, 1, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
-        EMBEDDED: Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1)),
+        EMBEDDED: Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1), **_EMBEDDED),
     },
     "Medium": {
         "sd15": Preset(1000, 32, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
         "sdxl": Preset(1000, 32, 2, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        EMBEDDED: Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
+        EMBEDDED: Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1), **_EMBEDDED),
     },
     "Thorough": {
         "sd15": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
         "sdxl": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        EMBEDDED: Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1)),
+        EMBEDDED: Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1), **_EMBEDDED),
     },
 }
 FAMILIES = tuple(PRESETS["Small"])
@@ -67,6 +80,7 @@ CHOICES = {
     "preset": tuple(PRESETS),
     "gradient_checkpointing": (AUTO, ON),
     "adversarial": (AUTO, ON, OFF),
+    "one_step": (AUTO, ON, OFF),
 }
 
 
@@ -92,6 +106,9 @@ class TrainRequest:
             "on", "off", or "auto", which is on for the embedded model alone, where it is measured (docs/benchmarks.md); for
             the others it takes gigabytes more.
         preview_every: steps between two sheets of samples; 0 is about eight times a training.
+        one_step: whether "TSCD distillation" goes on with a phase that makes a LoRA of its own for exactly one step: "on",
+            "off", or "auto", which is on for the embedded model alone. It more than doubles the time of a preset, and needs a
+            distillation that ends on 1 segment; where it does not, "auto" is off.
     Raises: TrainingError for a value that its list does not have.
     """
 
@@ -109,6 +126,7 @@ class TrainRequest:
     gradient_checkpointing: str = AUTO
     adversarial: str = AUTO
     preview_every: int = 0
+    one_step: str = AUTO
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -153,6 +171,8 @@ def phases(
 ) -> tuple[Phase, ...]:
     """Returns the runs that lead to the LoRA, first to last: plain denoising, TSCD, or the one and then the other.
 
+    A distillation alone may be followed by a run for one step; see TrainRequest.one_step.
+
     Args:
         request: what a person asks for.
         family: one of FAMILIES.
@@ -171,7 +191,13 @@ def phases(
         "precision": precision,
         "final_rate": 0.1,
     }
-    steps = request.steps or preset.steps
+    automatic = (1,) if starts_distilled else preset.stages
+    segments = automatic if objective == STYLE or request.stages.strip().lower() == AUTO else parse_stages(request.stages)
+    once = _has_one_step(request, family, segments)
+    share = preset.one_step_share if once else 0.0
+    total = request.steps or round(preset.steps / (1 - share))
+    one_step_steps = max(1, round(share * total)) if once else 0
+    steps = total - one_step_steps
     style_steps = {STYLE: steps, DISTIL: 0}.get(objective, round(STYLE_SHARE * steps))
     planned = []
     if objective != DISTIL:
@@ -181,11 +207,47 @@ def phases(
     if objective != STYLE:
         refines = starts_distilled and objective == STYLE_THEN_DISTIL
         shared["learning_rate"] = request.learning_rate or (preset.refine_rate if refines else preset.distil_rate)
-        automatic = (1,) if starts_distilled else preset.stages
-        segments = automatic if request.stages.strip().lower() == AUTO else parse_stages(request.stages)
-        stages = _equal_stages(segments, steps - style_steps)
+        stages = _equal_stages(segments, steps - style_steps, and_one_step=once)
         planned.append(Phase("distillation", _distillation(request, stages, family, shared)))
+    if once:
+        planned.append(Phase(ONE_STEP, _one_step(request, one_step_steps, preset, shared)))
     return tuple(planned)
+
+
+def _has_one_step(request: TrainRequest, family: str, segments: tuple[int, ...]) -> bool:
+    """Returns whether a phase for one step follows the distillation.
+
+    Raises: TrainingError where it is asked for and cannot be.
+    """
+    if request.one_step == ON and request.objective != DISTIL:
+        raise TrainingError(
+            f'one_step "{ON}" needs the objective "{DISTIL}", got "{request.objective}"; use "{AUTO}" or "{OFF}".'
+        )
+    if request.one_step == ON and segments[-1] != 1:
+        raise TrainingError(
+            f'one_step "{ON}" needs a distillation that ends on 1 segment, got stages {"-".join(map(str, segments))}; let them '
+            f'end on 1, or set one_step to "{OFF}".'
+        )
+    is_wanted = request.one_step == ON or (request.one_step == AUTO and family == EMBEDDED)
+    return is_wanted and request.objective == DISTIL and segments[-1] == 1
+
+
+def _one_step(request: TrainRequest, steps: int, preset: Preset, shared: Mapping[str, Any]) -> TrainingConfig:
+    """Returns the run for one step; a learning rate that was given keeps the preset's ratio to the fake score's."""
+    rate = request.learning_rate or preset.one_step_rate
+    chunks = max(1, PAIRS_SHARE * steps // preset.pair_steps)  # batches of the teacher's pictures
+    settings = {
+        **shared,
+        "learning_rate": rate,
+        "fake_learning_rate": rate * preset.fake_rate / preset.one_step_rate,
+        "fake_updates": FAKE_UPDATES,
+        "fake_warmup": min(FAKE_WARMUP, steps // 5),
+        "pairs": min(MOST_PAIRS, chunks * shared["batch_size"]),
+        "pair_steps": preset.pair_steps,
+        "guidance_scale": (request.teacher_cfg, request.teacher_cfg),
+    }
+    stage = Stage(1, steps, distance_weight=0.0, score_weight=SCORE_WEIGHT, pair_weight=PAIR_WEIGHT)
+    return _config((stage,), **settings)
 
 
 def _distillation(request: TrainRequest, stages: tuple[Stage, ...], family: str, shared: Mapping[str, Any]) -> TrainingConfig:
@@ -202,8 +264,13 @@ def _require_one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise TrainingError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
-def _equal_stages(segments: tuple[int, ...], steps: int) -> tuple[Stage, ...]:
+def _equal_stages(segments: tuple[int, ...], steps: int, and_one_step: bool = False) -> tuple[Stage, ...]:
     """Shares the steps out evenly; the last stages get those that are left over: a single step asks the most."""
+    if steps < len(segments) and and_one_step:
+        raise TrainingError(
+            f"{max(steps, 0)} steps are too few for the {len(segments)} stages {'-'.join(map(str, segments))} before one step; "
+            f'use {2 * len(segments)} steps or more in all, fewer stages, or one_step "{OFF}".'
+        )
     if steps < len(segments):
         raise TrainingError(
             f"{steps} steps are too few for the {len(segments)} stages {'-'.join(map(str, segments))}; "

@@ -12,13 +12,14 @@ from PIL import Image
 from ..evaluation.contact_sheet import contact_sheet
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import hyper_sd_sigmas
+from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas
 from .config import Stage
 from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .diffusion import Diffusion
+from .job import Job
 from .lora_layers import STUDENT, LoraLayers
-from .phases import Job, stage_in_words
+from .phases import stage_in_words
 from .presets import Phase
 
 logger = logging.getLogger("hyper_sd")
@@ -46,6 +47,7 @@ def sample_latents(
     eta: float = 0.3,
     guidance_scale: float = 1.0,
     seed: int = 0,
+    start_timestep: int = LAST_TIMESTEP,
 ) -> torch.Tensor:
     """Returns latents [batch, ...] as the network sees them (scaled), drawn with whatever adapter set is active.
 
@@ -61,10 +63,11 @@ def sample_latents(
         eta: as samplers.tcd.sample_tcd() takes it.
         guidance_scale: 1 is no guidance.
         seed: of the starting noise, and of the noise that eta adds.
+        start_timestep: of the first step, from noise of deviation 1 as the network sees it.
     Raises: ScheduleError where no such grid exists.
     """
     schedule = schedule_of_diffusion(denoiser.diffusion)
-    sigmas = hyper_sd_sigmas(schedule, steps, num_segments)
+    sigmas = hyper_sd_sigmas(schedule, steps, num_segments, start_timestep=start_timestep)
     like = next(tensor for tensor in conditioning.values() if tensor.is_floating_point())
     noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
     noise = noise.to(like.device, torch.promote_types(like.dtype, torch.float32))
@@ -76,13 +79,15 @@ def sample_latents(
         scaled = x if schedule.is_flow else x * denoiser.diffusion.levels(t, x)[0]
         return denoiser.diffusion.pred_x0(scaled, denoiser.guided(scaled, t, conditioning, guide, scale), t)
 
-    start = noise * (sigmas[0] if schedule.is_flow else (1 + sigmas[0] ** 2).sqrt())
+    start = noise if schedule.is_flow else noise * (1 + sigmas[0] ** 2).sqrt()
     return sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, eta=eta, num_segments=num_segments, schedule=schedule)
 
 
 @dataclass
 class Previews:
     """Draws and keeps the sheets of samples of a training: the same captions and noise every time, at 1, 4 and 8 steps.
+
+    A phase for one step is drawn at that step alone, from where it starts.
 
     Args:
         job: the training.
@@ -160,20 +165,24 @@ class Previews:
         distilled = phase.config.objective == "tscd"
         cfg, segments = (1, stage.num_segments) if distilled else (self.cfg, 1)
         parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]  # as many at once as are trained on
-        images = [image for part in parts for image in self._images(layers, part, cfg, segments)]
-        labels = [f"caption {row}, {n} step{'s' if n > 1 else ''}" for row in range(1, len(numbers) + 1) for n in STEPS]
+        counts, start = ((1,), phase.config.start_timestep) if stage.is_one_step else (STEPS, LAST_TIMESTEP)
+        images = [image for part in parts for image in self._images(layers, part, cfg, segments, counts, start)]
+        labels = [f"caption {row}, {n} step{'s' if n > 1 else ''}" for row in range(1, len(numbers) + 1) for n in counts]
         title = f"{self.name}: {stage_in_words(phase, stage)}, step {steps_done} of {self.job.total_steps}"
-        return contact_sheet(images, labels, len(STEPS), title)
+        return contact_sheet(images, labels, len(counts) if len(counts) > 1 else len(images), title)
 
-    def _images(self, layers: LoraLayers, numbers: Sequence[int], cfg: float, segments: int) -> list[Image.Image]:
-        """Returns the images of some captions: of each one, an image for each number of steps."""
+    def _images(
+        self, layers: LoraLayers, numbers: Sequence[int], cfg: float, segments: int, counts: Sequence[int], start: int
+    ) -> list[Image.Image]:
+        """Returns the images of some captions: of each one, an image for each number of steps, from timestep `start`."""
         trainee, latents = self.job.trainee, []
         batch = self.job.examples.batch(numbers, 0).to(trainee.engine.device)
         with trainee.engine.autocast(), layers.using(STUDENT):
-            for steps in STEPS:
+            for steps in counts:
                 drawn = sample_latents(
                     trainee.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,
                     steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=numbers[0],
+                    start_timestep=start,
                 )  # fmt: skip
                 latents.append(drawn.float())
         images = self.decode(torch.stack(latents, 1).flatten(0, 1))

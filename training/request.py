@@ -16,11 +16,11 @@ from ..models.lora_plan import EMBEDDED
 from .config import FREE_TO_CHANGE, to_plain
 from .data.examples import Examples
 from .export import clean_name
+from .job import Job, Trainee
 from .lora_layers import EXCLUDED
 from .lora_tensors import DOWN
 from .memory import estimate, fit
-from .phases import Job, Trainee
-from .presets import Phase, TrainRequest, phases
+from .presets import ONE_STEP, Phase, TrainRequest, phases
 
 SAMPLED = 16  # values of each tensor that enter a fingerprint
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -64,8 +64,10 @@ def phases_of(request: TrainRequest, trainee: Trainee, examples: Examples, start
         starts_distilled=start.is_distilled,
     )
     ranks = [phase.config.rank for phase in planned]
-    # A distillation after a style holds that style and the LoRA it starts from side by side.
-    ranks[-1] = ranks[0] + start.rank if len(planned) > 1 else max(ranks[0], start.rank)
+    if planned[0].config.objective == planned[-1].config.objective:  # a style or a distillation, and one step after that
+        ranks = [max(rank, start.rank) for rank in ranks]
+    else:  # a distillation after a style holds that style and the LoRA it starts from side by side
+        ranks[-1] = ranks[0] + start.rank
     return tuple(phase.changed(rank=rank) for phase, rank in zip(planned, ranks, strict=True))
 
 
@@ -106,10 +108,10 @@ def fitted(job: Job, free_bytes: Callable[[float], float]) -> tuple[Job, int, in
         free_bytes: bytes that the training takes -> bytes that are free for it, once other models have made room.
     Raises: TrainingError where not even one image at a time fits.
     """
-    trainee, largest = job.trainee, job.phases[-1].config  # a distillation after a style has its rank and more
+    trainee, largest = job.trainee, job.phases[-1].config  # what comes later has the rank and the sets from before, and more
     batch = job.examples.largest().to(trainee.engine.device)
-    taught = len(job.phases) > 1  # by the network with the style
-    measured = estimate(trainee.denoiser, largest.rank, largest, batch.latents.shape, batch.conditioning, teacher=taught)
+    shape, taught = batch.latents.shape, job.taught  # by the network with the style
+    measured = estimate(trainee.denoiser, largest.rank, largest, shape, batch.conditioning, teacher=taught)
     free = free_bytes(measured.needed(largest))
     fitting = tuple(replace(phase, config=fit(measured, free, phase.config)) for phase in job.phases)
     needed = max(measured.needed(phase.config) for phase in fitting)
@@ -127,9 +129,17 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
-    """Returns what the LoRA's file says of its training, under this project's names and kohya's."""
-    last, diffusion, family = job.phases[-1].config, job.trainee.denoiser.diffusion, job.trainee.family
+def metadata_of(request: TrainRequest, job: Job, rank: int, *, one_step: bool = False) -> dict[str, str]:
+    """Returns what a LoRA's file says of its training, under this project's names and kohya's.
+
+    Args:
+        request: what a person asked for.
+        job: that made the LoRA.
+        rank: of the LoRA.
+        one_step: whether it is the LoRA for exactly one step, and not the one for any number of steps.
+    """
+    led = tuple(phase for phase in job.phases if one_step or phase.title != ONE_STEP)
+    last, diffusion, family = led[-1].config, job.trainee.denoiser.diffusion, job.trainee.family
     zero_terminal_snr = bool(diffusion.alpha[-1] < 1e-3)
     return {
         "hyper_sd_base": family,
@@ -138,11 +148,12 @@ def metadata_of(request: TrainRequest, job: Job, rank: int) -> dict[str, str]:
         "hyper_sd_data_hash": job.settings["data"],
         "hyper_sd_images": str(_count(job.examples)),
         "hyper_sd_objective": request.objective,
-        "hyper_sd_steps": str(job.total_steps),
+        "hyper_sd_steps": str(sum(phase.config.total_steps for phase in led)),
         "hyper_sd_rank": str(rank),
         "hyper_sd_stages": "-".join(str(stage.num_segments) for stage in last.stages) if last.objective == "tscd" else "none",
-        "hyper_sd_learning_rate": ", ".join(f"{phase.config.learning_rate:g}" for phase in job.phases),
+        "hyper_sd_learning_rate": ", ".join(f"{phase.config.learning_rate:g}" for phase in led),
         "hyper_sd_teacher_cfg": f"{request.teacher_cfg:g}" if last.objective == "tscd" else "none",
+        **({"hyper_sd_start_timestep": str(last.start_timestep)} if one_step else {}),
         "hyper_sd_start_from": request.start_from,
         "hyper_sd_seed": str(request.seed),
         "hyper_sd_date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -23,7 +23,7 @@ from ...training.data.examples import Conditioning, GroupedExamples, grouped_exa
 from ...training.denoiser import Denoiser
 from ...training.diffusion import Diffusion
 from ...training.engine import PRECISION_DTYPES, LocalEngine
-from ...training.phases import Trainee
+from ...training.job import Trainee
 from ...training.request import fingerprint
 from .. import demo_model
 from ..lora_files import family_of

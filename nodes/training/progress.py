@@ -7,8 +7,9 @@ import comfy.model_management
 import comfy.utils
 
 from ...models.progress import format_duration
+from ...training.job import Job
 from ...training.losses import smoothed
-from ...training.phases import Job, Outcome, StepReport, stage_in_words
+from ...training.phases import Outcome, StepReport, stage_in_words
 from ...training.preview import Previews
 from ..schema import show_text
 
@@ -60,4 +61,6 @@ def show_last_sheet(job: Job, previews: Previews) -> None:
 
 def summary(job: Job, outcome: Outcome) -> str:
     """Returns the text that stays on the node."""
-    return f"{job.total_steps} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}, kept in {job.folder}"
+    stages = sum(len(phase.config.stages) for phase in job.phases if phase.config.objective == "tscd")
+    kept = f"kept in {job.folder}" + (", with the LoRA of each stage" if stages > 1 else "")
+    return f"{job.total_steps} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}, {kept}"

@@ -1,6 +1,6 @@
 """Trains a LoRA on the loaded model: a style, few steps, or first the one and then the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...disk import format_bytes
 from ...errors import TrainingError
@@ -26,6 +27,10 @@ from .start import starting_lora
 
 FOLDER = "hyper_sd_training"  # below the host's output folder
 DEFAULTS = TrainRequest()
+NO_ONE_STEP = (
+    "Hyper-SD Train LoRA made no LoRA for one step. Choose the objective TSCD distillation, stages that end on 1, and one_step "
+    "on; or take away the wire from one_step_lora."
+)
 TOOLTIPS = {
     "model": "SD1.5 or SDXL with unquantised weights, as its loader gives it, or with other LoRAs on it. It is afterwards as "
     "before. It is trained in place; only under ComfyUI's dynamic VRAM a second copy is loaded for the training.",
@@ -56,6 +61,8 @@ TOOLTIPS = {
     "only where the training would not fit otherwise.",
     "adversarial": "In style, then distil: at the stages 1 and 2 a discriminator shows the LoRA what your images look like, so "
     "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
+    "one_step": "In TSCD distillation: on makes a second LoRA after it, for exactly 1 step, by the paper's score "
+    "distillation. It more than doubles the time; stages must end on 1. auto is on for the demo model only.",
 }
 
 
@@ -98,6 +105,7 @@ INPUTS = [
     _setting(io.Int, "seed", max=2**63 - 1, control_after_generate=False, optional=True),
     _rare(io.Combo, "gradient_checkpointing", options=list(CHOICES["gradient_checkpointing"]), optional=True),
     _rare(io.Combo, "adversarial", options=list(CHOICES["adversarial"]), optional=True),
+    _rare(io.Combo, "one_step", options=list(CHOICES["one_step"]), optional=True),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
@@ -107,6 +115,11 @@ OUTPUTS = [
     io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For Hyper-SD Loss Plot."),
     io.Int.Output("total_steps", display_name="steps", tooltip="Optimizer steps done."),
     io.Image.Output("samples", display_name="samples", tooltip="The last sheet of sample images."),
+    io.Custom("LORA_MODEL").Output(
+        "one_step_lora",
+        display_name="one_step_lora",
+        tooltip="With one_step: the LoRA for exactly 1 step, for a Hyper-SD Save LoRA of its own.",
+    ),
 ]
 
 
@@ -201,13 +214,19 @@ def train_lora(
         node_text.show(text, now=True)
     outcome = run_job(job, Watch(job, previews, node_text), previews.last_sheet)
     show_last_sheet(job, previews)
-    tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
-    patched, _ = add_lora(model, Path(f"{request.name}.safetensors"), tensors, 1.0)
+    trained = _trained(outcome.tensors, metadata_of(request, job, outcome.rank))
+    one_step: Any = ExecutionBlocker(NO_ONE_STEP)  # reaches the nodes that are wired to it alone
+    if outcome.one_step:
+        one_step = _trained(outcome.one_step, metadata_of(request, job, outcome.rank, one_step=True))
+    patched, _ = add_lora(model, Path(f"{request.name}.safetensors"), dict(trained), 1.0)
     text = outcome.warning or summary(job, outcome)
     node_text.show(text, now=True)
-    trained = TrainedLora(tensors, metadata_of(request, job, outcome.rank))
-    loss_map = {"loss": outcome.losses, "stages": outcome.stages}
-    return io.NodeOutput(patched, trained, loss_map, job.total_steps, as_image(previews.sheet), ui=lasting_text(text))
+    loss_map, sheet = {"loss": outcome.losses, "stages": outcome.stages}, as_image(previews.sheet)
+    return io.NodeOutput(patched, trained, loss_map, job.total_steps, sheet, one_step, ui=lasting_text(text))
+
+
+def _trained(lora: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> TrainedLora:
+    return TrainedLora({name: tensor.to(torch.float16) for name, tensor in lora.items()}, metadata)
 
 
 def _require_empty_prompt(request: TrainRequest, examples: GroupedExamples, planned: Sequence[Phase]) -> None:

@@ -3,7 +3,8 @@
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.training.engine import LocalEngine
-from hyper_sd.training.phases import Trainee, run_job
+from hyper_sd.training.job import Trainee
+from hyper_sd.training.phases import run_job
 from hyper_sd.training.presets import TrainRequest
 from hyper_sd.training.request import StartingLora, job_of, phases_of
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hyper_sd import disk
 from hyper_sd.errors import TrainingError
+from hyper_sd.models.recognition import recognise
 from hyper_sd.tests.training.jobs import STYLE_STEPS, Follower, make_job
 from hyper_sd.tests.training.runs import Interrupted, equal
 from hyper_sd.training.checkpoint import load_checkpoint
@@ -15,6 +16,7 @@ from hyper_sd.training.lora_tensors import lora_state_dict
 from hyper_sd.training.phases import LOSSES, SETTINGS, stage_in_words, write_settings
 from hyper_sd.training.request import StartingLora
 from hyper_sd.training.run import CHECKPOINT
+from safetensors.torch import load_file
 
 STEPS = 10
 
@@ -167,10 +169,110 @@ def test_too_little_room_for_the_checkpoints_is_said_before_the_first_step(tmp_p
 def test_room_that_is_asked_for_is_what_the_checkpoints_take(tmp_path, monkeypatch):
     job = make_job(tmp_path, rank=64)
     Follower().run(job)
-    sizes = [path.stat().st_size for path in job.folder.rglob(CHECKPOINT)]
+    sizes = [path.stat().st_size for path in job.folder.rglob("*.safetensors")]
     elsewhere = dataclasses.replace(job, folder=tmp_path / "elsewhere")
     monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes))
     with pytest.raises(TrainingError):  # the largest one is there twice while it is replaced
+        Follower().run(elsewhere)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes) + max(sizes))
+    assert Follower().run(elsewhere).is_finished
+
+
+ONCE = {"objective": "TSCD distillation", "one_step": "on"}
+
+
+def files(job) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.stem: load_file(path) for path in job.folder.glob("*.safetensors")}
+
+
+def halves(tensors) -> dict[str, torch.Tensor]:
+    return {name: tensor.half() for name, tensor in tensors.items()}
+
+
+def test_one_step_goes_on_from_the_distillation_and_is_taught_by_the_bare_network(tmp_path):
+    seen = {}
+
+    class Watching(Follower):
+        def on_step(self, report):
+            super().on_step(report)
+            seen[report.steps_done] = {name: tensors_of(report.layers, name) for name in report.layers.sets}
+
+    follower = Watching()
+    outcome = follower.run(make_job(tmp_path, **ONCE))
+    assert [stage["title"] for stage in outcome.stages] == ["2 segments", "1 segment", "one step"]
+    assert list(outcome.loras) == ["distillation", "one step"]
+    assert equal(outcome.tensors, seen[5]["student"])  # of five steps each
+    assert equal(outcome.one_step, seen[STEPS]["student"])
+    assert seen[6].keys() == {"student", "target", "fake"}
+    assert equal(seen[6]["student"], seen[5]["student"])  # the fake score learns alone at first
+    assert not equal(outcome.one_step, outcome.tensors)
+    assert not equal(seen[STEPS]["fake"], seen[6]["fake"])
+    assert [title for title, _ in follower.ends] == ["one step"]
+
+
+@pytest.mark.parametrize("stop_at", [5, 6, 8])
+def test_one_step_that_is_stopped_goes_on_to_the_bit(tmp_path, stop_at):
+    whole, job = Follower().run(make_job(tmp_path / "whole", **ONCE)), make_job(tmp_path / "a", **ONCE)
+    assert not Follower(stop_at=stop_at).run(job).is_finished
+    resumed = Follower().run(make_job(tmp_path / "a", **ONCE))
+    assert (resumed.is_finished, resumed.steps_taken) == (True, STEPS - stop_at)
+    assert resumed.losses == whole.losses
+    assert equal(resumed.tensors, whole.tensors)
+    assert equal(resumed.one_step, whole.one_step)
+
+
+def test_lora_of_each_stage_is_written_as_the_stage_ends(tmp_path):
+    job, written = make_job(tmp_path, **ONCE), {}
+
+    class Watching(Follower):
+        def on_step(self, report):
+            super().on_step(report)
+            written[report.steps_done] = {name: tensors_of(report.layers, STUDENT) for name in files(job)}
+
+    outcome = Watching().run(job)
+    assert [sorted(written[step]) for step in (1, 2, 5, STEPS)] == [
+        [], ["2-segments"], ["1-segment", "2-segments"], ["1-segment", "2-segments", "one-step"],
+    ]  # fmt: skip
+    found = files(job)
+    assert equal(found["1-segment"], halves(outcome.tensors))
+    assert equal(found["one-step"], halves(outcome.one_step))
+    assert equal(found["2-segments"], halves(written[2]["2-segments"]))
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("2-segments", ("n-step", 2, None)), ("1-segment", ("unified", 1, None)), ("one-step", ("n-step", 1, 800)),
+])  # fmt: skip
+def test_file_of_a_stage_is_recognised_by_what_it_says(tmp_path, name, expected):
+    job = make_job(tmp_path, **ONCE)
+    Follower().run(job)
+    found = recognise(job.folder / f"{name}.safetensors")
+    assert (found.variant, found.steps, found.start_timestep) == expected
+
+
+def test_file_of_a_stage_that_is_gone_is_written_again(tmp_path):
+    job = make_job(tmp_path, **ONCE)
+    outcome = Follower().run(job)
+    for path in job.folder.glob("*.safetensors"):
+        path.unlink()
+    Follower().run(make_job(tmp_path, **ONCE))
+    assert files(job).keys() == {"1-segment", "one-step"}  # of a finished training the last of each phase is known
+    assert equal(files(job)["one-step"], halves(outcome.one_step))
+
+
+def test_stage_that_cannot_be_written_is_said_and_the_training_goes_on(tmp_path, caplog):
+    job = make_job(tmp_path, **ONCE)
+    (job.folder / "2-segments.safetensors").mkdir(parents=True)
+    assert Follower().run(job).is_finished
+    assert "The LoRA of this stage is not kept, and the training goes on" in caplog.text
+
+
+def test_room_that_is_asked_for_is_what_one_step_takes(tmp_path, monkeypatch):
+    job = make_job(tmp_path, rank=64, **ONCE)
+    Follower().run(job)
+    sizes = [path.stat().st_size for path in job.folder.rglob("*.safetensors")]
+    elsewhere = dataclasses.replace(job, folder=tmp_path / "elsewhere")
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes))
+    with pytest.raises(TrainingError):
         Follower().run(elsewhere)
     monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes) + max(sizes))
     assert Follower().run(elsewhere).is_finished

@@ -30,7 +30,7 @@ def test_stages_that_cannot_be_are_refused_with_what_is_allowed(text):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_gives_a_run_of_its_length(objective, family, preset):
-    plan, size = planned(objective, family, preset=preset), PRESETS[preset][family]
+    plan, size = planned(objective, family, preset=preset, one_step="off"), PRESETS[preset][family]
     assert sum(phase.config.total_steps for phase in plan) == size.steps
     assert {(p.config.rank, p.config.batch_size) for p in plan} == {(size.rank, size.batch_size)}
     assert all(p.config.warmup_steps < min(s.steps for s in p.config.stages) for p in plan)
@@ -67,7 +67,7 @@ def test_style_then_distil_shares_the_steps_two_to_three():
 
 def test_distillation_after_a_style_that_starts_distilled_learns_slowly():
     def rates(objective, **settings):
-        plan = planned(objective, "embedded", preset="Small", starts_distilled=True, **settings)
+        plan = planned(objective, "embedded", preset="Small", starts_distilled=True, one_step="off", **settings)
         return [phase.config.learning_rate for phase in plan]
 
     assert rates("style, then distil") == [3e-3, 5e-4]
@@ -81,7 +81,7 @@ def test_distillation_after_a_style_that_starts_distilled_learns_slowly():
 ])  # fmt: skip
 def test_adversarial_part_joins_at_two_segments_and_knows_the_examples(family, asked, is_on):
     style, distil = planned("style, then distil", family, preset="Medium", stages="4-2-1", adversarial=asked)
-    (alone,) = planned("TSCD distillation", family, preset="Medium", adversarial="on")
+    (alone,) = planned("TSCD distillation", family, preset="Medium", adversarial="on", one_step="off")
     assert [s.adversarial_weight for s in distil.config.stages] == ([0, 0.05, 0.1] if is_on else [0, 0, 0])
     assert distil.config.adversarial_real == ("data" if is_on else "target")
     assert not style.config.is_adversarial
@@ -143,3 +143,63 @@ def test_unknown_objectives_and_too_few_steps_are_refused():
         planned("tscd", "sd15", preset="Small", examples=10)
     with pytest.raises(TrainingError, match="3 steps are too few for the 4 stages 8-4-2-1; use 4 steps or more"):
         planned("TSCD distillation", "sd15", preset="Medium", examples=10, steps=3)
+
+
+@pytest.mark.parametrize(("family", "asked", "is_on"), [
+    ("embedded", "auto", True), ("sd15", "auto", False), ("sdxl", "auto", False), ("sd15", "on", True), ("sdxl", "on", True),
+    ("embedded", "off", False),
+])  # fmt: skip
+def test_one_step_follows_a_distillation_and_leaves_it_as_it_was(family, asked, is_on):
+    plan = planned("TSCD distillation", family, preset="Medium", one_step=asked)
+    (alone,) = planned("TSCD distillation", family, preset="Medium", one_step="off")
+    assert plan[0] == alone
+    assert [phase.title for phase in plan[1:]] == (["one step"] if is_on else [])
+
+
+@pytest.mark.parametrize(("family", "rates", "pair_steps"), [
+    ("embedded", (1e-3, 2e-3), 25), ("sd15", (5e-5, 1e-4), 50), ("sdxl", (5e-5, 1e-4), 50),
+])  # fmt: skip
+@pytest.mark.parametrize("preset", PRESETS)
+def test_phase_for_one_step_is_set_by_the_family_and_bounded_by_its_length(preset, family, rates, pair_steps):
+    _, once = planned("TSCD distillation", family, preset=preset, one_step="on", teacher_cfg=4.0)
+    config, size = once.config, PRESETS[preset][family]
+    (stage,) = config.stages
+    assert (stage.num_segments, stage.distance_weight, stage.score_weight, stage.pair_weight) == (1, 0.0, 0.5, 1.0)
+    assert stage.steps == size.steps
+    assert (config.learning_rate, config.fake_learning_rate) == pytest.approx(rates)
+    assert (config.fake_updates, config.pair_steps, config.guidance_scale) == (2, pair_steps, (4.0, 4.0))
+    assert (config.rank, config.batch_size, config.start_timestep) == (size.rank, size.batch_size, 800)
+    assert config.fake_warmup <= stage.steps / 5
+    # A picture takes a guided pass for each of its steps; a step of the stage takes about 17 passes.
+    assert config.pairs <= 1024
+    assert config.pairs * pair_steps * 2 <= stage.steps * config.batch_size * 17
+
+
+def test_steps_that_are_given_are_those_of_both_phases():
+    distil, once = planned("TSCD distillation", "embedded", steps=11, stages="2-1", learning_rate=4e-4)
+    assert [stage.steps for stage in distil.config.stages] == [2, 3]
+    assert once.config.total_steps == 6
+    assert (once.config.learning_rate, once.config.fake_learning_rate) == pytest.approx((4e-4, 8e-4))
+
+
+@pytest.mark.parametrize("objective", ["style, then distil", "style finetune"])
+def test_one_step_is_for_the_distillation_alone(objective):
+    assert planned(objective, "embedded") == planned(objective, "embedded", one_step="off")
+    with pytest.raises(
+        TrainingError, match=f'one_step "on" needs the objective "TSCD distillation", got "{objective}"; use "auto"'
+    ):
+        planned(objective, "embedded", one_step="on")
+
+
+def test_one_step_needs_a_distillation_that_ends_on_one_segment():
+    assert len(planned("TSCD distillation", "embedded", stages="8-4")) == 1
+    with pytest.raises(TrainingError, match=r'one_step "on" needs .* ends on 1 segment, got stages 8-4; let them end on 1'):
+        planned("TSCD distillation", "embedded", stages="8-4", one_step="on")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_too_few_steps_for_a_distillation_and_one_step_are_refused(steps):
+    with pytest.raises(
+        TrainingError, match=r'too few for the 2 stages 4-1 before one step; use 4 steps or more .*one_step "off"'
+    ):
+        planned("TSCD distillation", "embedded", stages="4-1", steps=steps)

@@ -30,6 +30,7 @@ def start_of_rank(rank: int, **settings) -> StartingLora:
     ("preset", "Large", r"preset must be one of 'Small', 'Medium', 'Thorough', got 'Large'"),
     ("gradient_checkpointing", "off", r"gradient_checkpointing must be one of 'auto', 'on', got 'off'"),
     ("adversarial", "maybe", r"adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
+    ("one_step", "maybe", r"one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
 ])  # fmt: skip
 def test_value_that_a_list_does_not_have_is_refused_with_what_it_has(name, value, words):
     with pytest.raises(TrainingError, match=words):
@@ -203,3 +204,27 @@ def test_file_says_that_the_noise_ends_without_signal(tmp_path):
     denoiser = dataclasses.replace(trainee.denoiser, diffusion=dataclasses.replace(diffusion, alpha=alpha))
     job = make_job(tmp_path, trainee=dataclasses.replace(trainee, denoiser=denoiser))
     assert metadata_of(make_request(), job, 2)["hyper_sd_prediction"] == "epsilon, zero terminal SNR"
+
+
+def test_file_of_one_step_says_where_the_step_starts_and_the_other_one_does_not(tmp_path):
+    job, request = make_job(tmp_path, objective=DISTIL, one_step="on"), make_request(objective=DISTIL, one_step="on")
+    plain, once = (metadata_of(request, job, 2, one_step=one_step) for one_step in (False, True))
+    assert "hyper_sd_start_timestep" not in plain
+    assert (plain["hyper_sd_stages"], plain["hyper_sd_steps"]) == ("2-1", "5")
+    assert (once["hyper_sd_start_timestep"], once["hyper_sd_stages"], once["hyper_sd_steps"]) == ("800", "1", "10")
+    assert [phase["title"] for phase in json.loads(once["hyper_sd_settings"])] == ["distillation", "one step"]
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, [2, 2]), (1, [2, 2]), (6, [6, 6])])
+def test_one_step_has_the_rank_of_the_distillation_that_it_goes_on_from(rank, ranks):
+    start = start_of_rank(rank) if rank else StartingLora({})
+    request = make_request(objective=DISTIL, one_step="on")
+    assert [p.config.rank for p in phases_of(request, make_trainee(), make_examples(10), start)] == ranks
+
+
+def test_memory_of_one_step_is_that_of_its_fake_score_and_two_passes(tmp_path):
+    (_, plain, _), (_, once, _) = (
+        fitted(make_job(tmp_path, examples=groups(32), objective=DISTIL, one_step=word), lambda needed: 10**12)
+        for word in ("off", "on")
+    )
+    assert 1.5 * plain < once < 2.5 * plain

@@ -1,7 +1,8 @@
-"""A run whose file names an objective and a preset, as the node in ComfyUI does: phases, samples, and one LoRA at the end."""
+"""A run whose file names an objective and a preset, as the node in ComfyUI does: phases, samples, and the LoRAs at the end."""
 
 import logging
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,17 +20,18 @@ from ...models.recognition import recognise
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, clean_name, numbered, save_trained
+from ..job import Job
 from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name, set_from_tensors
 from ..losses import smoothed
-from ..phases import Job, Outcome, StepReport, run_job, stage_in_words, write_settings
+from ..phases import Outcome, StepReport, run_job, stage_in_words, write_settings
 from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
 from ..preview import Previews
 from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
 from ..run import CHECKPOINT
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
-from .run_file import RunFile
+from .run_file import ONE_STEP_ENDING, RunFile
 from .step_log import StepLog
 
 logger = logging.getLogger("hyper_sd")
@@ -55,7 +57,9 @@ def check(request: TrainRequest, model: DiffusersModel, engine: AccelerateEngine
 
 
 def train(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: AccelerateEngine) -> bool:
-    """Trains, saves the LoRA below the output folder, and returns whether the run came to its end.
+    """Trains, saves the LoRAs below the output folder, and returns whether the run came to its end.
+
+    The LoRA has the run's name; one for exactly one step, where the run makes it, has "-one-step" after that.
 
     Args:
         file: the run.
@@ -161,13 +165,21 @@ def _run(job: Job, previews: Previews, engine: AccelerateEngine) -> Outcome:
 
 
 def _save(request: TrainRequest, job: Job, outcome: Outcome, root: Path) -> None:
-    """Writes the LoRA under the next free number, unless an earlier call of the same run has done so."""
-    tensors = {name: tensor.to(torch.float16) for name, tensor in outcome.tensors.items()}
-    path = next((path for path in numbered(root, clean_name(request.name)[-1]).values() if _holds(path, tensors)), None)
-    if path is None:
-        path = save_trained(root, request.name, TrainedLora(tensors, metadata_of(request, job, outcome.rank)))
+    """Writes the LoRAs, each under the next free number, unless an earlier call of the same run has done so."""
+    path = _saved(root, request.name, outcome.tensors, metadata_of(request, job, outcome.rank))
     what = f"{job.total_steps} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}"
     logger.info("Finished: %s; the LoRA is %s, samples are in %s", what, path, job.folder)
+    if outcome.one_step:
+        metadata = metadata_of(request, job, outcome.rank, one_step=True)
+        path = _saved(root, f"{request.name}{ONE_STEP_ENDING}", outcome.one_step, metadata)
+        logger.info("The LoRA for exactly one step, from timestep %s, is %s", metadata["hyper_sd_start_timestep"], path)
+
+
+def _saved(root: Path, name: str, lora: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Path:
+    """Returns the file of a LoRA, which it writes where no earlier call of the same run has done so."""
+    tensors = {key: tensor.to(torch.float16) for key, tensor in lora.items()}
+    path = next((path for path in numbered(root, clean_name(name)[-1]).values() if _holds(path, tensors)), None)
+    return path or save_trained(root, name, TrainedLora(tensors, metadata))
 
 
 def _holds(path: Path, tensors: dict[str, torch.Tensor]) -> bool:

@@ -76,8 +76,10 @@ def _follow(
 
 def _export(state: TrainingState, file: RunFile, layers: LoraLayers, model: DiffusersModel) -> None:
     segments = None if file.training.objective == "finetune" else state.stage.num_segments
-    path = file.output.lora_path(segments)
+    is_one_step = state.stage.is_one_step
+    path = file.output.lora_path(segments, is_one_step)
     metadata = {"title": path.stem, "base_model": model.name, "trained_steps": str(state.step)}
     metadata |= {} if segments is None else {"num_segments": str(segments)}
+    metadata |= {"hyper_sd_start_timestep": str(file.training.start_timestep)} if is_one_step else {}
     save_lora(path, layers, STUDENT, metadata=metadata, transformer=not model.is_unet)
     logger.info("wrote %s", path)

@@ -23,8 +23,8 @@ from ..data.examples import Conditioning
 from ..denoiser import Denoiser, call_diffusers_transformer, call_diffusers_unet
 from ..diffusion import Diffusion
 from ..engine import LocalEngine
+from ..job import Trainee
 from ..lora_layers import EXCLUDED
-from ..phases import Trainee
 from ..preview import as_images
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 USUAL_RESOLUTION = 512  # of runs of stages
+ONE_STEP_ENDING = "-one-step"  # of the name of a LoRA for exactly one step
 PATHS = {"folder", "shards", "prompts", "cache"}
 BACKSLASHES = (
     "in double quotes a backslash begins a code; write paths in single quotes, 'D:\\test\\bears', or with / in its place"
@@ -113,9 +114,15 @@ class OutputTable:
         """The folder in which a run of stages keeps its checkpoint."""
         return Path(self.folder, self.name)
 
-    def lora_path(self, num_segments: int | None) -> Path:
-        """Returns where the LoRA of a stage goes; None is that of plain finetuning."""
+    def lora_path(self, num_segments: int | None, is_one_step: bool = False) -> Path:
+        """Returns where the LoRA of a stage goes.
+
+        Args:
+            num_segments: of the stage; None is plain finetuning.
+            is_one_step: whether the stage is for one step; then its segments do not count.
+        """
         steps = "" if num_segments is None else f"-{num_segments}step{'s' if num_segments > 1 else ''}"
+        steps = ONE_STEP_ENDING if is_one_step else steps
         return Path(self.folder, f"{self.name}{steps}.safetensors")
 
 
@@ -208,7 +215,7 @@ def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[Training
     values = {"objective": OBJECTIVES[0], **table}
     precision = values.pop("precision", "")
     _require_dtype("training.precision", precision, "leave it out")
-    for switch, words in {"gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON)}.items():
+    for switch, words in {"gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON), "one_step": (OFF, ON)}.items():
         if isinstance(values.get(switch), bool):
             values[switch] = words[values[switch]]
     if values.get("start_from") not in (None, NONE, UNIFIED):

@@ -86,7 +86,7 @@ def train(host, pack, tmp_path, monkeypatch):
             "objective": OBJECTIVES[0], "preset": "Small", "name": "my_style", **QUICK, **changes,
         }  # fmt: skip
         outputs = pack[NODE].execute(model=[model], **sent(**given)).args
-        return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples"), outputs, strict=True)))
+        return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples", "one_step"), outputs, strict=True)))
 
     return run
 

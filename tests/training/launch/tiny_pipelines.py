@@ -119,7 +119,7 @@ def write_preset_run(path, model="embedded = true", out="loras", **settings):
     """Writes a run file by preset beside a folder of two images; `model` is the line that names the model."""
     if not (path.parent / "images").exists():
         write_images(path.parent / "images", 2)
-    values = {"preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off", **settings}
+    values = {"preset": "Small", "steps": 6, "rank": 2, "batch_size": 2, "adversarial": "off", "one_step": "off", **settings}
     lines = [f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()]
     text = f"[model]\n{model}\n[data]\nfolder = 'images'\nresolution = 64\n[output]\nfolder = '{out}'\nname = 'my_style'\n"
     path.write_text("\n".join([text, "[training]", *lines]), encoding="utf-8")
