@@ -166,8 +166,41 @@ def bars(found: dict[str, dict]) -> dict[str, dict]:
     return table
 
 
+def curve(found: dict[str, dict]) -> dict[str, list[float | None]]:
+    """Returns what mixing consistency in costs: KID at each number of steps by the weight, TSCD alone (None) at the end."""
+    names = {0.0: "score, pairs", **{weight: f"score, pairs, {weight:g} TSCD" for weight in MIXED}, None: "TSCD"}
+    there = {weight: found[name] for weight, name in names.items() if name in found}
+    ways = {"1": one_step_key, **{str(how.steps): lambda scores, key=how.key: key for how in draws(())}}
+    kids = {steps: [scores[key(scores)]["kid"]["mean"] for scores in there.values()] for steps, key in ways.items()}
+    return {"weight": list(there), **kids}
+
+
+def plot(found: dict[str, dict], path: Path) -> None:
+    """Draws curve() into a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    values = curve(found)
+    weights = values.pop("weight")
+    figure, axis = pyplot.subplots(figsize=(6, 4))
+    for steps, kids in values.items():
+        axis.plot(
+            range(len(weights)), [max(kid, 1e-3) for kid in kids], marker="o", label=f"{steps} step{'s' * (steps != '1')}"
+        )
+    axis.set_xticks(range(len(weights)), ["TSCD alone" if weight is None else f"{weight:g}" for weight in weights])
+    axis.set_yscale("log")
+    axis.set_xlabel("weight of the consistency that is mixed in")
+    axis.set_ylabel("KID to the guided teacher")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def main() -> None:
-    """Trains all arms, and writes JSON."""
+    """Trains all arms, and writes JSON and a plot."""
     parser = command_line(__doc__, out="one_step.json")
     parser.add_argument("--seeds", type=int, default=3, help="how often everything is trained; default %(default)s")
     parser.add_argument("--steps", type=int, default=TOTAL_STEPS, help="optimizer steps of every arm")
@@ -179,7 +212,9 @@ def main() -> None:
     found = spread(run(options.work, options.seeds, options.steps, options.arms))
     settings = {name: to_plain(config) for name, config in one_step_arms(options.steps).items()}
     result = {"seeds": options.seeds, "steps": options.steps, "torch": torch.__version__, "machine": processor()}
-    write_result(result | {"bars": BARS, "met": bars(found), "scores": found, "settings": settings}, options.out)
+    result |= {"bars": BARS, "met": bars(found), "curve": curve(found), "scores": found, "settings": settings}
+    write_result(result, options.out)
+    plot(found, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
