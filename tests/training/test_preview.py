@@ -4,10 +4,13 @@ from hyper_sd.errors import ScheduleError
 from hyper_sd.samplers.tcd import plan_steps, seeded_noise
 from hyper_sd.samplers.timesteps import hyper_sd_sigmas, hyper_sd_timesteps
 from hyper_sd.tests.training.fakes import PointMass, call, make_denoiser, make_examples, schedule
+from hyper_sd.tests.training.jobs import make_job
+from hyper_sd.training import preview
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.preview import sample_latents, schedule_of_diffusion
+from PIL import Image
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 SHAPE = (3, 2, 8, 8)
@@ -86,3 +89,37 @@ def test_grid_that_cannot_be_is_refused_before_the_network_runs():
     denoiser, conditioning, unconditional = world()
     with pytest.raises(ScheduleError, match="1 steps cannot visit 4 segments"):
         sample_latents(denoiser, conditioning, unconditional, SHAPE, steps=1, num_segments=4)
+
+
+@ALL
+@pytest.mark.parametrize("start", [800, 999])
+def test_one_step_is_the_networks_picture_of_noise_of_deviation_one(prediction, start):
+    denoiser, conditioning, unconditional = world(prediction)
+    drawn = sample_latents(denoiser, conditioning, unconditional, SHAPE, steps=1, seed=5, start_timestep=start)
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5)).double()
+    t = torch.full((3,), start)
+    expected = denoiser.diffusion.pred_x0(noise, denoiser.predict(noise, t, conditioning), t)
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sheet_of_one_step_shows_that_step_alone_from_where_it_starts(tmp_path, monkeypatch):
+    job, asked, shown = make_job(tmp_path, objective="TSCD distillation", one_step="on"), [], []
+
+    def sampled(*arguments, **options):
+        asked.append((options["steps"], options["start_timestep"]))
+        return sample_latents(*arguments, **options)
+
+    def decode(latents):
+        shown.append(len(latents))
+        return [Image.new("RGB", (8, 8)) for _ in latents]
+
+    monkeypatch.setattr(preview, "sample_latents", sampled)
+    previews = preview.Previews(job, "my_style", 0, 5.0, decode)
+    for phase in job.phases:
+        layers = job.trainee.layers(phase.config.rank, None, job.excluded)
+        layers.add("student")
+        assert previews.draw_sheet(phase, layers, phase.config.stages[-1], 3) is not None
+        layers.detach()
+    assert set(asked[:3]) == {(1, 999), (4, 999), (8, 999)}
+    assert asked[3:] == [(1, 800)]
+    assert shown == [9, 3]

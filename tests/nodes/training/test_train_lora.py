@@ -6,11 +6,13 @@ import logging
 import pytest
 import torch
 from hyper_sd.errors import HyperSDError
+from hyper_sd.models.recognition import recognise
 from hyper_sd.tests.models.synthetic_unets import SMALL, write
 from hyper_sd.tests.models.synthetic_unets import unet as unet_tensors
 from hyper_sd.tests.nodes.small_sdxl import conditioning, load_small
 from hyper_sd.tests.nodes.training.lora_runs import OBJECTIVES, changes, is_as_before, weights_of
 from hyper_sd.tests.training.runs import equal, with_kept_bytes
+from safetensors.torch import load_file
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -54,10 +56,69 @@ def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_wa
     assert is_as_before(unet, before)
 
 
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial"])
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial", "one_step"])
 def test_value_on_no_list_is_refused_with_the_list(train, unet, name):
     with pytest.raises(HyperSDError, match=f"{name} must be one of 'auto', 'on'.*got 'nonsense'"):
         train(unet, **{name: "nonsense"})
+
+
+def test_one_step_is_a_second_lora_and_changes_nothing_of_the_first(train, unet, tmp_path):
+    before, wishes = weights_of(unet), {"objective": OBJECTIVES[1], "stages": "2-1"}
+    off, on = train(unet, folder="off", one_step="off", **wishes), train(unet, one_step="on", **wishes | {"steps": 8})
+    assert is_as_before(unet, before)
+    assert equal(off.lora, on.lora)
+    assert not equal(on.one_step, on.lora)
+    assert on.loss_map["stages"][-1] == {"title": "one step", "first_step": 4}
+    assert (on.steps, len(on.loss_map["loss"])) == (8, 8)
+    said = on.one_step.metadata
+    assert (said["hyper_sd_start_timestep"], said["hyper_sd_stages"], said["hyper_sd_steps"]) == ("800", "1", "8")
+    assert "hyper_sd_start_timestep" not in on.lora.metadata
+    (run,) = (tmp_path / "a" / "hyper_sd_training").iterdir()
+    written = {path.stem: load_file(path) for path in run.glob("*.safetensors")}
+    assert written.keys() == {"2-segments", "1-segment", "one-step"}
+    assert equal(written["one-step"], dict(on.one_step))
+    assert equal(written["1-segment"], dict(on.lora))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_output_of_one_step_blocks_with_a_sentence_where_none_was_made(train, unet, objective):
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    blocked = train(unet, objective=objective).one_step
+    assert isinstance(blocked, ExecutionBlocker)
+    assert blocked.message.startswith("Hyper-SD Train LoRA made no LoRA for one step. Choose the objective TSCD distillation")
+
+
+def test_demo_model_makes_one_step_by_itself_and_its_file_starts_where_it_was_trained(
+    train, host, pack, demo, tmp_path, monkeypatch
+):
+    import folder_paths
+
+    model, clip, vae = demo
+    captions = clip.encode_from_tokens_scheduled(clip.tokenize("red heart"))
+    empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    made = train(
+        model, latents=[host.latent(2, seed=1)], positive=[captions], negative=[empty], vae=vae, steps=6,
+        objective=OBJECTIVES[1], start_from="Hyper-SD unified", stages="auto", rank=4,
+    )  # fmt: skip
+    assert [stage["title"] for stage in made.loss_map["stages"]] == ["1 segment", "one step"]
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path / "loras")])
+    pack["HyperSDSaveLora"].execute(made.one_step, "once")
+    found = recognise(tmp_path / "loras" / "once_00001_.safetensors")
+    assert (found.variant, found.steps, found.start_timestep) == ("n-step", 1, 800)
+
+
+def test_inputs_and_outputs_of_saved_workflows_keep_their_places(pack):
+    schema = pack["HyperSDTrainLora"].define_schema()
+    assert [given.id for given in schema.inputs][-2:] == ["adversarial", "one_step"]
+    assert [made.id for made in schema.outputs] == [
+        "trained_model",
+        "lora",
+        "loss_map",
+        "total_steps",
+        "samples",
+        "one_step_lora",
+    ]
 
 
 def test_metadata_says_what_was_trained(train, unet):
@@ -91,7 +152,6 @@ def test_hosts_loader_matches_the_lora_whole_and_draws_as_the_models_output(trai
 
 def test_hosts_node_can_save_the_lora(train, host, unet, tmp_path):
     from comfy_extras.nodes_train import SaveLoRA
-    from safetensors.torch import load_file
 
     made = train(unet)
     host.run_node(SaveLoRA, lora=made.lora, prefix="loras/ComfyUI_trained_lora", steps=made.steps)

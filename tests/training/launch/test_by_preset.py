@@ -12,6 +12,7 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.models import embedded
+from hyper_sd.models.recognition import recognise
 from hyper_sd.tests.conftest import ROOT
 from hyper_sd.tests.training.launch.log_spy import Spy
 from hyper_sd.tests.training.launch.tiny_pipelines import save_pipeline, write_preset_run
@@ -110,6 +111,25 @@ def test_finished_run_trains_nothing_again_and_writes_no_second_file(train, tmp_
     assert files(tmp_path / "loras") == [LORA]
 
 
+def test_one_step_is_a_second_file_that_is_recognised_and_goes_on_after_a_stop(train, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    wishes = {"objective": OBJECTIVES[2], "one_step": True, "steps": 8, "stages": "2-1"}
+    assert train(out="whole", **wishes) == 0
+    assert files(tmp_path / "whole") == ["my_style-one-step_00001_.safetensors", LORA]
+    assert files(run_folder(tmp_path / "whole")) == ["1-segment.safetensors", "2-segments.safetensors", "one-step.safetensors"]
+    assert "for exactly one step, from timestep 800" in caplog.text
+    unified, once = (recognise(tmp_path / "whole" / name) for name in (LORA, "my_style-one-step_00001_.safetensors"))
+    assert (unified.variant, unified.steps, unified.start_timestep) == ("unified", 1, None)
+    assert (once.variant, once.steps, once.start_timestep) == ("n-step", 1, 800)
+    with Spy(r"one step.* step 2/", lambda: signal.raise_signal(signal.SIGINT)):
+        assert train(**wishes) == launch.STOPPED
+    assert train(**wishes) == train(**wishes) == 0
+    assert files(tmp_path / "loras") == files(tmp_path / "whole")
+    for name in files(tmp_path / "whole"):
+        whole, resumed = (load_file(tmp_path / folder / name) for folder in ("whole", "loras"))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
 def test_another_setting_is_another_run_and_another_file(train, tmp_path):
     assert train(objective=OBJECTIVES[1]) == 0
     older = (tmp_path / "loras" / LORA).read_bytes()
@@ -185,6 +205,8 @@ BAD = [
     ({"objective": "styl"}, "objective must be one of 'style, then distil'"),
     ({"preset": "Huge"}, "preset must be one of 'Small', 'Medium', 'Thorough', got 'Huge'"),
     ({"stages": "1-8"}, "stages must be numbers of segments from 8 down to 1"),
+    ({"one_step": "maybe"}, "one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
+    ({"one_step": True}, 'one_step "on" needs the objective "TSCD distillation", got "style, then distil"'),
     ({"adversarial": "maybe"}, "adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
     ({"gradient_checkpointing": "of"}, "gradient_checkpointing must be one of 'auto', 'on', got 'of'"),
     ({"precision": "fp8"}, "training.precision must be one of fp32, bf16, fp16, got 'fp8'"),
@@ -251,9 +273,10 @@ def test_batch_that_processes_cannot_share_is_refused_before_anything_is_encoded
     ("value", "checkpointing", "adversarial"), [(True, "on", "on"), (False, "auto", "off"), ("on", "on", "on")]
 )
 def test_switches_may_be_true_false_or_a_word(tmp_path, value, checkpointing, adversarial):
-    path = write_preset_run(tmp_path / "run.toml", gradient_checkpointing=value, adversarial=value)
+    path = write_preset_run(tmp_path / "run.toml", gradient_checkpointing=value, adversarial=value, one_step=value)
     request = read_run_file(path).training
     assert (request.gradient_checkpointing, request.adversarial) == (checkpointing, adversarial)
+    assert request.one_step == adversarial
     assert request.objective == OBJECTIVES[0]
 
 

@@ -3,6 +3,7 @@ import signal
 
 import pytest
 import torch
+from hyper_sd.models.recognition import recognise
 from hyper_sd.tests.training.data.pictures import encoded, picture, shard
 from hyper_sd.tests.training.launch.log_spy import Spy
 from hyper_sd.tests.training.launch.tiny_pipelines import (
@@ -78,6 +79,20 @@ def test_run_trains_and_writes_every_stage_for_diffusers(tmp_path, models, model
     assert sum(float(p.abs().sum()) for p in loaded.values()) == pytest.approx(
         sum(float(written[name].float().abs().sum()) for name in pairs), rel=1e-3
     )
+
+
+def test_stage_for_one_step_writes_a_file_of_its_own_that_says_where_it_starts(tmp_path, models):
+    once = "{num_segments = 1, steps = 2, distance_weight = 0.0, score_weight = 0.5, pair_weight = 1.0}"
+    stages = f"stages = [{{num_segments = 1, steps = 2}}, {once}]\npairs = 2\npair_steps = 2\nfake_warmup = 1\n"
+    write_run(tmp_path / "run.toml", models / "sd15", write_data(tmp_path, "folder"), stages)
+    assert run(tmp_path / "run.toml") == 0
+    paths = {name: tmp_path / "out" / f"tiny-{name}.safetensors" for name in ("1step", "one-step")}
+    unified, once = (recognise(path) for path in paths.values())
+    assert (unified.variant, unified.start_timestep) == ("unified", None)
+    assert (once.variant, once.steps, once.start_timestep) == ("n-step", 1, 800)
+    first, second = (load_file(path) for path in paths.values())
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
 def test_finetuning_writes_one_file_named_as_the_run(tmp_path, models):

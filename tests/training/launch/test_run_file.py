@@ -29,6 +29,7 @@ def test_paths_start_at_the_folder_of_the_file(tmp_path):
     assert file.data.cache == str(tmp_path / "cache")
     assert file.output.lora_path(8) == tmp_path / "out" / "fox-8steps.safetensors"
     assert file.output.lora_path(1) == tmp_path / "out" / "fox-1step.safetensors"
+    assert file.output.lora_path(1, is_one_step=True) == tmp_path / "out" / "fox-one-step.safetensors"
     assert file.output.lora_path(None) == tmp_path / "out" / "fox.safetensors"
 
 
