@@ -24,8 +24,8 @@ from ..training.config import Stage, TrainingConfig, to_plain
 from ..training.data.examples import LatentExamples
 from ..training.loop import train
 from . import digits
-from .distillation import Judge, student
 from .distillation_arms import COMMON, TOTAL_STEPS, Arm, Draw, arms
+from .distillation_judge import Judge, student
 from .measure import command_line, logger, over_seeds, processor, start_logging, write_result
 
 RATE, FAKE_RATE, TOO_HIGH = 1.5e-3, 3e-3, 4e-3

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from hyper_sd.benchmarks import digits, distillation
+from hyper_sd.benchmarks import digits, distillation, distillation_judge
 from hyper_sd.benchmarks.distillation_arms import COMMON, ETAS, STEPS, Arm, Draw, arms
 from hyper_sd.benchmarks.distillation_report import BARS, plot, report
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
@@ -78,14 +78,14 @@ def test_draws_of_one_seed_start_from_the_same_noise(base, monkeypatch):
 def test_energy_distance_is_small_between_equal_distributions_and_grows_apart():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 500, 1, 2, 2, generator=generator)
-    assert abs(distillation.energy_distance(a, b)) < 0.05
-    assert distillation.energy_distance(a, b + 1) > 0.5
+    assert abs(distillation_judge.energy_distance(a, b)) < 0.05
+    assert distillation_judge.energy_distance(a, b + 1) > 0.5
 
 
 def test_fine_energy_counts_the_fast_part_only():
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
-    assert distillation.fine_energy(board[None, None]) == pytest.approx(1)
-    assert distillation.fine_energy(torch.ones(1, 1, 8, 8)) == pytest.approx(0, abs=1e-6)
+    assert distillation_judge.fine_energy(board[None, None]) == pytest.approx(1)
+    assert distillation_judge.fine_energy(torch.ones(1, 1, 8, 8)) == pytest.approx(0, abs=1e-6)
 
 
 def test_digit_net_offers_features_to_the_discriminator(base):
@@ -97,15 +97,15 @@ def test_digit_net_offers_features_to_the_discriminator(base):
 
 
 def test_measured_arm_is_not_trained_again(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(distillation, "SAMPLES", 20)
+    monkeypatch.setattr(distillation_judge, "SAMPLES", 20)
     images, labels = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     examples = LatentExamples(images, {"context": base.contexts(labels)}, {"context": base.contexts(torch.tensor([10]))})
-    judge = distillation.Judge(base, lambda x: x.flatten(1), images, torch.arange(20) % 10, seed=0)
+    judge = distillation_judge.Judge(base, lambda x: x.flatten(1), images, torch.arange(20) % 10, seed=0)
     config = dataclasses.replace(COMMON, stages=(Stage(2, 2), Stage(1, 2)), batch_size=4, rank=2)
     arm = Arm(config, (Draw(1), Draw(2, 1, 0.3)))
     first = distillation.measure(arm, judge, examples, tmp_path / "arm")
     assert set(first) == {draw.key for draw in arm.draws}
-    monkeypatch.setattr(distillation, "train", None)
+    monkeypatch.setattr(distillation_judge, "train", None)
     assert distillation.measure(arm, judge, examples, tmp_path / "arm") == first
 
 
