@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from ..demo.recipe import emoji
 from ..models.embedded import CHECKPOINT, LORAS, ONE_STEP, lora_title
+from ..samplers.timesteps import LAST_TIMESTEP
 
 CFG, ETA = 4.0, 0.3  # of the base without a LoRA; of the unified LoRA
 BATCH = 64  # pictures drawn together
@@ -49,6 +51,21 @@ def generate_all(vae, denoiser, prompts: list[str], *, seed: int, **settings) ->
     return torch.cat(drawn).numpy()
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a picture is drawn.
+
+    Args:
+        steps: model evaluations.
+        lora: name of the Painter's LoRA; None for the base.
+        start_timestep: of the first step; less than 999 for one step, which then starts from noise of deviation 1.
+    """
+
+    steps: int
+    lora: str | None = None
+    start_timestep: int = LAST_TIMESTEP
+
+
 class Painter:
     """The embedded model with its LoRAs as adapter sets, each named by the number of segments it was distilled on.
 
@@ -70,15 +87,17 @@ class Painter:
         for name, path in paths.items():
             load_lora(path, self.layers, name)
 
-    def paint(self, prompts: list[str], steps: int, seed: int, lora: int | None = None) -> np.ndarray:
+    def paint(self, prompts: list[str], way: Way, seed: int) -> np.ndarray:
         """Returns a picture of each prompt, uint8 [n, 128, 128, 3].
 
         Args:
             prompts: what to draw.
-            steps: model evaluations.
+            way: how to draw.
             seed: of the noise.
-            lora: the number of segments of the LoRA, or None for the base.
         """
-        settings = {"cfg": CFG} if lora is None else {"cfg": 1.0, "num_segments": lora, "eta": ETA}
-        with nullcontext() if lora is None else self.layers.using(str(lora)):
-            return generate_all(self.vae, self.denoiser, prompts, steps=steps, seed=seed, **settings)
+        settings = {"steps": way.steps, "start_timestep": way.start_timestep, "cfg": CFG}
+        if way.lora is not None:
+            num_segments = int(way.lora) if way.lora.isdigit() else 1
+            settings |= {"cfg": 1.0, "num_segments": num_segments, "eta": ETA}
+        with nullcontext() if way.lora is None else self.layers.using(way.lora):
+            return generate_all(self.vae, self.denoiser, prompts, seed=seed, **settings)

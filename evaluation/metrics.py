@@ -41,3 +41,37 @@ def retrieval_accuracy(
     nearest = torch.tensor(classes, device=similar.device)[similar.topk(k, dim=1).indices]
     own = torch.tensor(targets, device=similar.device)[:, None]
     return float((nearest == own).any(1).double().mean())
+
+
+def diversity(features: torch.Tensor, groups: list[int]) -> float:
+    """Returns how far apart pictures of one prompt are: the mean Euclidean distance over all pairs of vectors of one group.
+
+    Every group counts alike, and one of a single vector does not count. 0 is one picture whatever the seed.
+
+    Args:
+        features: float [m, d].
+        groups: what each vector belongs to, such as the number of its prompt.
+    Raises: ValueError where lengths differ, or no group has two vectors.
+    """
+    if len(features) != len(groups):
+        raise ValueError(f"diversity needs a group for each vector, got {len(features)} vectors and {len(groups)} groups.")
+    members: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    distances = [torch.pdist(features[numbers].double()).mean() for numbers in members.values() if len(numbers) > 1]
+    if not distances:
+        raise ValueError("diversity needs a group of 2 vectors or more; draw each prompt with 2 seeds or more.")
+    return float(torch.stack(distances).mean())
+
+
+def fine_energy(images: torch.Tensor) -> float:
+    """Returns the mean energy per value of what varies faster than a quarter of a cycle per pixel: detail, and left-over noise.
+
+    Args:
+        images: float [n, channels, height, width].
+    """
+    height, width = images.shape[-2:]
+    along = (torch.fft.fftfreq(size, device=images.device) for size in (height, width))
+    fast = sum(f.square().view(shape) for f, shape in zip(along, ((-1, 1), (1, -1)), strict=True)) > 0.25**2
+    energy = torch.fft.fft2(images, norm="ortho").abs().square()
+    return float(energy[..., fast].sum(-1).mean() / (height * width))

@@ -1,8 +1,8 @@
-"""KID against its definition, retrieval against hand-made neighbours."""
+"""KID against its definition, retrieval against hand-made neighbours, diversity and fine energy against cases by hand."""
 
 import pytest
 import torch
-from hyper_sd.evaluation.metrics import kid, retrieval_accuracy
+from hyper_sd.evaluation.metrics import diversity, fine_energy, kid, retrieval_accuracy
 
 
 def test_kid_matches_its_definition_on_a_small_set():
@@ -38,3 +38,36 @@ def test_retrieval_counts_a_reference_of_the_same_class_among_the_k_nearest():
     assert retrieval_accuracy(features, reference, [1, 1], [0, 1, 2]) == 0.0
     assert retrieval_accuracy(features, reference, [1, 1], [0, 1, 2], k=2) == 1.0
     assert retrieval_accuracy(features, reference, [7, 7], [7, 1, 2]) == 0.5
+
+
+def test_diversity_is_the_mean_distance_within_groups():
+    features = torch.tensor([[0.0, 0.0], [10.0, 0.0], [3.0, 4.0], [10.0, 1.0], [0.0, 4.0], [99.0, 99.0]])
+    # group 0: distances 5, 4, 3; group 1: 1; group 2 is a single vector
+    assert diversity(features, [0, 1, 0, 1, 0, 2]) == pytest.approx((4 + 1) / 2)
+    assert diversity(torch.ones(4, 3), [0, 0, 1, 1]) == 0
+
+
+def test_diversity_refuses_groups_that_say_nothing():
+    with pytest.raises(ValueError, match="2 seeds"):
+        diversity(torch.ones(2, 3), [0, 1])
+    with pytest.raises(ValueError, match="3 vectors and 2 groups"):
+        diversity(torch.ones(3, 3), [0, 1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fine_energy_sees_fast_waves_alone(channels):
+    x = torch.arange(32) / 32
+    slow, fast = ((2 * torch.pi * cycles * x).cos().expand(2, channels, 32, 32) for cycles in (8, 9))
+    assert fine_energy(slow + 3) == pytest.approx(0, abs=1e-6)
+    assert fine_energy(fast) == pytest.approx(0.5, rel=1e-5)  # the mean square of a cosine
+    assert fine_energy(slow + 2 * fast.transpose(2, 3)) == pytest.approx(4 * 0.5, rel=1e-5)
+    diagonal = (2 * torch.pi * 7 * (x[:, None] + x)).cos().expand(2, channels, 32, 32)
+    assert fine_energy(diagonal) == pytest.approx(0.5, rel=1e-5)  # 7 / 32 each way is 0.31 in all
+
+
+def test_fine_energy_of_noise_is_its_share_of_the_frequencies():
+    noise = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    frequency = torch.fft.fftfreq(16)
+    share = float((frequency[:, None] ** 2 + frequency**2 > 1 / 16).double().mean())
+    assert fine_energy(noise) == pytest.approx(share, rel=0.02)
+    assert fine_energy(3 * noise) == pytest.approx(9 * fine_energy(noise))
