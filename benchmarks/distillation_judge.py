@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.metrics import kid
+from ..evaluation.metrics import fine_energy, kid
 from ..training.config import TrainingConfig
 from ..training.data.examples import LatentExamples
 from ..training.loop import train
@@ -33,17 +33,6 @@ def energy_distance(a: torch.Tensor, b: torch.Tensor) -> float:
         return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
 
     return float(2 * torch.cdist(a, b).mean() - inside(a) - inside(b))
-
-
-def fine_energy(images: torch.Tensor) -> float:
-    """Returns the mean energy per pixel of what varies faster than a quarter of a cycle per pixel.
-
-    Args:
-        images: [n, 1, height, width].
-    """
-    height, width = images.shape[-2:]
-    fast = torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square() > 0.25**2
-    return float(torch.fft.fft2(images, norm="ortho").abs().square()[..., fast].sum((-2, -1)).mean() / (height * width))
 
 
 class Judge:

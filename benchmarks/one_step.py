@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..evaluation.metrics import diversity
 from ..samplers.timesteps import LAST_TIMESTEP
 from ..training.config import Stage, TrainingConfig, to_plain
 from ..training.data.examples import LatentExamples
@@ -61,19 +62,18 @@ def draws(starts: tuple[int, ...]) -> tuple[Draw, ...]:
     return (*(Draw(1, start_timestep=start) for start in starts), *(Draw(n, 1, ETA) for n in MANY))
 
 
-def diversity(judge: Judge, images: torch.Tensor) -> float:
-    """Returns the mean distance of the features of two digits of one class, over the classes."""
+def spread_within(judge: Judge, images: torch.Tensor) -> float:
+    """Returns the diversity of digits within a class, on the judge's features."""
     with torch.no_grad():
-        seen = judge.features(images)
-    return sum(float(torch.pdist(seen[judge.labels == c]).mean()) for c in range(digits.CLASSES)) / digits.CLASSES
+        return diversity(judge.features(images), judge.labels.tolist())
 
 
 def scores_of(judge: Judge, ways: tuple[Draw, ...]) -> dict[str, dict[str, float]]:
     """Returns the scores of what the active adapters draw, by the draw's key."""
-    taught, found = diversity(judge, judge.reference), {}
+    taught, found = spread_within(judge, judge.reference), {}
     for how in ways:
         images = judge.draw(how)
-        found[how.key] = judge.score(images) | {"diversity": diversity(judge, images) / taught}
+        found[how.key] = judge.score(images) | {"diversity": spread_within(judge, images) / taught}
     return found
 
 

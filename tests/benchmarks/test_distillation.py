@@ -82,12 +82,6 @@ def test_energy_distance_is_small_between_equal_distributions_and_grows_apart():
     assert distillation_judge.energy_distance(a, b + 1) > 0.5
 
 
-def test_fine_energy_counts_the_fast_part_only():
-    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
-    assert distillation_judge.fine_energy(board[None, None]) == pytest.approx(1)
-    assert distillation_judge.fine_energy(torch.ones(1, 1, 8, 8)) == pytest.approx(0, abs=1e-6)
-
-
 def test_digit_net_offers_features_to_the_discriminator(base):
     layers = LoraLayers(base, 2)
     context = {"context": base.contexts(torch.arange(3))}

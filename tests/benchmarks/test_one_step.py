@@ -64,8 +64,8 @@ def test_diversity_is_zero_for_equal_pictures_of_a_class():
         labels = torch.arange(40) % 10
         features = staticmethod(lambda images: images.flatten(1))
 
-    assert one_step.diversity(Same(), torch.ones(40, 1, 8, 8)) == 0
-    assert one_step.diversity(Same(), torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))) > 1
+    assert one_step.spread_within(Same(), torch.ones(40, 1, 8, 8)) == 0
+    assert one_step.spread_within(Same(), torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))) > 1
 
 
 def test_curve_goes_from_no_consistency_to_nothing_else():
