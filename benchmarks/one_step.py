@@ -29,7 +29,8 @@ from .distillation_arms import COMMON, TOTAL_STEPS, Arm, Draw, arms
 from .distillation_judge import Judge, student
 from .measure import command_line, logger, over_seeds, processor, start_logging, write_result
 
-RATE, FAKE_RATE, TOO_HIGH = 1.5e-3, 3e-3, 4e-3
+RATE, FAKE_RATE, TOO_HIGH, LOW = 1.5e-3, 3e-3, 4e-3, 4e-4
+TURN = 50  # steps of each side where they take turns
 MIXED = (2.0, 8.0, 32.0)  # weights of the consistency that is mixed in, beside 0.5 of the score and 1 of the pairs
 STARTS = (LAST_TIMESTEP, 800)
 MANY = (2, 4, 8)
@@ -53,8 +54,16 @@ def one_step_arms(total_steps: int) -> dict[str, TrainingConfig]:
         "score, pairs, from 999": config(0, 0.5, 1, start_timestep=LAST_TIMESTEP),
         "score, rate 4e-3": config(0, 1, 0, learning_rate=TOO_HIGH, fake_learning_rate=2 * TOO_HIGH),
         **{f"score, pairs, {weight:g} TSCD": config(weight, 0.5, 1) for weight in MIXED},
-        "score, pairs, 8 TSCD, rate 4e-3": config(8, 0.5, 1, learning_rate=TOO_HIGH, fake_learning_rate=2 * TOO_HIGH),
+        "score, pairs, 8 TSCD, rate 4e-4": config(8, 0.5, 1, learning_rate=LOW, fake_learning_rate=2 * LOW),
+        "score, pairs, TSCD in turn": alternating(config(0, 0.5, 1), total_steps),
     }
+
+
+def alternating(config: TrainingConfig, total_steps: int) -> TrainingConfig:
+    """Returns the settings with the one step and the consistency in turn, the consistency last."""
+    turn = max(1, min(TURN, total_steps // 2))
+    pair = (replace(config.stages[0], steps=turn), Stage(1, turn))
+    return replace(config, stages=pair * (total_steps // (2 * turn)), fake_warmup=0)
 
 
 def draws(starts: tuple[int, ...]) -> tuple[Draw, ...]:

@@ -18,14 +18,17 @@ def scores(start, kid, energy, detail, many):
 def test_arms_are_what_their_names_say():
     arms = one_step.one_step_arms(10)
     for name, config in arms.items():
-        (stage,) = config.stages
+        stage, last = config.stages[0], config.stages[-1]
         assert bool(stage.score_weight) == ("score" in name), name
         assert bool(stage.pair_weight) == ("pairs" in name), name
         assert bool(stage.adversarial_weight) == ("data" in name), name
-        assert bool(stage.distance_weight) == ("TSCD" in name), name
+        assert bool(last.distance_weight) == ("TSCD" in name), name
+        assert last.is_one_step == ("in turn" not in name), name
         assert config.start_timestep == (LAST_TIMESTEP if "999" in name else 800), name
-        assert config.learning_rate == (one_step.TOO_HIGH if "4e-3" in name else one_step.RATE), name
-        assert stage.steps == 10
+        assert config.learning_rate == {"3": one_step.TOO_HIGH, "4": one_step.LOW}.get(
+            name.partition("4e-")[2], one_step.RATE
+        ), name
+        assert config.total_steps == 10
 
 
 def test_bars_judge_the_one_step_and_the_worst_of_the_others():
