@@ -62,7 +62,7 @@ TOOLTIPS = {
     "adversarial": "In style, then distil: at the stages 1 and 2 a discriminator shows the LoRA what your images look like, so "
     "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
     "one_step": "In TSCD distillation: on makes a second LoRA after it, for exactly 1 step, by the paper's score "
-    "distillation. It more than doubles the time; stages must end on 1. auto is on for the demo model only.",
+    "distillation. A preset then takes five to six times as long; stages must end on 1. auto is on for the demo model only.",
 }
 
 
