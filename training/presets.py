@@ -107,7 +107,7 @@ class TrainRequest:
             the others it takes gigabytes more.
         preview_every: steps between two sheets of samples; 0 is about eight times a training.
         one_step: whether "TSCD distillation" goes on with a phase that makes a LoRA of its own for exactly one step: "on",
-            "off", or "auto", which is on for the embedded model alone. A preset then takes five to six times as long. It needs a
+            "off", or "auto", which is on for the embedded model alone. A preset then takes five to six times as long. Needs a
             distillation that ends on 1 segment; where it does not, "auto" is off.
     Raises: TrainingError for a value that its list does not have.
     """
