@@ -27,6 +27,7 @@ ANSWERS = {
     "distillation": ["tables/a_against_teacher/kid/4/unified/share"],
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
+    "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
     "train_lora": [
         f"cases/2/ratio_to/{side}/{what}/median" for side in ("plain", "checkpointing") for what in ("processor_time", "growth")
     ],
