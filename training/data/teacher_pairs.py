@@ -7,7 +7,7 @@ twice, and progress, stopping and time left are those of the steps.
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,14 @@ class Pairs:
     batch: Batch
 
 
+def _digest(start: bytes, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns a short name for bytes and the values of tensors."""
+    digest = hashlib.sha256(start)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 class TeacherPairs:
     """The pairs of a run, whose prompts are those of its examples.
 
@@ -72,10 +80,11 @@ class TeacherPairs:
         self.memory: dict[str, torch.Tensor] = {}
 
     def _mark(self) -> str:
-        """Names what decides the pairs, so that those of other settings are not taken for them."""
+        """Names what decides the pairs, so that those of other settings or of another teacher are not taken for them."""
         config = self.config
         decisive = [config.seed, config.batch_size, config.pair_steps, self._guidance, [len(b) for b in self.examples.buckets]]
-        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]
+        taught = self.layers.sets[TEACHER].state_dict() if TEACHER in self.layers.sets else {}
+        return _digest(json.dumps(decisive).encode(), taught)
 
     @property
     def _guidance(self) -> float:
@@ -95,7 +104,7 @@ class TeacherPairs:
         given = self.examples.batch(self.order.numbers(chunk)[rows], PAIR_DRAW + first + rows.start).to(self.device)
         shape = (self.config.batch_size, *given.latents.shape[1:])
         start = torch.randn(shape, generator=seeded(self.config.seed, PAIR_SEED, chunk))[rows].to(self.device)
-        name = f"{chunk:06d}-{rows.start}-{rows.stop}"
+        name = f"{chunk:06d}-{rows.start}-{rows.stop}-{_digest(b'', given.conditioning)}"
         latents = self._kept(name, start.shape)
         if latents is None:
             latents = self._draw(start, given)

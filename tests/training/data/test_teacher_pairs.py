@@ -126,3 +126,15 @@ def test_settings_that_do_not_decide_the_pairs_take_the_same_files(tmp_path):
     make(folder=tmp_path).part(0, ALL)
     make(dataclasses.replace(CONFIG, learning_rate=1e-3, start_timestep=900, pairs=12), tmp_path).part(0, ALL)
     assert len(files(tmp_path)) == 1
+
+
+def test_pairs_of_other_prompts_or_another_teacher_are_drawn_anew(tmp_path):
+    first = make(folder=tmp_path).part(0, ALL)
+    other = make_examples(10, torch.float32)
+    other.conditioning = {"context": other.conditioning["context"] + 1}
+    again = make(folder=tmp_path, examples=other).part(0, ALL)
+    taught = make(folder=tmp_path, teacher=True).part(0, ALL)
+    assert torch.equal(first.start, again.start)
+    assert not torch.allclose(first.batch.latents, again.batch.latents)
+    assert not torch.allclose(first.batch.latents, taught.batch.latents)
+    assert len(files(tmp_path)) == 3
