@@ -25,6 +25,7 @@ ANSWERS = {
     "one_step_load": ["cases/2/time_ratio", "cases/1/time_ratio"],
     "download": ["gigabit/ratio/median", "unlimited/ratio/median"],
     "distillation": ["tables/a_against_teacher/kid/4/unified/share"],
+    "one_step": ["curve/1/0", "curve/1/4", "scores/score, pairs, data/1 steps, 1 segments, eta 0, from 800/kid/mean"],
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
@@ -34,7 +35,7 @@ ANSWERS = {
     "demo_quality": ["steps/25/retrieval_top1/mean", "reconstruction/retrieval_top1"],
     "demo_loras": [
         "scores/unified LoRA, 4 steps/retrieval_top1/mean", "teacher_25_steps/retrieval_top1",
-        "scores/base, 4 steps/retrieval_top1/mean",
+        "scores/base, 4 steps/retrieval_top1/mean", "scores/one-step LoRA from 800/retrieval_top1/mean",
     ],
     "demo_controlnet": ["unified LoRA, 4 steps/0.8/met/mean", "unified LoRA, 4 steps/0/met/mean"],
 }  # fmt: skip
