@@ -182,7 +182,8 @@ class TrainingConfig:
     def graphs(self) -> int:
         """How many passes of the student one loss goes back through at most."""
         return max(
-            (s.distance_weight > 0) + (s.score_weight > 0) + (s.pair_weight > 0) if s.is_one_step else 1 for s in self.stages
+            sum(map(bool, (s.distance_weight, s.score_weight or s.adversarial_weight, s.pair_weight))) if s.is_one_step else 1
+            for s in self.stages
         )
 
     def part_size(self, world: int = 1) -> int:

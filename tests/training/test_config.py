@@ -71,3 +71,18 @@ def test_only_what_cannot_change_the_result_may_differ_in_a_resumed_run():
     saved = to_plain(config)
     assert dataclasses.replace(config, checkpoint_every=7, accumulation=2, gradient_checkpointing=True).differences(saved) == []
     assert len(dataclasses.replace(config, rank=8, seed=1).differences(saved)) == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "passes"),
+    [
+        ({"pair_weight": 1.0}, 1),
+        ({"score_weight": 1.0, "pair_weight": 1.0}, 2),
+        ({"pair_weight": 1.0, "adversarial_weight": 0.1}, 2),
+        ({"score_weight": 1.0, "pair_weight": 1.0, "adversarial_weight": 0.1}, 2),
+    ],
+)
+def test_graphs_counts_every_picture_that_the_student_draws(weights, passes):
+    for consistency in (0.0, 1.0):
+        stage = Stage(1, 5, distance_weight=consistency, **weights)
+        assert TrainingConfig(stages=(Stage(2, 5), stage)).graphs == passes + bool(consistency)
