@@ -53,8 +53,12 @@ def one_step_arms(total_steps: int) -> dict[str, TrainingConfig]:
         "score, pairs, data": config(0, 0.5, 1, 0.1),
         "score, pairs, from 999": config(0, 0.5, 1, start_timestep=LAST_TIMESTEP),
         "score, rate 4e-3": config(0, 1, 0, learning_rate=TOO_HIGH, fake_learning_rate=2 * TOO_HIGH),
+        "pairs, from 999": config(0, 0, 1, start_timestep=LAST_TIMESTEP),
         **{f"score, pairs, {weight:g} TSCD": config(weight, 0.5, 1) for weight in MIXED},
+        **{f"pairs, {weight:g} TSCD": config(weight, 0, 1) for weight in MIXED},
         "score, pairs, 8 TSCD, rate 4e-4": config(8, 0.5, 1, learning_rate=LOW, fake_learning_rate=2 * LOW),
+        "pairs, 8 TSCD, rate 4e-4": config(8, 0, 1, learning_rate=LOW),
+        "TSCD goes on": replace(COMMON, stages=(Stage(1, total_steps),), learning_rate=RATE),
         "score, pairs, TSCD in turn": alternating(config(0, 0.5, 1), total_steps),
     }
 
