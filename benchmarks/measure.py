@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 logger = logging.getLogger("hyper_sd")
 
@@ -177,6 +178,16 @@ def machine(name: str | None = None) -> dict[str, Any]:
 def versions(**more: str) -> dict[str, str]:
     """Returns the versions of Python and torch, and those that are given."""
     return {"python": platform.python_version(), "torch": torch.__version__, **more}
+
+
+@torch.no_grad()
+def random_weights(network: nn.Module, seed: int) -> None:
+    """Gives every parameter seeded random values of a size that lets activations neither vanish nor grow."""
+    device = next(network.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in network.parameters():
+        scale = (parameter.numel() / parameter.shape[0]) ** -0.5 if parameter.ndim > 1 else 0.1
+        parameter.normal_(0, scale, generator=generator)
 
 
 class Features:
