@@ -13,6 +13,10 @@ shows that both loaded the same; CLIP and VAE are loaded by the host's own code 
 
 Memory is the growth of the process over the load: rss counts every resident page, those of a mapped file among them, which
 the system can take back; anonymous counts only those it cannot. `loaded` is the size of all weights afterwards.
+
+Where there is a card, or with --device cuda, both load into main memory as the host does there, and `to_card` is how long the
+host then takes to bring the UNet to the card. With --sparse the files are holes full of zeros: written at once and without room
+on the disk, for a machine that is lent for minutes. Nothing but zeros is then compared, and "cold" means nothing.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from typing import Any
 
 import torch
 
+from .card import CPU, add_device_option, require_device
 from .measure import (
     GB,
     command_line,
@@ -97,11 +102,11 @@ def bits(tensors: list[torch.Tensor]) -> int:
     return sum(index * value for index, value in enumerate(sums, 1)) % 2**61
 
 
-def load_once(form: str, dtype: str, side: str, work: Path) -> dict[str, Any]:
+def load_once(form: str, dtype: str, side: str, work: Path, device: str) -> dict[str, Any]:
     """Runs one loader in this process and returns what it took."""
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = device == CPU
     setattr(args, SWITCHES[dtype], True)
     import folder_paths
     from comfyui_version import __version__
@@ -119,11 +124,23 @@ def load_once(form: str, dtype: str, side: str, work: Path) -> dict[str, Any]:
         ("host", "checkpoint"): lambda: host.load_checkpoint(f"{form}.safetensors"),
     }[side, form]
     with torch.inference_mode():
-        return measured(run) | {"comfyui": __version__}
+        figures, outputs = measured(run)
+        return figures | {"to_card": None if device == CPU else seconds_to_card(outputs[0]), "comfyui": __version__}
 
 
-def measured(run: Any) -> dict[str, Any]:
-    """Runs a loader; returns seconds, bytes and the sum of its weights' bits."""
+def seconds_to_card(model: Any) -> float:
+    """Returns how long the host takes to bring a MODEL to the card."""
+    import comfy.model_management
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measured(run: Any) -> tuple[dict[str, Any], tuple]:
+    """Runs a loader; returns seconds, bytes and the sum of its weights' bits, and the loader's outputs."""
     forget_highest_memory()
     before, disk = memory(), disk_bytes()
     with AnonymousPeak() as anonymous:
@@ -132,7 +149,7 @@ def measured(run: Any) -> dict[str, Any]:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     after = memory()
     tensors = weights_of(outputs)
-    return {
+    figures = {
         "wall": wall,
         "cpu": cpu,
         "disk": disk_bytes() - disk,
@@ -143,9 +160,10 @@ def measured(run: Any) -> dict[str, Any]:
         "tensors": len(tensors),
         "bits": bits(list(outputs[0].model.diffusion_model.state_dict().values())),
     }
+    return figures, outputs
 
 
-def file_of(form: str, work: Path) -> Path:
+def file_of(form: str, work: Path, sparse: bool) -> Path:
     """Returns a form's file, written where it is not there yet."""
     from ..tests.models import synthetic_unets
 
@@ -154,9 +172,9 @@ def file_of(form: str, work: Path) -> Path:
     if not path.is_file():
         part = path.with_suffix(".part")
         if form == "unet":
-            synthetic_unets.write(part, synthetic_unets.unet("diffusers"), torch.float32)
+            synthetic_unets.write(part, synthetic_unets.unet("diffusers"), torch.float32, sparse)
         else:
-            synthetic_unets.write(part, synthetic_unets.checkpoint(), torch.float16)
+            synthetic_unets.write(part, synthetic_unets.checkpoint(), torch.float16, sparse)
         part.rename(path)
     return path
 
@@ -173,9 +191,9 @@ def set_cache(path: Path, state: str) -> None:
             pass
 
 
-def compare(form: str, dtype: str, state: str, work: Path, rounds: int) -> dict[str, Any]:
+def compare(form: str, dtype: str, state: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Loads in turn with both sides and returns their figures and ratios."""
-    path = file_of(form, work)
+    path, rounds = file_of(form, arguments.work, arguments.sparse), arguments.rounds
 
     def load(side: str) -> dict[str, Any]:
         set_cache(path, state)
@@ -198,7 +216,7 @@ def compare(form: str, dtype: str, state: str, work: Path, rounds: int) -> dict[
         "peak_anonymous_ratio": round(middle["ours"]["peak_anonymous"] / middle["host"]["peak_anonymous"], 3),
         "peak_beside_loaded": round((middle["ours"]["peak_rss"] - first["largest"]) / first["loaded"], 3),
         "host_peak_beside_loaded": round((middle["host"]["peak_rss"] - first["largest"]) / first["loaded"], 3),
-        "comfyui": first["comfyui"],
+        "to_card_seconds": {side: done[0]["to_card"] for side, done in runs.items()}, "comfyui": first["comfyui"],
     }  # fmt: skip
     logger.info(json.dumps(result))
     return result
@@ -216,21 +234,24 @@ def main() -> None:
     """Reads the command line; measures every case, or as a child process one load."""
     parser = command_line(__doc__)
     add_comfyui_option(parser)
+    add_device_option(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder for the two files, 17 GB; they stay for the next run")
     parser.add_argument("--rounds", type=int, default=3, help="loads of each side in each case")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of the cases to run, from 0")
+    parser.add_argument("--sparse", action="store_true", help="files that are holes, without a value but zero")
     parser.add_argument("--load", nargs=3, metavar=("FORM", "DTYPE", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    require_device(parser, arguments.device)
     start_logging()
     enter_comfyui(parser, arguments.comfyui)
     if arguments.load:
-        hand_over(load_once(*arguments.load, arguments.work))
+        hand_over(load_once(*arguments.load, arguments.work, arguments.device))
         return
     cases = [CASES[number] for number in arguments.only or range(len(CASES))]
-    results = [compare(*case, arguments.work, arguments.rounds) for case in cases]
+    results = [compare(*case, arguments) for case in cases]
     report = {
         "what": "loading the one-step SDXL UNet, in a process of its own each time",
-        "bars": BARS,
+        "bars": BARS, "device": arguments.device, "sparse": arguments.sparse,
         "versions": versions(comfyui=results[0]["comfyui"]),
         "machine": machine() | {"memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1)},
         "cases": results,

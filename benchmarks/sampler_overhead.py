@@ -21,6 +21,7 @@ import torch
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import hyper_sd_sigmas
+from .card import require_device
 from .measure import command_line, machine, ratios_of, seconds_of, spread, start_logging, take_turns, versions, write_result
 from .op_recorder import SYNCHRONISING, OpRecorder
 from .with_comfyui import add_comfyui_option, enter_comfyui
@@ -115,12 +116,15 @@ def main() -> None:
     """Reads the command line, measures on every device there is, and writes JSON."""
     parser = command_line(__doc__)
     add_comfyui_option(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="to measure alone; default: all there are")
     parser.add_argument("--repeats", type=int, default=300, help="turns of all samplers; more against a busy machine")
     arguments = parser.parse_args()
+    require_device(parser, arguments.device)
     enter_comfyui(parser, arguments.comfyui)
     start_logging()
     host = load_host()
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    every = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = [arguments.device] if arguments.device else every
     with torch.inference_mode():
         results = {device: measure(host, device, arguments.repeats) for device in devices}
     report = {

@@ -13,7 +13,8 @@ from torch import nn
 from ..training.config import Stage, TrainingConfig
 from ..training.diffusion import Diffusion
 from ..training.objectives.score_distillation import draw_score
-from .step_cost import Comparison, make_examples, next_batch, run_command
+from .card import require_device
+from .step_cost import Comparison, comparison_parser, make_examples, next_batch, run_comparison
 from .three_networks import ThreeNetworks
 
 
@@ -52,8 +53,11 @@ COMPARISON = Comparison(
 
 
 def main() -> None:
-    """Measures, and writes JSON."""
-    run_command(COMPARISON, __doc__)
+    """Reads the command line, measures, and writes JSON."""
+    parser = comparison_parser(COMPARISON, __doc__)
+    arguments = parser.parse_args()
+    require_device(parser, arguments.device)
+    run_comparison(COMPARISON, arguments)
 
 
 if __name__ == "__main__":

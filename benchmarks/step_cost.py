@@ -18,6 +18,7 @@ from ..training.engine import LocalEngine
 from ..training.launch.embedded_model import build_unet, load_config
 from ..training.lora_layers import LoraLayers
 from ..training.run import Run
+from .card import add_device_option
 from .measure import (
     MIB,
     command_line,
@@ -192,21 +193,31 @@ def report(comparison: Comparison, arguments: argparse.Namespace, device: str) -
     }  # fmt: skip
 
 
-def run_command(comparison: Comparison, document: str) -> None:
-    """Reads the command line, measures, and writes JSON.
+def comparison_parser(comparison: Comparison, document: str) -> argparse.ArgumentParser:
+    """Returns the command line of a comparison.
 
     Args:
         comparison: what is compared.
         document: the docstring of the benchmark's module.
     """
     parser = command_line(document)
+    add_device_option(parser)
     named = " and ".join(map(str, comparison.ranks))
     parser.add_argument("--rank", type=int, nargs="+", default=list(comparison.ranks), help=f"of the LoRA; default {named}")
     parser.add_argument("--batch-size", type=int, default=8, help="examples in a step; default %(default)s")
     parser.add_argument("--turns", type=int, default=60, help="steps of each; more against a busy machine")
     parser.add_argument("--peak-of", choices=comparison.sides, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return parser
+
+
+def run_comparison(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    """Measures, and writes JSON.
+
+    Args:
+        comparison: what is compared.
+        arguments: of the command line, as comparison_parser() reads it.
+    """
+    device = arguments.device
     if arguments.peak_of:
         hand_over({"peak_mib": peak(comparison, arguments.peak_of, arguments.rank[0], arguments.batch_size, device)})
         return

@@ -6,14 +6,7 @@ from typing import Any
 
 import torch
 
-LEFT_OUT = 2  # steps at the start of a run
-MIB = 2**20
-
-
-def per_step(stamps: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
-    """Returns what every step took, the first ones left out."""
-    pairs = zip(stamps[LEFT_OUT - 1 :], stamps[LEFT_OUT:], strict=False)
-    return [tuple(b - a for a, b in zip(before, after, strict=True)) for before, after in pairs]
+from .measure import MIB
 
 
 def trained(lora: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -34,6 +27,11 @@ def ratios(ours: Sequence[Mapping[str, float]], hosts: Sequence[Sequence[Mapping
     return {"each": [round(ratio, 3) for ratio in each], "median": round(statistics.median(each), 3)}
 
 
+def in_mib(number: int | None) -> float | None:
+    """Returns bytes in MiB, rounded; None stays."""
+    return None if number is None else round(number / MIB, 1)
+
+
 def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns one side's figures of all turns."""
     written = [seconds for run in runs for seconds in run["checkpoints"]]
@@ -44,5 +42,9 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "growth_mib": round(middle["growth"] / MIB, 1), "growth_mib_each": [round(run["growth"] / MIB, 1) for run in runs],
         "whole_peak_mib": round(middle["peak"] / MIB, 1), "rows_per_step": runs[0]["rows"],
         "modules": runs[0]["modules"], "parameters": runs[0]["parameters"],
+        "seconds_until_first_step": round(statistics.median(run["until_first"] for run in runs), 2),
+        "step_seconds_spread": [run["walls"] for run in runs], "measured_steps": runs[0]["measured_steps"],
+        "said_mib": in_mib(runs[0]["said"]), "reserved_growth_mib": in_mib(runs[0]["reserved"]), "work": runs[0]["work"],
+        "gradient_checkpointing": runs[0]["gradient_checkpointing"], "messages": runs[0]["messages"],
         "seconds_per_checkpoint": round(statistics.median(written), 4) if written else None,
     }  # fmt: skip

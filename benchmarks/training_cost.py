@@ -9,14 +9,23 @@ draws, with the same loss; only how networks are kept and asked differs, and a t
 turns, one step each, the first one alternating, and the ratio is taken within a turn, where a busy machine slows both alike. On
 the CPU the clock is the process's own processor time, on CUDA the wall clock to the end of the work. Peaks are those of
 a process of their own each.
+
+With --sdxl full the network is SDXL's UNet with random weights, at 1024 px and the rank of the preset "Thorough", too large for
+three copies: our own ways to take a step are compared, each in a process of its own, with and without gradient checkpointing,
+and without CUDA graphs. --sdxl narrow has the same blocks with a few channels, for a machine without a card.
 """
+
+import argparse
 
 from torch import nn
 
 from ..training.config import Stage, TrainingConfig
 from ..training.diffusion import Diffusion
 from ..training.objectives.draws import draw_step
-from .step_cost import Comparison, make_examples, next_batch, run_command
+from .card import require_device
+from .measure import hand_over, start_logging, write_result
+from .sdxl_step import WAYS, report_of_ways, step_once
+from .step_cost import Comparison, comparison_parser, make_examples, next_batch, run_comparison
 from .three_copies import ThreeCopies
 
 
@@ -51,9 +60,26 @@ COMPARISON = Comparison(
 )
 
 
+def run_sdxl(arguments: argparse.Namespace) -> None:
+    """Measures the ways to take a step of SDXL, or as a child process one of them."""
+    if arguments.way:
+        hand_over(step_once(arguments.way, narrow=arguments.sdxl == "narrow", device=arguments.device))
+        return
+    start_logging()
+    write_result(report_of_ways(arguments.device), arguments.out)
+
+
 def main() -> None:
-    """Measures, and writes JSON."""
-    run_command(COMPARISON, __doc__)
+    """Reads the command line, measures, and writes JSON."""
+    parser = comparison_parser(COMPARISON, __doc__)
+    parser.add_argument("--sdxl", choices=("full", "narrow"), help="our own ways to take a step, on SDXL's UNet")
+    parser.add_argument("--way", choices=list(WAYS), help="one of them alone, whose figures are written to stdout")
+    arguments = parser.parse_args()
+    require_device(parser, arguments.device)
+    if arguments.sdxl:
+        run_sdxl(arguments)
+    else:
+        run_comparison(COMPARISON, arguments)
 
 
 if __name__ == "__main__":

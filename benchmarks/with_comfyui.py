@@ -10,6 +10,20 @@ from typing import Any
 
 import torch
 
+from .measure import random_weights
+
+# Of SDXL's UNet, as the host's detection finds them; narrow, the same blocks have a few channels.
+SDXL = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
+    "num_classes": "sequential", "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "use_linear_in_transformer": True,
+    "use_temporal_attention": False, "use_temporal_resblock": False,
+}  # fmt: skip
+SDXL_FULL = {"model_channels": 320, "num_head_channels": 64, "context_dim": 2048, "adm_in_channels": 2816}
+SDXL_NARROW = {"model_channels": 32, "num_head_channels": 32, "context_dim": 32, "adm_in_channels": 1552}
+SDXL_WEIGHTS = 2_567_463_684  # of the full one
+
 
 def add_comfyui_option(parser: argparse.ArgumentParser) -> None:
     """Adds --comfyui to a parser; COMFYUI_PATH is its default."""
@@ -70,4 +84,26 @@ def full_unet() -> Any:
         scale = (parameter.numel() / parameter.shape[0]) ** -0.5 if parameter.ndim > 1 else 0.1
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def sdxl_unet(narrow: bool) -> Any:
+    """Returns SDXL's UNet as a MODEL with seeded random weights, made on the host's device; the host must be on the path.
+
+    Its weights have the dtype that the host's loader would choose for a file of SDXL.
+
+    Args:
+        narrow: whether its layers have a few channels only.
+    """
+    import comfy.model_management as management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    device = management.get_torch_device()
+    config = comfy.supported_models.SDXL({**SDXL, **(SDXL_NARROW if narrow else SDXL_FULL)})
+    allowed = config.supported_inference_dtypes
+    dtype = management.unet_dtype(model_params=SDXL_WEIGHTS, supported_dtypes=allowed)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, allowed))
+    model = config.get_model({}, "", device=device)
+    random_weights(model.diffusion_model, seed=1)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hyper_sd.benchmarks import train_lora, train_lora_report
+from hyper_sd.benchmarks import step_watch, train_lora_cases, train_lora_report
 
 
 def turns(*figures: float) -> list[dict[str, float]]:
@@ -9,11 +9,11 @@ def turns(*figures: float) -> list[dict[str, float]]:
 
 def test_steps_are_what_lies_between_reports_the_first_two_left_out():
     stamps = [(10.0, 1.0, 1), (15.0, 2.0, 2), (17.0, 2.5, 6), (20.0, 3.5, 8)]
-    assert train_lora_report.per_step(stamps) == [(2.0, 0.5, 4), (3.0, 1.0, 2)]
+    assert step_watch.per_step(stamps) == [(2.0, 0.5, 4), (3.0, 1.0, 2)]
 
 
 def test_watch_takes_one_stamp_a_step_and_counts_the_rows_before_it():
-    watch = train_lora.Watch([])
+    watch = step_watch.Watch()
     for value in (1, 1, 2, 3, 3):
         watch.asked(None, (torch.zeros(4, 1),))
         watch.progress(value, 3, None, node_id=None)
@@ -33,11 +33,11 @@ def test_ratio_is_to_the_best_host_within_each_turn():
     assert train_lora_report.ratios(ours, [plain, checkpointing], "wall") == {"each": [0.5, 0.5, 0.75], "median": 0.5}
 
 
-@pytest.mark.parametrize("case", train_lora.CASES.values(), ids=str)
+@pytest.mark.parametrize("case", train_lora_cases.CASES.values(), ids=str)
 def test_both_sides_are_given_the_same_run(case):
-    ours = train_lora.settings(case, train_lora.OURS)
+    ours = train_lora_cases.settings(case, train_lora_cases.OURS)
     for host in case.hosts:
-        theirs = train_lora.settings(case, host)
+        theirs = train_lora_cases.settings(case, host)
         shared = {"steps", "rank", "learning_rate", "seed"}
         assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
         assert theirs["batch_size"] * theirs["grad_accumulation_steps"] == ours["batch_size"]
