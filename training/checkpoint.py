@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from .. import disk
 from ..errors import TrainingError
 
-FORMAT = "hyper_sd training checkpoint 1"
+NAME, VERSION = "hyper_sd training checkpoint", "2"  # 1 kept every pair of an adapter set as a tensor of its own
 
 
 class CheckpointError(TrainingError):
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], value
     """
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
     try:
-        save_atomically(path, tensors, {"format": FORMAT, "values": json.dumps(values)})
+        save_atomically(path, tensors, {"format": f"{NAME} {VERSION}", "values": json.dumps(values)})
     except TrainingError as error:
         raise CheckpointError(str(error)) from error
 
@@ -73,17 +73,26 @@ def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], value
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Returns the parts and the plain values of a saved run.
 
-    Raises: TrainingError for a file that is no checkpoint, or damaged.
+    Raises: TrainingError for a file that is no checkpoint, of another version of the pack, or damaged.
     """
     try:
         parts: dict[str, dict[str, torch.Tensor]] = {}
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise TrainingError(f"{path} is not a checkpoint of this training; move it away, or choose another folder.")
+            _require_version(path, metadata.get("format", ""))
             for key in file.keys():  # noqa: SIM118 - not a dict
                 part, name = key.split("/", 1)
                 parts.setdefault(part, {})[name] = file.get_tensor(key)
         return parts, json.loads(metadata["values"])
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"The checkpoint {path} cannot be read ({error}); move it away to start anew.") from error
+
+
+def _require_version(path: Path, format_: str) -> None:
+    if not format_.startswith(NAME):
+        raise TrainingError(f"{path} is not a checkpoint of this training; move it away, or choose another folder.")
+    if format_ != f"{NAME} {VERSION}":
+        raise TrainingError(
+            f"{path} was written by another version of Hyper-SD (format {format_.removeprefix(NAME).strip()}, this one reads "
+            f"{VERSION}); finish the training with that version, or move the file away to start anew."
+        )

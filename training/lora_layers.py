@@ -7,11 +7,11 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import TrainingError
-from .data.examples import seeded
+from .adapter_set import AdapterSet
+from .bypass import add_bypass
 
 logger = logging.getLogger("hyper_sd")
 
@@ -35,42 +35,6 @@ def adaptable_layers(network: nn.Module, excluded: Sequence[str] = EXCLUDED) -> 
         if (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1))
         and not any(fnmatch(name, pattern) for pattern in excluded)
     }
-
-
-class AdapterSet(nn.Module):
-    """One low-rank pair per layer: W x + scale * up(down(x)). `up` starts at zero, so a new set changes nothing.
-
-    Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1; for convolutions the pair of LoCon: `down` has the layer's kernel,
-    `up` is 1x1.
-    Args:
-        layers: the adapted layers of the network, by name.
-        rank: 1 or more.
-        lora_alpha: scale is lora_alpha / rank.
-        dtype: of the weights.
-        seed: from which, and from a layer's position, the first values of its `down` are drawn.
-    """
-
-    def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int = 0):
-        super().__init__()
-        self.rank, self.lora_alpha, self.scale = rank, lora_alpha, lora_alpha / rank
-        self.down, self.up = nn.ParameterList(), nn.ParameterList()
-        for position, layer in enumerate(layers.values()):
-            out_width, *inner = layer.weight.shape
-            down = torch.empty(rank, *inner, dtype=torch.float32)
-            nn.init.kaiming_uniform_(down, a=5**0.5, generator=seeded(seed, position))
-            up = torch.zeros(out_width, rank, *[1] * (len(inner) - 1))
-            self.down.append(nn.Parameter(down.to(layer.weight.device, dtype)))
-            self.up.append(nn.Parameter(up.to(layer.weight.device, dtype)))
-
-    @torch.no_grad()
-    def copy_from(self, other: "AdapterSet") -> None:
-        """Takes over the weights of a set of the same shape."""
-        torch._foreach_copy_(list(self.parameters()), list(other.parameters()))
-
-    @torch.no_grad()
-    def move_towards(self, other: "AdapterSet", decay: float) -> None:
-        """The exponential moving average: self = decay * self + (1 - decay) * other."""
-        torch._foreach_lerp_(list(self.parameters()), list(other.parameters()), 1 - decay)
 
 
 class LoraLayers:
@@ -148,18 +112,12 @@ class LoraLayers:
         self._hooks.clear()
 
     def _make_hook(self, position: int):
-        def add_bypass(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        def hook(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
             if self.active is None:
                 return None
-            adapter, x = self.sets[self.active], args[0]
-            down, up = adapter.down[position], adapter.up[position]
-            if self.frozen:
-                down, up = down.detach(), up.detach()
-            down, up = down.to(x.dtype), up.to(x.dtype)  # the small matrices, not the activations
-            if isinstance(layer, nn.Linear):
-                low = F.linear(F.linear(x, down), up)
-            else:
-                low = F.conv2d(F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation), up)
-            return torch.add(output, low, alpha=adapter.scale)
+            adapters = self.sets[self.active]
+            learns = torch.is_grad_enabled() and adapters.flat.requires_grad and not self.frozen
+            downs, ups = adapters.ready(output.dtype, learns)
+            return add_bypass(layer, args[0], output, downs[position], ups[position], adapters.scale)
 
-        return add_bypass
+        return hook

@@ -99,7 +99,11 @@ class Run:
     def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         for group in groups:
             group["base_lr"] = group["lr"]
-        return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=self.config.weight_decay)
+        settings: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": self.config.weight_decay}
+        try:
+            return torch.optim.AdamW(groups, fused=True, **settings)
+        except RuntimeError:  # this torch has no such kernel for the device
+            return torch.optim.AdamW(groups, **settings)
 
     def advance(self) -> dict[str, float]:
         """Takes one optimizer step and returns the mean losses.
@@ -172,6 +176,8 @@ class Run:
         self.whole = False  # an interrupt in here leaves a state that must not be saved
         if not self.engine.update(optimizer, self.config.max_grad_norm):
             raise TrainingError(self._not_finite("gradient", losses))
+        for adapters in self.layers.sets.values():
+            adapters.forget()  # torch's fused kernels do not count the change they make
 
     def _accumulate(
         self, objective: nn.Module, loss_of: Callable[[Batch, slice, tuple[int, ...]], Losses], learns: bool = True

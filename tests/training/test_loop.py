@@ -156,7 +156,7 @@ def test_gradient_that_is_not_finite_stops_before_any_weight_changes(tmp_path, m
 
     def backward(self, loss):
         original(self, loss)
-        layers.sets["student"].up[0].grad[0] = math.inf
+        layers.sets["student"].flat.grad[0] = math.inf
 
     monkeypatch.setattr(LocalEngine, "backward", backward)
     with pytest.raises(TrainingError, match=r"gradient is not a number any more at step 4 .*checkpoint, step 3, is kept"):

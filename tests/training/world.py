@@ -55,16 +55,25 @@ def slope(w, part, parameter, direction, step=1e-5):
     return (values[0] - values[1]) / (2 * step)
 
 
+def directions(parameter, generator):
+    """Random directions; four for the one long tensor of an adapter set, each through a quarter of it."""
+    parts = 4 if parameter.ndim == 1 and len(parameter) > 64 else 1
+    for chosen in torch.arange(parameter.numel()).chunk(parts):
+        direction = torch.zeros(parameter.numel(), dtype=torch.float64)
+        direction[chosen] = torch.randn(len(chosen), generator=generator, dtype=torch.float64)
+        yield direction.view(parameter.shape)
+
+
 def check_gradients(w, parameters, part):
     """Compares the gradient of the total loss with the slope of `part`; returns how many slopes were not flat."""
     gradients = torch.autograd.grad(w.losses()["loss"], parameters, allow_unused=True)
     g, steep = torch.Generator().manual_seed(0), 0
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        direction = torch.randn(parameter.shape, generator=g, dtype=torch.float64)
-        numeric = slope(w, part, parameter, direction)
-        found = 0.0 if gradient is None else float((gradient * direction).sum())
-        assert found == pytest.approx(numeric, rel=1e-4, abs=1e-9)
-        steep += abs(numeric) > 1e-6
+        for direction in directions(parameter, g):
+            numeric = slope(w, part, parameter, direction)
+            found = 0.0 if gradient is None else float((gradient * direction).sum())
+            assert found == pytest.approx(numeric, rel=1e-4, abs=1e-9)
+            steep += abs(numeric) > 1e-6
     return steep
 
 

@@ -1,0 +1,102 @@
+"""A set of low-rank pairs as one buffer: the optimizer, the moving average and a checkpoint see one tensor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .data.examples import seeded
+
+Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]  # down [rank, inner, ..] and up [outer, rank, ..] of every layer
+
+
+class AdapterSet(nn.Module):
+    """One low-rank pair per layer: W x + scale * up(down(x)). `up` starts at zero, so a new set changes nothing.
+
+    The pairs are views of the parameter `flat`. Those of one shape stand together, so that a few operators make all views,
+    and a few gather their gradients.
+
+    Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1; for convolutions the pair of LoCon: `down` has the layer's kernel,
+    `up` is 1x1.
+    Args:
+        layers: the adapted layers of the network, by name.
+        rank: 1 or more.
+        lora_alpha: scale is lora_alpha / rank.
+        dtype: of the weights.
+        seed: from which, and from a layer's position, the first values of its `down` are drawn.
+    Attributes:
+        flat: all weights, [count], on the device of the layers.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int = 0):
+        super().__init__()
+        self.rank, self.lora_alpha, self.scale = rank, lora_alpha, lora_alpha / rank
+        weights = [layer.weight for layer in layers.values()]
+        self._places = _places([tuple(weight.shape) for weight in weights], rank)
+        self._sizes = [len(places) * torch.Size(shape).numel() for shape, places in self._places.items()]
+        flat, device = torch.zeros(sum(self._sizes), dtype=torch.float32), weights[0].device
+        for position, down in enumerate(self.pairs_of(flat)[0]):
+            nn.init.kaiming_uniform_(down, a=5**0.5, generator=seeded(seed, position))
+        self.flat = nn.Parameter(flat.to(device, dtype))
+        self.forget()
+
+    def pairs_of(self, flat: torch.Tensor) -> Pairs:
+        """Returns the pairs in a tensor that is laid out like `flat`, such as its gradient, as views."""
+        found: dict[int, torch.Tensor] = {}
+        for part, (shape, places) in zip(flat.split(self._sizes), self._places.items(), strict=True):
+            found.update(zip(places, part.view(len(places), *shape).unbind(), strict=True))
+        half = len(found) // 2
+        return [found[i] for i in range(half)], [found[half + i] for i in range(half)]
+
+    @property
+    def down(self) -> list[torch.Tensor]:
+        """The `down` of every layer, views of the weights without a gradient."""
+        return self.pairs_of(self.flat.detach())[0]
+
+    @property
+    def up(self) -> list[torch.Tensor]:
+        """The `up` of every layer, views of the weights without a gradient."""
+        return self.pairs_of(self.flat.detach())[1]
+
+    def ready(self, dtype: torch.dtype, learns: bool) -> Pairs:
+        """Returns the pairs as a pass of the network takes them; all passes between two changes of the weights share them.
+
+        Args:
+            dtype: of the pass.
+            learns: whether gradients are to reach the weights.
+        """
+        if self.flat._version != self._seen:  # torch counts there how often the values have changed
+            self.forget()
+        if (dtype, learns) not in self._ready:
+            with torch.enable_grad():
+                if dtype not in self._cast:
+                    self._cast[dtype] = self.flat.to(dtype)
+                cast = self._cast[dtype]
+                self._ready[dtype, learns] = self.pairs_of(cast if learns else cast.detach())
+        return self._ready[dtype, learns]
+
+    def forget(self) -> None:
+        """Lets go of what ready() keeps."""
+        self._ready: dict[tuple[torch.dtype, bool], Pairs] = {}
+        self._cast: dict[torch.dtype, torch.Tensor] = {}
+        self._seen = self.flat._version
+
+    @torch.no_grad()
+    def copy_from(self, other: "AdapterSet") -> None:
+        """Takes over the weights of a set of the same shape."""
+        self.flat.copy_(other.flat)
+
+    @torch.no_grad()
+    def move_towards(self, other: "AdapterSet", decay: float) -> None:
+        """The exponential moving average: self = decay * self + (1 - decay) * other."""
+        self.flat.lerp_(other.flat, 1 - decay)
+
+
+def _places(shapes: Sequence[tuple[int, ...]], rank: int) -> dict[tuple[int, ...], list[int]]:
+    """Returns which pairs have a shape, by the shape: i is the `down` of layer i, layers + i its `up`."""
+    downs = [(rank, *inner) for _, *inner in shapes]
+    ups = [(outer, rank, *[1] * (len(inner) - 1)) for outer, *inner in shapes]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, shape in enumerate([*downs, *ups]):
+        found.setdefault(shape, []).append(place)
+    return found

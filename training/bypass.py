@@ -1,0 +1,83 @@
+"""The way around a layer: scale * up(down(x)), added to the layer's output where that stands.
+
+Written as autograd functions of its own, because what autograd would record is twice as many operators, and a copy of every
+output.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+def add_bypass(
+    layer: nn.Module, x: torch.Tensor, output: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Returns output + scale * up(down(x)); the values of `output` are written over.
+
+    Args:
+        layer: Linear or Conv2d, whose stride, padding and dilation count.
+        x: its input, [..., inner] or [batch, inner, height, width].
+        output: what it made of that, in the dtype of the pair; nothing else may need its values.
+        down: [rank, inner] or, with the layer's kernel, [rank, inner, height, width].
+        up: [outer, rank] or [outer, rank, 1, 1].
+        scale: factor.
+    """
+    x = x.to(output.dtype)
+    if isinstance(layer, nn.Linear):
+        return _Linear.apply(x, output, down, up, scale)
+    low = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+    return _Pointwise.apply(low, output, up, scale)
+
+
+def _with_scale(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    return tensor if scale == 1 else tensor * scale
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, output: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float):
+        flat = x.reshape(-1, x.shape[-1])
+        low = flat @ down.t()
+        output.view(-1, output.shape[-1]).addmm_(low, up.t(), alpha=scale)
+        ctx.scale, ctx.shape = scale, x.shape
+        ctx.save_for_backward(down, up, *((flat, low) if ctx.needs_input_grad[2] else ()))
+        return output.detach()  # torch forbids networks to change what a function returns as it came in
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):
+        down, up, *kept = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        low = _with_scale(flat @ up, ctx.scale)
+        grad_x = (low @ down).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        grads = (low.t() @ kept[0], _with_scale(flat.t() @ kept[1], ctx.scale)) if kept else (None, None)
+        return grad_x, grad, *grads, None
+
+
+class _Pointwise(torch.autograd.Function):
+    """The second half of a convolution's bypass, a matrix for every example."""
+
+    @staticmethod
+    def forward(ctx: Any, low: torch.Tensor, output: torch.Tensor, up: torch.Tensor, scale: float):
+        low = low.flatten(2)
+        if output.is_contiguous():
+            output.flatten(2).baddbmm_(up.flatten(1).expand(len(low), -1, -1), low, alpha=scale)
+        else:  # channels last, on some cards
+            output.add_((up.flatten(1) @ low).view(output.shape), alpha=scale)
+        ctx.scale, ctx.shape = scale, output.shape
+        ctx.save_for_backward(up, *((low,) if ctx.needs_input_grad[2] else ()))
+        return output.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):
+        up, *kept = ctx.saved_tensors
+        flat = grad.flatten(2)
+        low = _with_scale(up.flatten(1).t() @ flat, ctx.scale)
+        grad_up = None
+        if kept:
+            grad_up = _with_scale((flat @ kept[0].transpose(1, 2)).sum(0), ctx.scale).view(up.shape)
+        return low.view(len(grad), -1, *ctx.shape[2:]), grad, grad_up, None
