@@ -1,6 +1,7 @@
 """A set of low-rank pairs as one buffer: the optimizer, the moving average and a checkpoint see one tensor."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -8,6 +9,22 @@ from torch import nn
 from .data.examples import seeded
 
 Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]  # down [rank, inner, ..] and up [outer, rank, ..] of every layer
+
+
+class ReadyPair(NamedTuple):
+    """A layer's pair as a pass takes it, once more transposed, so that no pass has to do that.
+
+    Args:
+        down: [rank, inner, ..].
+        up: [outer, rank, ..].
+        down_t: [inner, rank] without a gradient; of a convolution [.., rank], which nobody needs.
+        up_t: [rank, outer] without a gradient.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    down_t: torch.Tensor
+    up_t: torch.Tensor
 
 
 class AdapterSet(nn.Module):
@@ -40,11 +57,17 @@ class AdapterSet(nn.Module):
         self.flat = nn.Parameter(flat.to(device, dtype))
         self.forget()
 
-    def pairs_of(self, flat: torch.Tensor) -> Pairs:
-        """Returns the pairs in a tensor that is laid out like `flat`, such as its gradient, as views."""
+    def pairs_of(self, flat: torch.Tensor, transposed: bool = False) -> Pairs:
+        """Returns the pairs in a tensor that is laid out like `flat`, such as its gradient, as views.
+
+        Args:
+            flat: [count].
+            transposed: whether each view is the transposed matrix, a convolution's kernel flattened into it.
+        """
         found: dict[int, torch.Tensor] = {}
         for part, (shape, places) in zip(flat.split(self._sizes), self._places.items(), strict=True):
-            found.update(zip(places, part.view(len(places), *shape).unbind(), strict=True))
+            views = part.view(len(places), *shape)
+            found.update(zip(places, (views.flatten(2).mT if transposed else views).unbind(), strict=True))
         half = len(found) // 2
         return [found[i] for i in range(half)], [found[half + i] for i in range(half)]
 
@@ -58,7 +81,7 @@ class AdapterSet(nn.Module):
         """The `up` of every layer, views of the weights without a gradient."""
         return self.pairs_of(self.flat.detach())[1]
 
-    def ready(self, dtype: torch.dtype, learns: bool) -> Pairs:
+    def ready(self, dtype: torch.dtype, learns: bool) -> list[ReadyPair]:
         """Returns the pairs as a pass of the network takes them; all passes between two changes of the weights share them.
 
         Args:
@@ -72,12 +95,13 @@ class AdapterSet(nn.Module):
                 if dtype not in self._cast:
                     self._cast[dtype] = self.flat.to(dtype)
                 cast = self._cast[dtype]
-                self._ready[dtype, learns] = self.pairs_of(cast if learns else cast.detach())
+                views = self.pairs_of(cast if learns else cast.detach()), self.pairs_of(cast.detach(), transposed=True)
+                self._ready[dtype, learns] = [ReadyPair(*four) for four in zip(*views[0], *views[1], strict=True)]
         return self._ready[dtype, learns]
 
     def forget(self) -> None:
         """Lets go of what ready() keeps."""
-        self._ready: dict[tuple[torch.dtype, bool], Pairs] = {}
+        self._ready: dict[tuple[torch.dtype, bool], list[ReadyPair]] = {}
         self._cast: dict[torch.dtype, torch.Tensor] = {}
         self._seen = self.flat._version
 

@@ -11,25 +11,36 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .adapter_set import ReadyPair
 
-def add_bypass(
-    layer: nn.Module, x: torch.Tensor, output: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
-) -> torch.Tensor:
+
+def add_bypass(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: ReadyPair, scale: float) -> torch.Tensor:
     """Returns output + scale * up(down(x)); the values of `output` are written over.
 
     Args:
         layer: Linear or Conv2d, whose stride, padding and dilation count.
         x: its input, [..., inner] or [batch, inner, height, width].
         output: what it made of that, in the dtype of the pair; nothing else may need its values.
-        down: [rank, inner] or, with the layer's kernel, [rank, inner, height, width].
-        up: [outer, rank] or [outer, rank, 1, 1].
+        pair: of the layer.
         scale: factor.
     """
     x = x.to(output.dtype)
     if isinstance(layer, nn.Linear):
-        return _Linear.apply(x, output, down, up, scale)
-    low = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-    return _Pointwise.apply(low, output, up, scale)
+        if torch.is_grad_enabled():
+            return _Linear.apply(x, output, *pair, scale)
+        _add_linear(x.reshape(-1, x.shape[-1]), output, pair.down_t, pair.up_t, scale)
+        return output
+    low = F.conv2d(x, pair.down, None, layer.stride, layer.padding, layer.dilation)
+    return _Pointwise.apply(low, output, pair.up, scale)
+
+
+def _add_linear(
+    flat: torch.Tensor, output: torch.Tensor, down_t: torch.Tensor, up_t: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Adds the bypass to the output, and returns down(x), [rows, rank]."""
+    low = flat.mm(down_t)
+    output.view(-1, output.shape[-1]).addmm_(low, up_t, alpha=scale)
+    return low
 
 
 def _with_scale(tensor: torch.Tensor, scale: float) -> torch.Tensor:
@@ -38,10 +49,10 @@ def _with_scale(tensor: torch.Tensor, scale: float) -> torch.Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, output: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float):
+    def forward(ctx: Any, x: torch.Tensor, output: torch.Tensor, *pair_and_scale: Any):
+        down, up, down_t, up_t, scale = pair_and_scale
         flat = x.reshape(-1, x.shape[-1])
-        low = flat @ down.t()
-        output.view(-1, output.shape[-1]).addmm_(low, up.t(), alpha=scale)
+        low = _add_linear(flat, output, down_t, up_t, scale)
         ctx.scale, ctx.shape = scale, x.shape
         ctx.save_for_backward(down, up, *((flat, low) if ctx.needs_input_grad[2] else ()))
         return output.detach()  # torch forbids networks to change what a function returns as it came in
@@ -51,10 +62,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor):
         down, up, *kept = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
-        low = _with_scale(flat @ up, ctx.scale)
-        grad_x = (low @ down).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        grads = (low.t() @ kept[0], _with_scale(flat.t() @ kept[1], ctx.scale)) if kept else (None, None)
-        return grad_x, grad, *grads, None
+        low = _with_scale(flat.mm(up), ctx.scale)
+        grad_x = low.mm(down).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        grads = (low.t().mm(kept[0]), _with_scale(flat.t().mm(kept[1]), ctx.scale)) if kept else (None, None)
+        return grad_x, grad, *grads, None, None, None
 
 
 class _Pointwise(torch.autograd.Function):

@@ -117,7 +117,6 @@ class LoraLayers:
                 return None
             adapters = self.sets[self.active]
             learns = torch.is_grad_enabled() and adapters.flat.requires_grad and not self.frozen
-            downs, ups = adapters.ready(output.dtype, learns)
-            return add_bypass(layer, args[0], output, downs[position], ups[position], adapters.scale)
+            return add_bypass(layer, args[0], output, adapters.ready(output.dtype, learns)[position], adapters.scale)
 
         return hook
