@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ Call = Callable[[nn.Module, torch.Tensor, torch.Tensor, Conditioning], torch.Ten
 
 
 def call_diffusers_unet(network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-    """Calls a diffusers UNet2DConditionModel.
+    """Calls a diffusers UNet2DConditionModel; the conditioning may have another dtype than `x`.
 
     Args:
         network: the model.
@@ -24,14 +25,15 @@ def call_diffusers_unet(network: nn.Module, x: torch.Tensor, time: torch.Tensor,
     """
     added = None
     if "pooled" in conditioning:
-        added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["time_ids"]}
-    return network(x, time, conditioning["context"], added_cond_kwargs=added, return_dict=False)[0]
+        # The sizes keep their dtype: bfloat16 holds no number such as 1336.
+        added = {"text_embeds": conditioning["pooled"].to(x.dtype), "time_ids": conditioning["time_ids"]}
+    return network(x, time, conditioning["context"].to(x.dtype), added_cond_kwargs=added, return_dict=False)[0]
 
 
 def call_diffusers_transformer(
     network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning
 ) -> torch.Tensor:
-    """Calls a diffusers SD3Transformer2DModel.
+    """Calls a diffusers SD3Transformer2DModel; the conditioning may have another dtype than `x`.
 
     Args:
         network: the model.
@@ -39,8 +41,15 @@ def call_diffusers_transformer(
         time: as the network takes it, [batch].
         conditioning: "context" [batch, tokens, width] and "pooled" [batch, width].
     """
-    states = {"encoder_hidden_states": conditioning["context"], "pooled_projections": conditioning["pooled"]}
+    texts = {"encoder_hidden_states": conditioning["context"], "pooled_projections": conditioning["pooled"]}
+    states = {name: text.to(x.dtype) for name, text in texts.items()}
     return network(x, timestep=time, **states, return_dict=False)[0]
+
+
+def half_dtype(network: nn.Module) -> torch.dtype | None:
+    """Returns the dtype of a network's matrices, where all have the same and it is a half precision; else None."""
+    dtypes = {weight.dtype for weight in network.parameters() if weight.ndim > 1}
+    return dtypes.pop() if dtypes in ({torch.float16}, {torch.bfloat16}) else None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,11 @@ class Denoiser:
     network: nn.Module
     diffusion: Diffusion
     call: Call = call_diffusers_unet
+
+    @cached_property
+    def half_dtype(self) -> torch.dtype | None:
+        """The half precision that the network runs in by itself, None where it has another one."""
+        return half_dtype(self.network)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -73,7 +87,8 @@ class Denoiser:
         """Returns the network's prediction about `x` [batch, ...] at timesteps `t` [batch], in x's dtype."""
 
         def call(x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> list[torch.Tensor]:
-            return [self.call(self.network, x, self.diffusion.model_time(t), conditioning).to(x.dtype)]
+            seen = x if torch.is_autocast_enabled(x.device.type) else x.to(dtype=self.half_dtype)
+            return [self.call(self.network, seen, self.diffusion.model_time(t), conditioning).to(x.dtype)]
 
         return at_own_lengths(call, x, t, conditioning)[0]
 

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from .denoiser import Denoiser
+
 Prepared = nn.Module | torch.optim.Optimizer
 PRECISION_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,9 +48,11 @@ class LocalEngine:
         self.scaler = self._new_scaler()
         return parts
 
-    def autocast(self) -> AbstractContextManager:
-        """Returns the context a forward pass runs in."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+    def autocast(self, denoiser: Denoiser) -> AbstractContextManager:
+        """Returns the context a pass of a network runs in: none where its weights have the precision's dtype already."""
+        if self.dtype in (None, denoiser.half_dtype):
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager:
         """Returns the context of one part of a step.

@@ -148,7 +148,7 @@ def _head_weights(
     channels, height, width = shape[-3:]
     sides = (min(height, PROBE_SIDES[-1][0]), min(width, PROBE_SIDES[-1][1]))
     x, t, texts = _inputs(denoiser, (1, channels, *sides), conditioning)
-    with torch.no_grad(), LocalEngine(x.device, config.precision).autocast():
+    with torch.no_grad(), LocalEngine(x.device, config.precision).autocast(denoiser):
         widths = [feature.shape[1] for feature in Features(denoiser, layers)(x, t, texts)]
     with torch.device("meta"):
         return sum(weight.numel() for weight in Heads(widths).parameters())
@@ -175,7 +175,7 @@ def _at_full_size(
     channels, height, width = shape[-3:]
 
     def measure(count: int, *sides: int) -> torch.Tensor:
-        with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast():
+        with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast(denoiser):
             return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning, config.is_adversarial)
 
     area, areas = height * width, torch.tensor([float(a * b) for a, b in PROBE_SIDES], dtype=torch.float64)

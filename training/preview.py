@@ -177,7 +177,7 @@ class Previews:
         """Returns the images of some captions: of each one, an image for each number of steps, from timestep `start`."""
         trainee, latents = self.job.trainee, []
         batch = self.job.examples.batch(numbers, 0).to(trainee.engine.device)
-        with trainee.engine.autocast(), layers.using(STUDENT):
+        with trainee.engine.autocast(trainee.denoiser), layers.using(STUDENT):
             for steps in counts:
                 drawn = sample_latents(
                     trainee.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,13 @@ class Run:
         self.step, self.saved, self.whole = 0, -1, True
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
-        self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, engine.autocast)
+        self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, self._context)
         self._prepare()
         if self.path and self.path.exists():
             self._load()
+
+    def _context(self) -> AbstractContextManager:
+        return self.engine.autocast(self.denoiser)
 
     def _make_sets(self) -> None:
         if STUDENT not in self.layers.sets:
@@ -79,7 +82,7 @@ class Run:
     def _make_heads(self) -> Heads:
         """Builds the heads for the widths that a trial run through the encoder shows."""
         batch = self.examples.batch(self.order.numbers(0)[:1], 0).to(self.engine.device)
-        with torch.no_grad(), self.engine.autocast():
+        with torch.no_grad(), self._context():
             features = Features(self.denoiser, self.layers)(
                 batch.latents, torch.zeros(1, dtype=torch.long, device=self.engine.device), batch.conditioning
             )
@@ -198,7 +201,7 @@ class Run:
             batch = self.examples.batch(numbers[own], self.step * config.batch_size + first).to(engine.device)
             shape = (config.batch_size, *batch.latents.shape[1:])
             with engine.accumulating(objective, last=part == config.accumulation - 1) if learns else nullcontext():
-                with engine.autocast():
+                with self._context():
                     losses = loss_of(batch, own, shape)
                 if learns:
                     engine.backward(losses["loss"] / config.accumulation)

@@ -20,7 +20,7 @@ from ...errors import TrainingError, UnsupportedModelError
 from ...models.families import FAMILIES
 from ...samplers.schedule import NoiseSchedule
 from ...training.data.examples import Conditioning, GroupedExamples, grouped_examples
-from ...training.denoiser import Denoiser
+from ...training.denoiser import Denoiser, half_dtype
 from ...training.diffusion import Diffusion
 from ...training.engine import PRECISION_DTYPES, LocalEngine
 from ...training.job import Trainee
@@ -223,7 +223,7 @@ def host_network(model: Any) -> HostNetwork:
     schedule = NoiseSchedule.from_sigmas(sampling.sigmas.detach().double().cpu())
     diffusion = Diffusion.from_schedule(schedule, _prediction_type(sampling))
     require_trainable(inner.diffusion_model)
-    precision = _precision(model.load_device)
+    precision = _precision(model.load_device, inner.diffusion_model)
     computed = getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
     dtype = PRECISION_DTYPES[precision] or computed
     patcher = whole_clone(model)
@@ -247,9 +247,13 @@ def _architecture(config: Any) -> str | None:
     return next((key for key, name in trainable if isinstance(config, getattr(comfy.supported_models, name))), None)
 
 
-def _precision(device: torch.device) -> str:
+def _precision(device: torch.device, network: nn.Module) -> str:
+    """Returns the precision of a training: on a card the weights' own where they are in half precision."""
     if comfy.model_management.is_device_cpu(device):
         return "fp32"
+    own = half_dtype(network)
+    if own is not None:
+        return next(name for name, dtype in PRECISION_DTYPES.items() if dtype == own)
     return "bf16" if comfy.model_management.should_use_bf16(device) else "fp16"
 
 

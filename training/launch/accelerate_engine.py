@@ -16,6 +16,7 @@ from accelerate.utils import (
 from torch import nn
 
 from ...errors import TrainingError
+from ..denoiser import Denoiser
 from ..engine import Prepared, clip_gradients
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -61,8 +62,8 @@ class AccelerateEngine:
         self.load_scaler_state(self._first_scaler_state)
         return self.accelerator.prepare(*parts)
 
-    def autocast(self) -> AbstractContextManager:
-        """Returns the context a forward pass runs in."""
+    def autocast(self, denoiser: Denoiser) -> AbstractContextManager:
+        """Returns the context a pass of a network runs in, the one that accelerate puts around every forward pass."""
         return self.accelerator.autocast()
 
     def accumulating(self, module: nn.Module, last: bool) -> AbstractContextManager:

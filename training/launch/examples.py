@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ...errors import TrainingError
@@ -56,9 +57,9 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine
     model.network.to(engine.device)
     engine.wait()  # a process trains on what others have encoded, and draws for their prompts
     if data.prompts:
-        drawing = draw_items(
-            items, teacher, model.denoiser, model.fingerprint, folder, data.encode_batch_size, share, engine.autocast
-        )
+        denoiser = model.denoiser
+        context = partial(engine.autocast, denoiser)
+        drawing = draw_items(items, teacher, denoiser, model.fingerprint, folder, data.encode_batch_size, share, context)
         _follow("drawn by the teacher", drawing)
         engine.wait()
     return CachedExamples(items, folder, model.fingerprint)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -109,10 +110,17 @@ class Heads(nn.Module):
     def forward(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
         """Returns one logit for each example [batch], the mean over every stage's map.
 
+        Features in half precision are judged in it, with the weights in float32.
+
         Args:
             here: features of one point, a map for each stage.
             there: features of the other point.
         """
+        device, dtype = here[0].device.type, here[0].dtype
+        with torch.autocast(device, dtype) if dtype in (torch.float16, torch.bfloat16) else nullcontext():
+            return self._judge(here, there)
+
+    def _judge(self, here: list[torch.Tensor], there: list[torch.Tensor]) -> torch.Tensor:
         maps = [head(torch.cat(pair, 1)).flatten(1).mean(1) for head, *pair in zip(self.heads, here, there, strict=True)]
         stacked = torch.stack(maps)
         return stacked.to(torch.promote_types(stacked.dtype, torch.float32)).mean(0)
