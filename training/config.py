@@ -11,7 +11,8 @@ from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from .segments import ENDPOINTS, solver_grid
 
 OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
-FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation"}  # between two parts of one run
+GRAPHS = ("auto", "off")
+FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation", "cuda_graphs"}  # between two parts of one run
 # What only stages for one step read. Other runs leave them out of their settings, so that those begun before go on.
 OF_ONE_STEP = ("start_timestep", "fake_learning_rate", "fake_updates", "fake_warmup", "pairs", "pair_steps")
 
@@ -97,6 +98,7 @@ class TrainingConfig:
         lora_alpha: of every adapter set; None takes the rank, which is scale 1.
         precision: of the arithmetic, "fp32", "bf16" or "fp16"; the adapters stay in float32.
         gradient_checkpointing: recomputes blocks in the backward pass, slower and smaller.
+        cuda_graphs: "auto" records each pass of a step on a card and replays it, where that is possible; "off" never does.
         seed: of everything that is drawn.
         checkpoint_every: optimizer steps between two checkpoints.
     Raises: TrainingError naming the value, what is allowed and what to use.
@@ -131,6 +133,7 @@ class TrainingConfig:
     lora_alpha: float | None = None
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    cuda_graphs: str = "auto"
     seed: int = 0
     checkpoint_every: int = 200
 
@@ -234,6 +237,7 @@ class TrainingConfig:
 
 _CHOICES = {
     "objective": OBJECTIVES, "endpoint": ENDPOINTS, "distance": DISTANCES, "precision": PRECISIONS, "adversarial_real": REALS,
+    "cuda_graphs": GRAPHS,
 }  # fmt: skip
 _RANGES = {
     "batch_size": (1, 2**20, "16 is a start"), "accumulation": (1, 2**16, "1 does not split"),

@@ -35,6 +35,7 @@ class LocalEngine:
     """
 
     rank, world = 0, 1
+    records = True  # whether a pass may be recorded and replayed
 
     def __init__(self, device: torch.device | str = "cpu", precision: str = "fp32"):
         self.device, self.dtype, self.precision = torch.device(device), PRECISION_DTYPES[precision], precision

@@ -29,8 +29,9 @@ def recomputing(network: nn.Module, layers: LoraLayers) -> Iterator[None]:
     if not blocks:
         raise TrainingError(f"{type(network).__name__} has no block to recompute; turn gradient_checkpointing off.")
     before = [vars(block).get("forward") for block in blocks]
+    draws = any(isinstance(module, nn.Dropout) and module.p and module.training for module in network.modules())
     for block in blocks:
-        block.forward = _recomputed(block.forward, layers)
+        block.forward = _recomputed(block.forward, layers, draws)
     try:
         yield
     finally:
@@ -41,7 +42,10 @@ def recomputing(network: nn.Module, layers: LoraLayers) -> Iterator[None]:
                 block.forward = forward
 
 
-def _recomputed(forward, layers: LoraLayers):
+def _recomputed(forward, layers: LoraLayers, draws: bool):
+    """Returns `forward` as a block that is recomputed; where it draws nothing, the random state need not be kept for it,
+    which a card would be waited for."""
+
     def run(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
@@ -50,6 +54,6 @@ def _recomputed(forward, layers: LoraLayers):
         def contexts():
             return nullcontext(), layers.using(*seen)
 
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws, **kwargs)
 
     return run

@@ -17,6 +17,7 @@ from .data.examples import Batch, BatchOrder, Examples
 from .data.teacher_pairs import TeacherPairs
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .graphs import make_graphs
 from .lora_layers import BACKBONE, FAKE, STUDENT, TARGET, TEACHER, LoraLayers
 from .objectives.discriminator import Features, Heads
 from .objectives.draws import draw_step
@@ -27,6 +28,7 @@ logger = logging.getLogger("hyper_sd")
 
 CHECKPOINT = "checkpoint.safetensors"
 Losses = dict[str, torch.Tensor]
+Inputs = dict[str, Any]  # of an objective, by name
 
 
 class Run:
@@ -50,6 +52,7 @@ class Run:
         self.heads = self._make_heads() if config.is_adversarial else None
         self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, self._context)
         self._prepare()
+        self.graphs = make_graphs(config, engine, layers.sets.values)
         if self.path and self.path.exists():
             self._load()
 
@@ -138,11 +141,10 @@ class Run:
         found = []
         for update in range(1, self.config.fake_updates + 1):
 
-            def loss_of(batch: Batch, own: slice, shape: tuple[int, ...], update: int = update) -> Losses:
-                draws = draw_score(self.config, shape, self.step, update).part(own).to(batch.latents)
-                return self.fake_objective(batch, draws)
+            def inputs_of(batch: Batch, own: slice, shape: tuple[int, ...], update: int = update) -> Inputs:
+                return {"batch": batch, "draws": draw_score(self.config, shape, self.step, update).part(own).to(batch.latents)}
 
-            found.append(self._accumulate(self.fake_objective, loss_of)["loss"])
+            found.append(self._accumulate(self.fake_objective, inputs_of)["loss"])
             self._update(self.fake_optimizer, {"fake": found[-1]})
         return {"fake": sum(found) / len(found)}
 
@@ -154,18 +156,19 @@ class Run:
             rests: whether no weight is to change.
         """
 
-        def loss_of(batch: Batch, own: slice, shape: tuple[int, ...]) -> Losses:
-            draws, more = draw_step(self.config, stage, shape, self.step).part(own).to(batch.latents), {}
+        def inputs_of(batch: Batch, own: slice, shape: tuple[int, ...]) -> Inputs:
+            draws = draw_step(self.config, stage, shape, self.step).part(own).to(batch.latents)
+            inputs = {"batch": batch, "draws": draws, "stage": stage}
             if stage.is_one_step:
-                more["score"] = draw_score(self.config, shape, self.step, 0).part(own).to(batch.latents)
+                inputs["score"] = draw_score(self.config, shape, self.step, 0).part(own).to(batch.latents)
             if stage.pair_weight:
-                more["pairs"] = self.pairs.part(self.step, own)
-            return self.objective(batch, draws, stage, **more)
+                inputs["pairs"] = self.pairs.part(self.step, own)
+            return inputs
 
         if rests:
             with torch.no_grad():
-                return self._accumulate(self.objective, loss_of, learns=False)
-        losses = self._accumulate(self.objective, loss_of)
+                return self._accumulate(self.objective, inputs_of, learns=False)
+        losses = self._accumulate(self.objective, inputs_of)
         self._update(self.optimizer, losses)
         return losses
 
@@ -183,14 +186,14 @@ class Run:
             adapters.forget()  # torch's fused kernels do not count the change they make
 
     def _accumulate(
-        self, objective: nn.Module, loss_of: Callable[[Batch, slice, tuple[int, ...]], Losses], learns: bool = True
+        self, objective: nn.Module, inputs_of: Callable[[Batch, slice, tuple[int, ...]], Inputs], learns: bool = True
     ) -> dict[str, float]:
         """Adds up the gradients of this process's share of the batch and returns the mean losses of the whole.
 
         Args:
             objective: whose gradients processes exchange.
-            loss_of: (examples, which rows of the whole batch they are, shape of the whole batch's latents) -> losses. What it
-                draws, it draws for the whole batch, so that every split of the batch sees the same.
+            inputs_of: (examples, which rows of the whole batch they are, shape of the whole batch's latents) -> what the
+                objective is given by name. What it draws, it draws for the whole batch, so that every split sees the same.
             learns: whether gradients are wanted.
         """
         config, engine, sums = self.config, self.engine, {}
@@ -199,16 +202,27 @@ class Run:
             first = (part * engine.world + engine.rank) * size
             own = slice(first, first + size)
             batch = self.examples.batch(numbers[own], self.step * config.batch_size + first).to(engine.device)
-            shape = (config.batch_size, *batch.latents.shape[1:])
+            inputs = inputs_of(batch, own, (config.batch_size, *batch.latents.shape[1:]))
             with engine.accumulating(objective, last=part == config.accumulation - 1) if learns else nullcontext():
-                with self._context():
-                    losses = loss_of(batch, own, shape)
-                if learns:
-                    engine.backward(losses["loss"] / config.accumulation)
+                losses = self._pass(objective, inputs, learns)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / config.accumulation
         means = engine.mean(torch.stack(list(sums.values()))).tolist()
         return dict(zip(sums, means, strict=True))
+
+    def _pass(self, objective: nn.Module, inputs: Inputs, learns: bool) -> Losses:
+        """Runs one part of a step, with its backward pass where gradients are wanted."""
+
+        def run(inputs: Inputs) -> Losses:
+            with self._context():
+                losses = objective(**inputs)
+            if learns:
+                self.engine.backward(losses["loss"] / self.config.accumulation)
+            return {name: value.detach() for name, value in losses.items()}
+
+        if self.graphs is None or not learns:
+            return run(inputs)
+        return self.graphs.losses((id(objective), inputs.get("stage")), run, inputs, objective.parameters())
 
     def _not_finite(self, what: str, losses: dict[str, float]) -> str:
         saved = "No checkpoint was saved before" if self.saved < 0 else f"The last checkpoint, step {self.saved}, is kept"

@@ -34,6 +34,8 @@ class AccelerateEngine:
     Raises: TrainingError for a device that lacks the precision, and for sharded training.
     """
 
+    records = False  # accelerate's own hooks run in every pass
+
     def __init__(self, precision: str = "fp32", asked: Callable[[], bool] = lambda: False):
         try:
             self.accelerator = Accelerator(
