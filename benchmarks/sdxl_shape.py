@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ..samplers.schedule import NoiseSchedule
-from ..training.data.examples import Conditioning, LatentExamples
-from ..training.denoiser import Denoiser, call_diffusers_unet
+from ..training.data.examples import LatentExamples
+from ..training.denoiser import Denoiser, half_dtype
 from ..training.diffusion import Diffusion
 from .measure import random_weights
 
@@ -52,11 +52,7 @@ def build_network(narrow: bool, dtype: torch.dtype = torch.float32, device: str 
 
 def make_denoiser(network: nn.Module) -> Denoiser:
     """Returns a network of diffusers with Stable Diffusion's noise schedule, called as a run from a file calls it."""
-
-    def call(network: nn.Module, x: torch.Tensor, time: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        return call_diffusers_unet(network, x, time, {name: tensor.to(x.dtype) for name, tensor in conditioning.items()})
-
-    return Denoiser(network, Diffusion.from_schedule(NoiseSchedule.from_betas()), call)
+    return Denoiser(network, Diffusion.from_schedule(NoiseSchedule.from_betas()), half_dtype=half_dtype(network))
 
 
 def make_examples(network: nn.Module, count: int, size: int) -> LatentExamples:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -60,16 +59,14 @@ class Denoiser:
         network: that is trained.
         diffusion: the process it was trained for.
         call: (network, x [batch, ...], time [batch], conditioning) -> its prediction [batch, ...].
+        half_dtype: the half precision that the network computes in by itself, which spares every layer a cast; None where it
+            needs autocast for that.
     """
 
     network: nn.Module
     diffusion: Diffusion
     call: Call = call_diffusers_unet
-
-    @cached_property
-    def half_dtype(self) -> torch.dtype | None:
-        """The half precision that the network runs in by itself, None where it has another one."""
-        return half_dtype(self.network)
+    half_dtype: torch.dtype | None = None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from ...errors import TrainingError, UnsupportedModelError
 from ...models.families import FAMILIES
 from ...samplers.schedule import NoiseSchedule
 from ...training.data.examples import Conditioning, GroupedExamples, grouped_examples
-from ...training.denoiser import Denoiser, half_dtype
+from ...training.denoiser import Denoiser
 from ...training.diffusion import Diffusion
 from ...training.engine import PRECISION_DTYPES, LocalEngine
 from ...training.job import Trainee
@@ -92,7 +92,12 @@ class HostNetwork:
     @property
     def denoiser(self) -> Denoiser:
         """The network with its noise schedule and the way it is called."""
-        return Denoiser(self.network, self.diffusion, self._call)
+        return Denoiser(self.network, self.diffusion, self._call, self.half_dtype)
+
+    @property
+    def half_dtype(self) -> torch.dtype | None:
+        """The precision's dtype where the host computes in it by itself, with weights that have it or that it casts."""
+        return self.dtype if self.dtype == PRECISION_DTYPES[self.precision] == _computed(self.model) else None
 
     def engine(self) -> HostEngine:
         """Returns what runs a step."""
@@ -223,9 +228,8 @@ def host_network(model: Any) -> HostNetwork:
     schedule = NoiseSchedule.from_sigmas(sampling.sigmas.detach().double().cpu())
     diffusion = Diffusion.from_schedule(schedule, _prediction_type(sampling))
     require_trainable(inner.diffusion_model)
-    precision = _precision(model.load_device, inner.diffusion_model)
-    computed = getattr(inner, "manual_cast_dtype", None) or inner.get_dtype()
-    dtype = PRECISION_DTYPES[precision] or computed
+    precision = _precision(model.load_device, _computed(inner))
+    dtype = PRECISION_DTYPES[precision] or _computed(inner)
     patcher = whole_clone(model)
     return HostNetwork(patcher, patcher.model is not inner, family, diffusion, precision, dtype)
 
@@ -247,14 +251,22 @@ def _architecture(config: Any) -> str | None:
     return next((key for key, name in trainable if isinstance(config, getattr(comfy.supported_models, name))), None)
 
 
-def _precision(device: torch.device, network: nn.Module) -> str:
-    """Returns the precision of a training: on a card the weights' own where they are in half precision."""
+def _computed(model: Any) -> torch.dtype:
+    """Returns the dtype that the host computes in with the model."""
+    return getattr(model, "manual_cast_dtype", None) or model.get_dtype()
+
+
+def _precision(device: torch.device, computed: torch.dtype) -> str:
+    """Returns the precision of a training: on a card the host's own where that is a half one.
+
+    Args:
+        device: that the host computes on.
+        computed: dtype that it computes in.
+    """
     if comfy.model_management.is_device_cpu(device):
         return "fp32"
-    own = half_dtype(network)
-    if own is not None:
-        return next(name for name, dtype in PRECISION_DTYPES.items() if dtype == own)
-    return "bf16" if comfy.model_management.should_use_bf16(device) else "fp16"
+    own = next((name for name, dtype in PRECISION_DTYPES.items() if dtype == computed), None)
+    return own or ("bf16" if comfy.model_management.should_use_bf16(device) else "fp16")
 
 
 def _prediction_type(sampling: Any) -> str:

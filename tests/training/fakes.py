@@ -74,7 +74,7 @@ class PointMass(nn.Module):
 
 
 def call(network, x, time, conditioning):
-    return network(x, time, conditioning["context"])
+    return network(x, time, conditioning["context"].to(x.dtype))
 
 
 def schedule(kind: str) -> NoiseSchedule:

@@ -1,4 +1,4 @@
-"""A double of CUDA graphs, which need a card: it records operators on the processor and runs them again into the same memory."""
+"""A double of CUDA graphs, which need a card: it records operators and runs them again into the same memory."""
 
 from collections.abc import Callable
 from typing import Any

@@ -20,7 +20,7 @@ from ...models.unet_names import lora_names, original_order
 from ...samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule, sigma_of
 from ..data.cache import Encoders
 from ..data.examples import Conditioning
-from ..denoiser import Denoiser, call_diffusers_transformer, call_diffusers_unet
+from ..denoiser import Denoiser, call_diffusers_transformer, call_diffusers_unet, half_dtype
 from ..diffusion import Diffusion
 from ..engine import LocalEngine
 from ..job import Trainee
@@ -103,7 +103,9 @@ class DiffusersModel:
         self.is_embedded, self.is_unet = is_embedded, self.kind.network == "unet"
         self.scale_factor = pipeline.vae_scale_factor
         self.latent_channels = pipeline.vae.config.latent_channels
-        self.denoiser = Denoiser(self.network, diffusion or diffusion_of(pipeline.scheduler), self._call())
+        self.denoiser = Denoiser(
+            self.network, diffusion or diffusion_of(pipeline.scheduler), self._call(), half_dtype(self.network)
+        )
         self.fingerprint = fingerprint(self._encoder_parts())
 
     @property

@@ -21,7 +21,7 @@ def load(host, sd15_checkpoint, monkeypatch):
     if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
         pytest.skip("this ComfyUI has no dynamic VRAM")
     dynamic_vram.install(monkeypatch)
-    monkeypatch.setattr(network, "_precision", lambda device: "fp32")
+    monkeypatch.setattr(network, "_precision", lambda device, computed: "fp32")
 
     def run(dynamic=True):
         options = {"load_device": dynamic_vram.CARD, "dtype": torch.float32}

@@ -224,7 +224,7 @@ def test_training_in_bf16_takes_weights_of_any_kind(outside, host, unet, monkeyp
     from hyper_sd.training.lora_layers import LoraLayers
     from hyper_sd.training.memory import estimate
 
-    monkeypatch.setattr(training_network, "_precision", lambda device: "bf16")  # as on a card that has it
+    monkeypatch.setattr(training_network, "_precision", lambda device, computed: "bf16")  # as on a card that has it
     network = unet.model.diffusion_model.to(stored)
     network.dtype = stored
     found = host_of(unet)

@@ -55,7 +55,7 @@ def test_batch_of_different_lengths_learns_what_its_rows_by_themselves_do(stage)
         assert value.item() == pytest.approx(sum(own[name].item() for own, _ in alone) / 6, rel=1e-10)
     for gradient, *own in zip(gradients, *(gradients for _, gradients in alone), strict=True):
         assert gradient is None or torch.allclose(gradient, sum(own) / 6, atol=1e-10)
-    assert sum(gradient is not None for gradient in gradients) > 10
+    assert sum(gradient.count_nonzero() for gradient in gradients if gradient is not None) > 100
 
 
 def test_each_length_is_one_call_of_the_network():
