@@ -23,7 +23,7 @@ def test_arms_are_what_their_names_say():
         assert bool(stage.pair_weight) == ("pairs" in name), name
         assert bool(stage.adversarial_weight) == ("data" in name), name
         assert bool(last.distance_weight) == ("TSCD" in name), name
-        assert last.is_one_step == ("in turn" not in name), name
+        assert last.is_one_step == ("in turn" not in name and name != one_step.GOES_ON), name
         assert config.start_timestep == (LAST_TIMESTEP if "999" in name else 800), name
         assert config.learning_rate == {"3": one_step.TOO_HIGH, "4": one_step.LOW}.get(
             name.partition("4e-")[2], one_step.RATE
@@ -36,12 +36,21 @@ def test_bars_judge_the_one_step_and_the_worst_of_the_others():
         "TSCD": scores(800, 3.0, 0.5, 1.2, 0.1),
         "good": scores(800, 0.5, 0.09, 0.9, 0.14),
         "bad": scores(800, 0.7, 0.2, 0.8, 0.16),
+        one_step.GOES_ON: scores(800, 3.0, 0.5, 1.2, 0.1),
     }
     met = one_step.bars(found)
     assert [met["good"][name] for name in ("kid", "energy", "detail", "many")] == [True] * 4
     assert [met["bad"][name] for name in ("kid", "energy", "detail", "many")] == [False] * 4
     assert met["bad"]["worst_share_at_2_to_8"] == pytest.approx(1.6)
     assert met["TSCD"]["worst_share_at_2_to_8"] == 1
+    found[one_step.GOES_ON] = scores(800, 3.0, 0.5, 1.2, 0.2)
+    found["bad"] = scores(800, 0.7, 0.2, 0.8, 0.3)
+    met = one_step.bars(found)["bad"]
+    assert met["many"]
+    assert met["worst_share_at_2_to_8"] == pytest.approx(3)
+    assert met["worst_share_beside_tscd_that_goes_on"] == pytest.approx(1.5)
+    del found[one_step.GOES_ON]
+    assert one_step.bars(found)["good"]["worst_share_beside_tscd_that_goes_on"] is None
 
 
 def test_draws_from_another_start_have_a_key_of_their_own():
@@ -72,8 +81,8 @@ def test_diversity_is_zero_for_equal_pictures_of_a_class():
 
 
 def test_curve_goes_from_no_consistency_to_nothing_else():
-    found = {"TSCD": scores(800, 3.0, 0.5, 1.2, 0.1), "score, pairs": scores(800, 0.5, 0.1, 1.0, 2.0)}
-    found["score, pairs, 8 TSCD"] = scores(800, 0.6, 0.1, 1.0, 0.2)
+    found = {one_step.GOES_ON: scores(800, 3.0, 0.5, 1.2, 0.1), "pairs": scores(800, 0.5, 0.1, 1.0, 2.0)}
+    found["pairs, 8 TSCD"] = scores(800, 0.6, 0.1, 1.0, 0.2)
     assert one_step.curve(found) == {
         "weight": [0.0, 8.0, None], "1": [0.5, 0.6, 3.0], "2": [2.0, 0.2, 0.1], "4": [2.0, 0.2, 0.1], "8": [2.0, 0.2, 0.1]
     }  # fmt: skip
