@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .measure import MIB, forget_highest_memory, memory
+from .measure import MIB, forget_highest_memory, logger, memory
 
 CPU, CUDA = "cpu", "cuda"
 LAUNCH = re.compile(r"(cuda|cu|hip)\w*Launch")  # runtime calls that start a kernel or a whole graph
@@ -99,16 +99,19 @@ class KernelWatch:
 
     def __init__(self, device: str) -> None:
         self.device, self._began = device, 0.0
-        activity = torch.profiler.ProfilerActivity
-        self._profile = torch.profiler.profile(activities=[activity.CUDA if device == CUDA else activity.CPU])
+        self._profile: torch.profiler.profile | None = None
 
     def start(self) -> None:
         """Begins, once the card has done all that it was given."""
-        os.environ.setdefault(
-            "TEARDOWN_CUPTI", "0"
-        )  # taking the profiler apart crashes where CUDA graphs are replayed after it
-        self._wait()
-        self._profile.start()
+        os.environ.setdefault("TEARDOWN_CUPTI", "0")  # taking it apart has crashed where graphs are replayed after it
+        activity = torch.profiler.ProfilerActivity
+        self.wait()
+        try:
+            self._profile = torch.profiler.profile(activities=[activity.CUDA if self.device == CUDA else activity.CPU])
+            self._profile.start()
+        except RuntimeError as error:
+            logger.warning("torch.profiler does not start here, so kernels are not counted: %s", error)
+            self._profile = None
         self._began = time.perf_counter()
 
     def stop(self) -> dict[str, Any]:
@@ -118,14 +121,16 @@ class KernelWatch:
             in which the card did any of these, "profiled_seconds" of the whole stretch. All but the last are None on a
             processor, and where the profiler was not allowed to see the card.
         """
-        self._wait()
-        seconds = time.perf_counter() - self._began
-        self._profile.stop()
+        self.wait()
+        seconds, found = time.perf_counter() - self._began, {}
+        if self._profile is not None:
+            self._profile.stop()
+            found = work_of(self._profile.events() or []) if self.device == CUDA else {}
         nothing = dict.fromkeys(("kernels", "copies", "launches", "busy_seconds"))
-        events = self._profile.events() or [] if self.device == CUDA else []
-        return nothing | work_of(events) | {"profiled_seconds": seconds}
+        return nothing | found | {"profiled_seconds": seconds}
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Returns once the card has done all that it was given."""
         if self.device == CUDA:
             torch.cuda.synchronize()
 

@@ -73,7 +73,7 @@ def arms(narrow: bool, device: str, with_comfyui: bool) -> list[Arm]:
     ]
     if not narrow:  # the released file's shapes are what the loaders know
         options = (*on, "--only", "0", "--rounds", "2", "--sparse")
-        planned.append(Arm(LOADING, "one_step_load", options, needs_comfyui=True, writes=True))
+        planned.append(Arm(LOADING, "one_step_load", options, needs_comfyui=True, writes=True, most_seconds=120.0))
     return planned if with_comfyui else [*planned, way("finetune"), way("finetune, batch 4")]
 
 

@@ -12,6 +12,7 @@ from ..training.diffusion import Diffusion
 from .measure import random_weights
 
 TOKENS = 77
+DEPTHS = (1, 2, 10)  # of the first level, which has no attention, only the form
 FULL = {
     "block_out_channels": (320, 640, 1280), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
     "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
@@ -24,13 +25,16 @@ NARROW = {
 SIZE_NUMBERS = 6  # of an image, its crop and its target, each embedded in addition_time_embed_dim values
 
 
-def build_network(narrow: bool, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+def build_network(
+    narrow: bool, dtype: torch.dtype = torch.float32, device: str = "cpu", depths: tuple[int, ...] = DEPTHS
+) -> nn.Module:
     """Returns diffusers' UNet with SDXL's blocks and seeded random weights, frozen and in eval mode.
 
     Args:
         narrow: whether the layers have a few channels only.
         dtype: of the weights.
         device: where they are made.
+        depths: how many transformer blocks stand in a row, by the level.
     """
     from diffusers import UNet2DConditionModel
 
@@ -39,7 +43,7 @@ def build_network(narrow: bool, dtype: torch.dtype = torch.float32, device: str 
             sample_size=128,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
+            transformer_layers_per_block=depths,
             layers_per_block=2,
             use_linear_projection=True,
             addition_embed_type="text_time",

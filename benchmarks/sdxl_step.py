@@ -23,7 +23,7 @@ from .step_watch import Watch, figures_of
 SEED, EXAMPLES, SEGMENTS = 0, 8, 4
 FULL_STEPS, NARROW_STEPS = 9, 5
 FULL_SIZE, NARROW_SIZE = 128, 8  # of the latents; 1024 px in full
-NARROW_RANK = 4
+NARROW_RANK, NARROW_DEPTHS = 4, (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def step_once(name: str, *, narrow: bool, device: str) -> dict[str, Any]:
 
     Args:
         name: of the way, in WAYS.
-        narrow: whether the network has a few channels only.
+        narrow: whether the network has a few channels and transformer blocks only.
         device: "cpu" or "cuda".
     Returns: figures_of() the steps; "said", the bytes that the estimate said before; the bytes of Growth, without the network's
         own weights; "losses", and what they depend on.
@@ -78,7 +78,8 @@ def step_once(name: str, *, narrow: bool, device: str) -> dict[str, Any]:
     rank, steps = (NARROW_RANK, NARROW_STEPS) if narrow else (PRESETS["Thorough"]["sdxl"].rank, FULL_STEPS)
     engine = LocalEngine(device, usual_precision(torch.device(device)))
     config = WAYS[name].config(rank, steps, engine.precision)
-    network = sdxl_shape.build_network(narrow, PRECISION_DTYPES[engine.precision] or torch.float32, device)
+    depths = NARROW_DEPTHS if narrow else sdxl_shape.DEPTHS
+    network = sdxl_shape.build_network(narrow, PRECISION_DTYPES[engine.precision] or torch.float32, device, depths)
     examples = sdxl_shape.make_examples(network, EXAMPLES, NARROW_SIZE if narrow else FULL_SIZE)
     denoiser, watch, losses = sdxl_shape.make_denoiser(network), Watch(steps, KernelWatch(device)), []
     gc.collect()

@@ -31,6 +31,8 @@ class Watch:
         """Notes the first report of every step; the arguments are those of the host's progress bar."""
         if value <= len(self.stamps):
             return
+        if self._kernels:
+            self._kernels.wait()  # so that a step is over when it is said to be
         self.stamps.append((time.perf_counter(), time.process_time(), self.rows))
         if self._kernels and value == self._profiled - 1:
             self._kernels.start()

@@ -208,14 +208,18 @@ def main() -> None:
     add_machine_option(parser)
     add_device_option(parser)
     parser.add_argument("--turns", type=int, default=3, help="runs of each side in each case")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more only on a machine that does nothing else")
+    threads = (
+        "of torch; default 1 on a processor, where more need a machine that does nothing else, and torch's own beside a card"
+    )
+    parser.add_argument("--threads", type=int, help=threads)
     parser.add_argument("--only", nargs="+", choices=list(CASES), help="cases to run; default: those of the device")
     parser.add_argument("--run", nargs=2, metavar=("CASE", "SIDE"), help="one run alone, whose figures are written to stdout")
     arguments = parser.parse_args()
     require_device(parser, arguments.device)
     start_logging()
     enter_comfyui(parser, arguments.comfyui)
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads or arguments.device == CPU:
+        torch.set_num_threads(arguments.threads or 1)
     if arguments.run:
         name, side = arguments.run
         hand_over(run_once(CASES[name], side, arguments.device))

@@ -42,3 +42,41 @@ def test_both_sides_are_given_the_same_run(case):
         assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
         assert theirs["batch_size"] * theirs["grad_accumulation_steps"] == ours["batch_size"]
     assert ours["preview_every"] > case.steps
+
+
+class Kernels:
+    """Stands for what watches a card, and notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def wait(self):
+        self.asked.append("wait")
+
+    def start(self):
+        self.asked.append("start")
+
+    def stop(self):
+        self.asked.append("stop")
+        return {"kernels": 3, "busy_seconds": 1.0}
+
+
+def test_last_step_is_profiled_and_not_timed(monkeypatch):
+    kernels, times = Kernels(), iter([10.0, 12.0, 14.0, 17.0, 50.0])
+    monkeypatch.setattr(step_watch.time, "perf_counter", lambda: next(times))
+    watch = step_watch.Watch(5, kernels)
+    for step in range(1, 6):
+        watch.progress(step)
+    assert kernels.asked == ["wait"] * 4 + ["start", "wait", "stop"]
+    found = step_watch.figures_of(watch, start=4.0)
+    assert (found["wall"], found["measured_steps"]) == (2.5, 2)
+    assert found["walls"] == {"min": 2.0, "median": 2.5, "max": 3.0}
+    assert (found["before_first"], found["until_first"]) == (6.0, 3.5)
+    assert found["work"] == {"kernels": 3, "busy_seconds": 1.0, "busy_share": 0.4}
+
+
+def test_eager_side_turns_graphs_off_and_nothing_else():
+    case = train_lora_cases.CASES["sdxl"]
+    plain, eager = (train_lora_cases.settings(case, side) for side in (train_lora_cases.OURS, train_lora_cases.EAGER))
+    assert eager == plain | {"cuda_graphs": "off"}
+    assert (train_lora_cases.EAGER in case.sides) == train_lora_cases.has_graphs()
