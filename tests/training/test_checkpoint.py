@@ -9,7 +9,8 @@ from hyper_sd.tests.training.runs import CONFIG, Interrupted, equal, run, start,
 from hyper_sd.training.checkpoint import CheckpointError, load_checkpoint
 from hyper_sd.training.lora_layers import TEACHER
 from hyper_sd.training.run import CHECKPOINT
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 def test_checkpoint_of_other_settings_is_refused_and_says_which(tmp_path):
@@ -149,3 +150,23 @@ def test_checkpoint_with_and_without_a_teacher_are_not_mixed(tmp_path):
     list(styled(tmp_path / "styled")[0])
     with pytest.raises(TrainingError, match="teacher: a LoRA then, none now"):
         run(folder=tmp_path / "styled")
+
+
+def test_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
+    run(folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata | {"format": "hyper_sd training checkpoint 1"})
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=r"another version of Hyper-SD \(format 1, this one reads 2\).*move the file away"):
+        run(folder=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_each_adapter_set_and_each_of_its_moments_is_one_tensor(tmp_path):
+    run(folder=tmp_path)
+    parts, _ = load_checkpoint(tmp_path / CHECKPOINT)
+    assert list(parts["student"]) == list(parts["target"]) == ["flat"]
+    assert parts["optimizer"]["0.exp_avg"].shape == parts["optimizer"]["0.exp_avg_sq"].shape == parts["student"]["flat"].shape
