@@ -25,7 +25,10 @@ ANSWERS = {
     "one_step_load": ["cases/2/time_ratio", "cases/1/time_ratio"],
     "download": ["gigabit/ratio/median", "unlimited/ratio/median"],
     "distillation": ["tables/a_against_teacher/kid/4/unified/share"],
-    "one_step": ["met/pairs, 8 TSCD, rate 4e-4/worst_share_beside_tscd_that_goes_on", "scores/pairs/1 steps, 1 segments, eta 0, from 800/kid/mean"],
+    "one_step": [
+        "met/pairs, 8 TSCD, rate 4e-4/worst_share_beside_tscd_that_goes_on",
+        "scores/pairs/1 steps, 1 segments, eta 0, from 800/kid/mean",
+    ],
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
