@@ -12,11 +12,17 @@ SYNCHRONISING = frozenset({"aten::_local_scalar_dense", "aten::item", "aten::is_
 
 
 class OpRecorder(TorchDispatchMode):
-    """While active and `recording`, collects operator names in `ops` and counts new storages of `numel` or more elements."""
+    """While active and `recording`, collects operator names in `ops` and counts new storages of `numel` or more elements.
 
-    def __init__(self, numel: int) -> None:
+    Args:
+        numel: elements of the smallest storage that counts.
+        device: whose storages count, None for all: memory of the host beside a card's is not the card's.
+    """
+
+    def __init__(self, numel: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.numel = numel
+        self.device = device
         self.recording = True
         self.ops: list[str] = []
         self.allocations = 0
@@ -27,10 +33,13 @@ class OpRecorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if self.recording:
             known = {_storage(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
-            made = {_storage(t) for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.numel() >= self.numel}
+            made = {_storage(t) for t in tree_leaves(result) if isinstance(t, torch.Tensor) and self._counts(t)}
             self.ops.append(func._schema.name)
             self.allocations += len(made - known)
         return result
+
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        return tensor.numel() >= self.numel and self.device in (None, tensor.device)
 
     def starting_at_first_call(self, model: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         """Wraps `model` so that recording starts with its first call: the loop without what runs once before it."""

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from tqdm.auto import trange
 
 from ..errors import ScheduleError
+from .noise import noise_ahead
 from .schedule import NoiseSchedule, schedule_of
 from .timesteps import segment_boundary
 
@@ -96,36 +98,6 @@ def _plan_step(
     return Step(next_timestep=t_next, ratio=sigma_s / sigma, keep=keep, noise=noise)
 
 
-def seeded_noise(x: torch.Tensor, seed: int | None, timesteps: Iterator[float]) -> Callable[..., torch.Tensor]:
-    """Returns a k-diffusion noise sampler that gives every timestep its own noise, the same on every device.
-
-    The noise comes from a generator on the CPU that is seeded by (seed, timestep), never from the one that made the initial
-    noise. A run that is split in two therefore equals the whole one.
-
-    Args:
-        x: latents [batch, ...], whose shape, dtype and device the noise has.
-        seed: of the image. None takes one from torch's global generator.
-        timesteps: where the steps that add noise end, in their order.
-    """
-    base = int(torch.randint(2**62, ())) if seed is None else seed
-    generator = torch.Generator()
-
-    def noise_of_next_step(sigma: Any = None, sigma_next: Any = None) -> torch.Tensor:
-        generator.manual_seed(_mix(base, next(timesteps)))
-        return torch.randn(x.shape, generator=generator).to(x, non_blocking=True)
-
-    return noise_of_next_step
-
-
-def _mix(seed: int, timestep: float) -> int:
-    """Returns the generator's seed: splitmix64's finaliser (Steele, Lea, Flood 2014) keeps neighbours' streams unrelated."""
-    mask = 2**64 - 1
-    z = (seed + 0x9E3779B97F4A7C15 * (round(timestep * 1000) + 1)) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) & (2**63 - 1)
-
-
 @torch.no_grad()
 def sample_tcd(
     model: Callable[..., torch.Tensor],
@@ -152,7 +124,7 @@ def sample_tcd(
         extra_args: passed to the model. Its "seed" also seeds the noise.
         callback: called every step, before the update, with x, i, sigma, sigma_hat, denoised.
         disable: whether to hide the progress bar.
-        noise_sampler: noise_sampler(sigma, sigma_next) -> [batch, ...]; by default seeded_noise.
+        noise_sampler: noise_sampler(sigma, sigma_next) -> [batch, ...]; by default that of noise_ahead.
         eta: the TCD paper's gamma, 0 (deterministic) to 1 (fully stochastic). It has no effect where a step spans its segment.
         num_segments: segments the model was distilled on. 1 is TCD, as many as steps is DDIM on the trailing grid.
         schedule: the model's noise levels; by default they are read from the model.
@@ -161,17 +133,31 @@ def sample_tcd(
     """
     extra_args = {} if extra_args is None else extra_args
     plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments)
-    if noise_sampler is None:
-        noisy = iter([step.next_timestep for step in plan if step.noise > 0])
-        noise_sampler = seeded_noise(x, extra_args.get("seed"), noisy)
     skipped = sum(not step.has_length for step in plan)
     if skipped:
         logger.warning(
             "%d of %d steps repeat a noise level and are skipped; fewer steps give the same image.", skipped, len(plan)
         )
+    noisy = [step.next_timestep for step in plan if step.noise > 0]
+    noise = noise_ahead(x, extra_args.get("seed"), noisy) if noise_sampler is None else nullcontext(noise_sampler)
+    with noise as noise_of_step:
+        return _take_steps(model, x, sigmas, plan, extra_args, callback, disable, noise_of_step)
+
+
+def _take_steps(
+    model: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    plan: list[Step],
+    extra_args: dict[str, Any],
+    callback: Callable[[dict[str, Any]], None] | None,
+    disable: bool | None,
+    noise_sampler: Callable[..., torch.Tensor],
+) -> torch.Tensor:
+    """Takes the planned steps. Nothing in here waits for the device, but for what the model and the callback do themselves."""
     s_in = x.new_ones([x.shape[0]])
-    denoised = None
-    for i, step, sigma, sigma_next in zip(trange(len(plan), disable=disable), plan, sigmas[:-1], sigmas[1:], strict=True):
+    levels, denoised = sigmas.unbind(), None
+    for i, step, sigma, sigma_next in zip(trange(len(plan), disable=disable), plan, levels[:-1], levels[1:], strict=True):
         if denoised is None:
             denoised = model(x, sigma * s_in, **extra_args)
         if callback is not None:

@@ -1,14 +1,16 @@
 """The sampler "Hyper-SD TCD" of the A1111 family: the core's sample_tcd behind the host's own KDiffusionSampler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
 from ..models.lora_plan import MAX_STEPS
-from ..samplers.schedule import schedule_of
-from ..samplers.tcd import Step, plan_steps, sample_tcd, seeded_noise
+from ..samplers.noise import noise_ahead
+from ..samplers.schedule import NoiseSchedule, schedule_of
+from ..samplers.tcd import plan_steps, sample_tcd
 from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, sigmas_at
 from . import host, options
 from .schedule import LABEL, Run
@@ -90,9 +92,9 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             # The hosts start from noise * sigma, the recipe from x / sqrt(1 + sigma^2) of deviation 1: 1.9 % more at t = 800.
             x = x * (1 + sigmas[0] ** -2) ** 0.5
         rule = {"eta": run.eta, "num_segments": run.num_segments}
-        noise = _comfyui_noise(x, p.seeds, plan_steps(schedule, sigmas, **rule)) if options.comfyui_noise() else _host_noise(p)
-        with host.negative_prompt_left_out(self, p, extra_args):
-            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise, **rule)
+        noise = _comfyui_noise(x, p, schedule, sigmas, rule) if options.comfyui_noise() else nullcontext(_host_noise(p))
+        with host.negative_prompt_left_out(self, p, extra_args), noise as noise_of_step:
+            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise_of_step, schedule=schedule, **rule)
 
 
 def _host_noise(p: Any) -> Callable[..., torch.Tensor]:
@@ -100,11 +102,12 @@ def _host_noise(p: Any) -> Callable[..., torch.Tensor]:
     return lambda *_: p.rng.next()
 
 
-def _comfyui_noise(x: torch.Tensor, seeds: Sequence[int], plan: Sequence[Step]) -> Callable[..., torch.Tensor]:
+def _comfyui_noise(
+    x: torch.Tensor, p: Any, schedule: NoiseSchedule, sigmas: torch.Tensor, rule: dict[str, Any]
+) -> AbstractContextManager[Callable[..., torch.Tensor]]:
     """Returns the core's own noise, which ComfyUI has too, for every image by its own seed."""
-    timesteps = [step.next_timestep for step in plan if step.noise > 0]
-    images = [seeded_noise(image[None], int(seed), iter(timesteps)) for image, seed in zip(x, seeds, strict=True)]
-    return lambda *_: torch.cat([noise_of_image() for noise_of_image in images])
+    steps = plan_steps(schedule, sigmas, **rule)
+    return noise_ahead(x, list(p.seeds), [step.next_timestep for step in steps if step.noise > 0])
 
 
 def register() -> None:

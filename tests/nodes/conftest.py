@@ -1,6 +1,7 @@
 """A real ComfyUI, in this process (small seeded models) or as a server with its page: no stand-ins."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,18 +103,19 @@ def draws(monkeypatch):
     """The step noise, in the order it is drawn."""
     from hyper_sd.samplers import tcd
 
-    drawn, original = [], tcd.seeded_noise
+    drawn, original = [], tcd.noise_ahead
 
+    @contextmanager
     def recording(*arguments):
-        draw = original(*arguments)
+        with original(*arguments) as noise_sampler:
 
-        def record(*levels):
-            drawn.append(draw(*levels))
-            return drawn[-1]
+            def record(*levels):
+                drawn.append(noise_sampler(*levels))
+                return drawn[-1]
 
-        return record
+            yield record
 
-    monkeypatch.setattr(tcd, "seeded_noise", recording)
+    monkeypatch.setattr(tcd, "noise_ahead", recording)
     return drawn
 
 

@@ -23,6 +23,27 @@ def test_latents_are_bit_equal_in_ksampler_and_sampler_custom(host, pack, unet, 
     assert torch.equal(whole, host.custom(unet, positive, negative, sampler, sigmas, cfg=cfg))
 
 
+@pytest.mark.parametrize("sampling", ["eps", "v_prediction"])
+def test_latents_are_the_same_when_noise_is_drawn_ahead_for_a_card(host, unet, positive, negative, monkeypatch, sampling):
+    from hyper_sd.samplers import noise
+
+    model, pinned = host.with_sampling(unet, sampling), []
+    expected = host.ksampler(model, positive, negative, steps=8)
+    monkeypatch.setattr(noise, "draws_ahead", lambda device: True)
+    monkeypatch.setattr(noise, "_pinned_like", lambda x: pinned.append(x.shape) or torch.empty_like(x))
+    assert torch.equal(host.ksampler(model, positive, negative, steps=8), expected)
+    assert len(pinned) == 7
+
+
+def test_loop_takes_no_more_operators_than_the_hosts_lcm_and_waits_for_none_of_them(host):
+    from hyper_sd.benchmarks.sampler_overhead import OURS, PEER, load_host, measure
+
+    found = measure(load_host(), "cpu", repeats=2)["samplers"]
+    assert found[OURS]["operators_per_step"] <= 0.6 * found[PEER]["operators_per_step"]
+    assert found[OURS]["allocations_per_step"] <= found[PEER]["allocations_per_step"]
+    assert found[OURS]["waiting_operators"] == []
+
+
 def test_eta_default_is_the_same_in_node_and_dropdown(pack):
     from hyper_sd.samplers.tcd import sample_tcd
 

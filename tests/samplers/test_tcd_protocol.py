@@ -7,8 +7,9 @@ import pytest
 import torch
 from hyper_sd.benchmarks.op_recorder import SYNCHRONISING, OpRecorder
 from hyper_sd.errors import ScheduleError, UnsupportedModelError
+from hyper_sd.samplers.noise import seeded_noise
 from hyper_sd.samplers.schedule import NoiseSchedule
-from hyper_sd.samplers.tcd import plan_steps, sample_tcd, seeded_noise
+from hyper_sd.samplers.tcd import plan_steps, sample_tcd
 from hyper_sd.samplers.timesteps import hyper_sd_sigmas
 from hyper_sd.tests.samplers.fakes import DIFFUSION, flow, host_model, normal, sigmas_of
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 from hyper_sd.errors import ScheduleError
-from hyper_sd.samplers.tcd import plan_steps, seeded_noise
+from hyper_sd.samplers.noise import seeded_noise
+from hyper_sd.samplers.tcd import plan_steps
 from hyper_sd.samplers.timesteps import hyper_sd_sigmas, hyper_sd_timesteps
 from hyper_sd.tests.training.fakes import PointMass, call, make_denoiser, make_examples, schedule
 from hyper_sd.tests.training.jobs import make_job

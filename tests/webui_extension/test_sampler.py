@@ -1,5 +1,7 @@
 """The sampler on the stub host: grids, noise, img2img, hires fix, guards; the trajectory against the core and diffusers."""
 
+import sys
+
 import pytest
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
@@ -130,6 +132,19 @@ def test_comfyui_noise_is_the_cores_own_for_every_seed(host):
         disable=True, eta=1.0, schedule=schedule,
     )  # fmt: skip
     assert difference(batch[0], expected[0]) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("choice", ["as ComfyUI", "as the host"])
+def test_noise_drawn_ahead_for_a_card_gives_the_same_batch(host, monkeypatch, choice):
+    host.shared.opts.data["hyper_sd_noise"] = choice
+    expected, _ = draw(host, args=eta(1.0), batch_size=3, seed=5)
+    sampler = host._modules["modules.sd_samplers"].all_samplers_map[NAME].constructor
+    noise, pinned = sys.modules[sys.modules[sampler.__module__].noise_ahead.__module__], []
+    monkeypatch.setattr(noise, "draws_ahead", lambda device: True)
+    monkeypatch.setattr(noise, "_pinned_like", lambda x: pinned.append(x.shape) or torch.empty_like(x))
+    found, _ = draw(host, args=eta(1.0), batch_size=3, seed=5)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert pinned == ([(3, *SHAPE)] * 3 if choice == "as ComfyUI" else [])
 
 
 def test_eta_is_not_taken_from_the_hosts_own(host):
