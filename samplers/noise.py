@@ -47,7 +47,9 @@ def noise_ahead(
     there are no threads.
 
     Args:
-        x, seed, timesteps: as seeded_noise takes them.
+        x: latents [batch, ...], whose shape, dtype and device the noise has.
+        seed: as seeded_noise takes it.
+        timesteps: where the steps that add noise end, in their order.
     """
     if not timesteps or not draws_ahead(x.device):
         yield seeded_noise(x, seed, timesteps)
