@@ -84,6 +84,11 @@ def bars(runs: Runs) -> list[dict[str, Any]]:
         _row("style step: growth beside the host's node", 1.0, _ratio(runs, STYLE, STYLE_HOST, "growth")),
         _row("style step, checkpointing: growth beside the host's node", 1.0, _ratio(runs, AGAIN, AGAIN_HOST, "growth")),
         _row("style: time before the first step beside the host's node", 1.0, _ratio(runs, STYLE, STYLE_HOST, "until_first")),
+        _row(
+            "style: time until steps take their usual time beside the host's node",
+            1.0,
+            _ratio(runs, STYLE, STYLE_HOST, "until_usual"),
+        ),
         _row("TSCD step: share of its time that the card works", 0.8, _median(runs, TSCD, "work", "busy_share"), at_least=True),
     ]
     for name in (STYLE, AGAIN, TSCD, TSCD_AGAIN):

@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,28 @@ def add_machine_option(parser: argparse.ArgumentParser) -> None:
 def start_logging(with_time: bool = False) -> None:
     """Shows what a benchmark logs, with the time of day for one that runs for hours."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s" if with_time else "%(message)s")
+
+
+class _Messages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Gives a list of what the pack logs meanwhile, such as why a run has no CUDA graphs."""
+    messages, level = _Messages(), logger.level
+    logger.addHandler(messages)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages.texts
+    finally:
+        logger.removeHandler(messages)
+        logger.setLevel(level)
 
 
 def write_result(result: Mapping[str, Any], path: Path | None) -> None:

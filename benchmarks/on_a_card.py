@@ -122,6 +122,7 @@ def summed_up(name: str, done: Mapping[str, Any]) -> str:
     work, growth = result["work"], result["growth"]
     share = f", card busy {work['busy_share']:.0%}, {work['kernels']} kernels" if "busy_share" in work else ""
     grown = f", grew by {growth / 2**30:.2f} GiB" if growth is not None else ""
+    share += "".join(f"; {text}" for text in result.get("messages", ()) if "CUDA graphs" in text)
     return f"{head}; {result['wall']:.3f} s a step{grown}, {result['until_first']:.1f} s before the first{share}"
 
 

@@ -17,7 +17,7 @@ from ..training.memory import estimate
 from ..training.presets import PRESETS
 from . import sdxl_shape
 from .card import CPU, Growth, KernelWatch, card
-from .measure import logger, machine, run_again, versions
+from .measure import logged, logger, machine, run_again, versions
 from .step_watch import Watch, figures_of
 
 SEED, EXAMPLES, SEGMENTS = 0, 8, 4
@@ -86,12 +86,13 @@ def step_once(name: str, *, narrow: bool, device: str) -> dict[str, Any]:
     growth, start = Growth(device), time.perf_counter()
     layers, example = LoraLayers(network, rank), examples.largest()
     said = estimate(denoiser, layers, config, example.latents.shape, example.conditioning).needed(config)
-    for state in train(config, denoiser, layers, examples, engine=engine):
-        watch.progress(state.step)
-        losses.append(state.losses["loss"])
+    with logged() as messages:
+        for state in train(config, denoiser, layers, examples, engine=engine):
+            watch.progress(state.step)
+            losses.append(state.losses["loss"])
     if not all(map(math.isfinite, losses)):
         raise SystemExit(f"{name}: finite losses were expected, got {losses}.")
-    more = {"said": said, "losses": losses, "seed": SEED, "rank": rank, "precision": engine.precision}
+    more = {"said": said, "losses": losses, "messages": messages, "seed": SEED, "rank": rank, "precision": engine.precision}
     return {**figures_of(watch, start), **growth.figures(), **more}
 
 

@@ -61,8 +61,9 @@ def figures_of(watch: Watch, start: float) -> dict[str, Any]:
         watch: that followed it.
         start: wall seconds at its beginning.
     Returns: "wall", "cpu" and "rows", medians of a step; "walls", the spread over the steps, and "measured_steps", their
-        number; "before_first", seconds until the first step is done; "until_first", the same less a step; "work", what the card
-        did in the profiled step, with "busy_share", its busy seconds of an unprofiled step's time.
+        number; "before_first", seconds until the first step is done; "until_first", the same less a step; "until_usual",
+        seconds until steps take their usual time, with what the first LEFT_OUT took longer, such as recording graphs;
+        "work", what the card did in the profiled step, with "busy_share", its busy seconds of an unprofiled step's time.
     """
     walls, cpus, rows = zip(*watch.steps(), strict=True)
     wall, first, work = statistics.median(walls), watch.stamps[0][0] - start, dict(watch.work)
@@ -70,5 +71,6 @@ def figures_of(watch: Watch, start: float) -> dict[str, Any]:
         work["busy_share"] = work["busy_seconds"] / wall
     return {
         "wall": wall, "cpu": statistics.median(cpus), "rows": statistics.median(rows), "walls": extremes(walls),
-        "measured_steps": len(walls), "before_first": first, "until_first": first - wall, "work": work,
+        "measured_steps": len(walls), "before_first": first, "until_first": first - wall,
+        "until_usual": watch.stamps[LEFT_OUT - 1][0] - start - LEFT_OUT * wall, "work": work,
     }  # fmt: skip

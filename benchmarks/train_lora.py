@@ -27,7 +27,6 @@ torch.profiler instead of being timed: `work` says how many kernels ran and what
 
 import gc
 import json
-import logging
 import math
 import tempfile
 import time
@@ -44,6 +43,7 @@ from .measure import (
     add_machine_option,
     command_line,
     hand_over,
+    logged,
     logger,
     machine,
     run_again,
@@ -116,22 +116,9 @@ def noted_estimate(host: SimpleNamespace) -> Iterator[dict[str, Any]]:
         yield noted
 
 
-class Messages(logging.Handler):
-    """Keeps what the pack logs, such as why a run has no CUDA graphs."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps one message."""
-        self.texts.append(record.getMessage())
-
-
 def run_once(case: Case, side: str, device: str) -> dict[str, Any]:
     """Runs one node in this process and returns what it took."""
-    host, messages = load_host(device), Messages()
-    logger.addHandler(messages)
+    host = load_host(device)
     watch = Watch(case.steps, KernelWatch(device)) if case.profiled else Watch()
     host.comfy.utils.set_progress_bar_global_hook(watch.progress)
     with ExitStack() as stack:
@@ -139,6 +126,7 @@ def run_once(case: Case, side: str, device: str) -> dict[str, Any]:
         host.folder_paths.set_output_directory(folder)
         checkpoints = stack.enter_context(timed_checkpoints(host, case.keeps_checkpoints))
         noted = stack.enter_context(noted_estimate(host))
+        messages = stack.enter_context(logged())
         stack.enter_context(torch.inference_mode())
         model = make_model(host, case)
         if device == CPU:  # a graph that is replayed calls no hook
@@ -153,7 +141,7 @@ def run_once(case: Case, side: str, device: str) -> dict[str, Any]:
         grown = growth.figures()
     if len(loss_map["loss"]) < case.steps or not all(map(math.isfinite, loss_map["loss"])):
         raise SystemExit(f"{side}: {case.steps} finite losses were expected, got {loss_map['loss']}.")
-    said = [text.replace(folder, "") for text in messages.texts]
+    said = [text.replace(folder, "") for text in messages]
     return {
         **figures_of(watch, start), "call": whole, "checkpoints": checkpoints, **grown, **noted, "comfyui": host.version,
         "weights": str(model.model.get_dtype()), "seed": 0, "messages": said, **trained(lora),

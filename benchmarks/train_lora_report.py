@@ -43,6 +43,7 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "whole_peak_mib": round(middle["peak"] / MIB, 1), "rows_per_step": runs[0]["rows"],
         "modules": runs[0]["modules"], "parameters": runs[0]["parameters"],
         "seconds_until_first_step": round(statistics.median(run["until_first"] for run in runs), 2),
+        "seconds_until_usual_steps": round(statistics.median(run["until_usual"] for run in runs), 2),
         "step_seconds_spread": [run["walls"] for run in runs], "measured_steps": runs[0]["measured_steps"],
         "said_mib": in_mib(runs[0]["said"]), "reserved_growth_mib": in_mib(runs[0]["reserved"]), "work": runs[0]["work"],
         "gradient_checkpointing": runs[0]["gradient_checkpointing"], "messages": runs[0]["messages"],

@@ -61,3 +61,13 @@ def test_machine_is_called_by_its_own_name_or_the_one_given():
     assert measure.machine("a laptop")["processor"] == "a laptop"
     assert measure.machine()["processor"] == measure.processor()
     assert measure.machine()["threads"] >= 1
+
+
+def test_what_the_pack_logs_is_kept_and_the_logger_left_as_it_was():
+    before = list(measure.logger.handlers), measure.logger.level
+    with measure.logged() as messages:
+        measure.logger.info("%d graphs", 3)
+        measure.logger.debug("not this")
+    measure.logger.warning("too late")
+    assert messages == ["3 graphs"]
+    assert (list(measure.logger.handlers), measure.logger.level) == before

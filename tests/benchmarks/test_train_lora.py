@@ -71,7 +71,7 @@ def test_last_step_is_profiled_and_not_timed(monkeypatch):
     found = step_watch.figures_of(watch, start=4.0)
     assert (found["wall"], found["measured_steps"]) == (2.5, 2)
     assert found["walls"] == {"min": 2.0, "median": 2.5, "max": 3.0}
-    assert (found["before_first"], found["until_first"]) == (6.0, 3.5)
+    assert (found["before_first"], found["until_first"], found["until_usual"]) == (6.0, 3.5, 3.0)
     assert found["work"] == {"kernels": 3, "busy_seconds": 1.0, "busy_share": 0.4}
 
 
