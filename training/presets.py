@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..models.lora_plan import EMBEDDED
-from .config import Stage, TrainingConfig
+from .config import GRAPHS, Stage, TrainingConfig
 
 STYLE_THEN_DISTIL, STYLE, DISTIL = "style, then distil", "style finetune", "TSCD distillation"
 OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
@@ -81,6 +81,7 @@ CHOICES = {
     "gradient_checkpointing": (AUTO, ON),
     "adversarial": (AUTO, ON, OFF),
     "one_step": (AUTO, ON, OFF),
+    "cuda_graphs": GRAPHS,
 }
 
 
@@ -109,6 +110,8 @@ class TrainRequest:
         one_step: whether "TSCD distillation" goes on with a phase that makes a LoRA of its own for exactly one step: "on",
             "off", or "auto", which is on for the embedded model alone. A preset then takes five to six times as long. Needs a
             distillation that ends on 1 segment; where it does not, "auto" is off.
+        cuda_graphs: as TrainingConfig.cuda_graphs: "auto", or "off" for plain steps on a card, too. Another value goes on with
+            the same run.
     Raises: TrainingError for a value that its list does not have.
     """
 
@@ -127,6 +130,7 @@ class TrainRequest:
     adversarial: str = AUTO
     preview_every: int = 0
     one_step: str = AUTO
+    cuda_graphs: str = AUTO
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -187,6 +191,7 @@ def phases(
         "rank": request.rank or preset.rank,
         "batch_size": request.batch_size or max(1, min(preset.batch_size, examples)),
         "gradient_checkpointing": request.gradient_checkpointing == ON,
+        "cuda_graphs": request.cuda_graphs,
         "seed": request.seed,
         "precision": precision,
         "final_rate": 0.1,

@@ -63,6 +63,8 @@ TOOLTIPS = {
     "few steps come nearer to them. on takes about 2 GB and half the time more; auto is on for the demo model only.",
     "one_step": "In TSCD distillation: on makes a second LoRA after it, for exactly 1 step, by the paper's score "
     "distillation. A preset then takes five to six times as long; stages must end on 1. auto is on for the demo model only.",
+    "cuda_graphs": "On an NVIDIA card each kind of step is recorded once and then replayed, which is faster; what is learnt is "
+    "the same. auto does so wherever it can. off when the training stops with a CUDA error, or memory is very short.",
 }
 
 
@@ -106,6 +108,7 @@ INPUTS = [
     _rare(io.Combo, "gradient_checkpointing", options=list(CHOICES["gradient_checkpointing"]), optional=True),
     _rare(io.Combo, "adversarial", options=list(CHOICES["adversarial"]), optional=True),
     _rare(io.Combo, "one_step", options=list(CHOICES["one_step"]), optional=True),
+    _rare(io.Combo, "cuda_graphs", options=list(CHOICES["cuda_graphs"]), optional=True),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),

@@ -44,6 +44,12 @@ def test_larger_presets_are_longer_and_no_narrower():
         assert small.rank <= medium.rank <= thorough.rank
 
 
+@pytest.mark.parametrize("word", ["auto", "off"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_phase_follows_the_word_for_cuda_graphs(objective, word):
+    assert {phase.config.cuda_graphs for phase in planned(objective, "embedded", cuda_graphs=word)} == {word}
+
+
 def test_style_is_one_phase_of_plain_denoising():
     (phase,) = planned("style finetune", "sd15", preset="Medium", stages="not read here")
     assert (phase.title, phase.config.objective, phase.config.distance) == ("style", "finetune", "mse")

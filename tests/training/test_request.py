@@ -31,6 +31,7 @@ def start_of_rank(rank: int, **settings) -> StartingLora:
     ("gradient_checkpointing", "off", r"gradient_checkpointing must be one of 'auto', 'on', got 'off'"),
     ("adversarial", "maybe", r"adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
     ("one_step", "maybe", r"one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
+    ("cuda_graphs", "on", r"cuda_graphs must be one of 'auto', 'off', got 'on'"),
 ])  # fmt: skip
 def test_value_that_a_list_does_not_have_is_refused_with_what_it_has(name, value, words):
     with pytest.raises(TrainingError, match=words):
@@ -96,12 +97,16 @@ def test_another_model_other_data_or_another_start_is_another_folder(tmp_path, n
     assert other.settings[name] == "another"
 
 
-@pytest.mark.parametrize("changed", [{"gradient_checkpointing": "on"}, {"preview_every": 3}, {"preset": "Medium"}])
+@pytest.mark.parametrize(
+    "changed", [{"gradient_checkpointing": "on"}, {"cuda_graphs": "off"}, {"preview_every": 3}, {"preset": "Medium"}]
+)
 def test_setting_that_changes_nothing_that_is_learnt_keeps_the_folder(tmp_path, changed):
     assert make_job(tmp_path, **changed).folder == make_job(tmp_path).folder
 
 
-@pytest.mark.parametrize(("name", "value"), [("checkpoint_every", 7), ("gradient_checkpointing", True), ("accumulation", 2)])
+@pytest.mark.parametrize(("name", "value"), [
+    ("checkpoint_every", 7), ("gradient_checkpointing", True), ("accumulation", 2), ("cuda_graphs", "off"),
+])  # fmt: skip
 def test_what_may_change_between_two_parts_of_a_run_keeps_the_folder(tmp_path, name, value):
     assert name in FREE_TO_CHANGE
     job = make_job(tmp_path)

@@ -23,6 +23,9 @@ else:
 
 USUAL_RESOLUTION = 512  # of runs of stages
 ONE_STEP_ENDING = "-one-step"  # of the name of a LoRA for exactly one step
+SWITCHES = {  # settings of a request that may also be (false, true)
+    "gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON), "one_step": (OFF, ON), "cuda_graphs": (OFF, AUTO),
+}  # fmt: skip
 PATHS = {"folder", "shards", "prompts", "cache"}
 BACKSLASHES = (
     "in double quotes a backslash begins a code; write paths in single quotes, 'D:\\test\\bears', or with / in its place"
@@ -215,7 +218,7 @@ def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[Training
     values = {"objective": OBJECTIVES[0], **table}
     precision = values.pop("precision", "")
     _require_dtype("training.precision", precision, "leave it out")
-    for switch, words in {"gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON), "one_step": (OFF, ON)}.items():
+    for switch, words in SWITCHES.items():
         if isinstance(values.get(switch), bool):
             values[switch] = words[values[switch]]
     if values.get("start_from") not in (None, NONE, UNIFIED):

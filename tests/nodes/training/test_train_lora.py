@@ -46,6 +46,13 @@ def test_gradient_checkpointing_changes_the_memory_and_not_the_lora(train, unet,
     assert "gradient_checkpointing" not in str(config["phases"])  # may differ between two parts of one run
 
 
+def test_cuda_graphs_may_be_switched_off_for_a_run_that_goes_on(train, unet, tmp_path):
+    automatic, off = (train(unet, cuda_graphs=word) for word in ("auto", "off"))
+    assert equal(automatic.lora, off.lora)
+    (run,) = (tmp_path / "a" / "hyper_sd_training").iterdir()  # the second found the first one's run, which had ended
+    assert "cuda_graphs" not in (run / "settings.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("checkpointing", ["auto", "on"])
 def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_was(train, unet, checkpointing):
     before, wishes = weights_of(unet), {"objective": OBJECTIVES[2], "gradient_checkpointing": checkpointing}
@@ -56,9 +63,9 @@ def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_wa
     assert is_as_before(unet, before)
 
 
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial", "one_step"])
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "adversarial", "one_step", "cuda_graphs"])
 def test_value_on_no_list_is_refused_with_the_list(train, unet, name):
-    with pytest.raises(HyperSDError, match=f"{name} must be one of 'auto', 'on'.*got 'nonsense'"):
+    with pytest.raises(HyperSDError, match=f"{name} must be one of 'auto', 'o.*got 'nonsense'"):
         train(unet, **{name: "nonsense"})
 
 
@@ -110,7 +117,7 @@ def test_demo_model_makes_one_step_by_itself_and_its_file_starts_where_it_was_tr
 
 def test_inputs_and_outputs_of_saved_workflows_keep_their_places(pack):
     schema = pack["HyperSDTrainLora"].define_schema()
-    assert [given.id for given in schema.inputs][-2:] == ["adversarial", "one_step"]
+    assert [given.id for given in schema.inputs][-3:] == ["adversarial", "one_step", "cuda_graphs"]
     assert [made.id for made in schema.outputs] == [
         "trained_model",
         "lora",

@@ -205,6 +205,7 @@ BAD = [
     ({"objective": "styl"}, "objective must be one of 'style, then distil'"),
     ({"preset": "Huge"}, "preset must be one of 'Small', 'Medium', 'Thorough', got 'Huge'"),
     ({"stages": "1-8"}, "stages must be numbers of segments from 8 down to 1"),
+    ({"cuda_graphs": "on"}, "cuda_graphs must be one of 'auto', 'off', got 'on'"),
     ({"one_step": "maybe"}, "one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
     ({"one_step": True}, 'one_step "on" needs the objective "TSCD distillation", got "style, then distil"'),
     ({"adversarial": "maybe"}, "adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
@@ -278,6 +279,11 @@ def test_switches_may_be_true_false_or_a_word(tmp_path, value, checkpointing, ad
     assert (request.gradient_checkpointing, request.adversarial) == (checkpointing, adversarial)
     assert request.one_step == adversarial
     assert request.objective == OBJECTIVES[0]
+
+
+@pytest.mark.parametrize(("value", "word"), [(True, "auto"), (False, "off"), ("auto", "auto"), ("off", "off")])
+def test_cuda_graphs_may_be_true_false_or_a_word(tmp_path, value, word):
+    assert read_run_file(write_preset_run(tmp_path / "run.toml", cuda_graphs=value)).training.cuda_graphs == word
 
 
 def test_example_by_preset_is_a_valid_file_names_every_setting_and_shows_the_usual_values():
