@@ -1,6 +1,8 @@
 """A set of low-rank pairs as one buffer: the optimizer, the moving average and a checkpoint see one tensor."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -40,21 +42,21 @@ class AdapterSet(nn.Module):
         rank: 1 or more.
         lora_alpha: scale is lora_alpha / rank.
         dtype: of the weights.
-        seed: from which, and from a layer's position, the first values of its `down` are drawn.
+        seed: from which, and from a layer's position, the first values of its `down` are drawn. None draws nothing, for a set
+            that takes over other weights: all its values are zero.
     Attributes:
         flat: all weights, [count], on the device of the layers.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int = 0):
+    def __init__(self, layers: dict[str, nn.Module], rank: int, lora_alpha: float, dtype: torch.dtype, seed: int | None = 0):
         super().__init__()
         self.rank, self.lora_alpha, self.scale = rank, lora_alpha, lora_alpha / rank
         weights = [layer.weight for layer in layers.values()]
         self._places = _places([tuple(weight.shape) for weight in weights], rank)
         self._sizes = [len(places) * torch.Size(shape).numel() for shape, places in self._places.items()]
-        flat, device = torch.zeros(sum(self._sizes), dtype=torch.float32), weights[0].device
-        for position, down in enumerate(self.pairs_of(flat)[0]):
-            nn.init.kaiming_uniform_(down, a=5**0.5, generator=seeded(seed, position))
-        self.flat = nn.Parameter(flat.to(device, dtype))
+        self.flat = nn.Parameter(torch.zeros(sum(self._sizes), dtype=dtype, device=weights[0].device))
+        if seed is not None:
+            _draw(self.down, seed)
         self.forget()
 
     def pairs_of(self, flat: torch.Tensor, transposed: bool = False) -> Pairs:
@@ -114,6 +116,21 @@ class AdapterSet(nn.Module):
     def move_towards(self, other: "AdapterSet", decay: float) -> None:
         """The exponential moving average: self = decay * self + (1 - decay) * other."""
         self.flat.lerp_(other.flat, 1 - decay)
+
+
+def _draw(downs: Sequence[torch.Tensor], seed: int) -> None:
+    """Fills the `down` of every layer with its first values, on all cores: every layer has a random generator of its own."""
+    is_in_place = (downs[0].device.type, downs[0].dtype) == ("cpu", torch.float32)
+
+    def draw(position: int) -> None:
+        down = downs[position]
+        values = down if is_in_place else torch.empty(down.shape)
+        nn.init.kaiming_uniform_(values, a=5**0.5, generator=seeded(seed, position))
+        if not is_in_place:
+            down.copy_(values)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(draw, range(len(downs))))
 
 
 def _places(shapes: Sequence[tuple[int, ...]], rank: int) -> dict[tuple[int, ...], list[int]]:

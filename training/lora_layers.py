@@ -84,7 +84,7 @@ class LoraLayers:
             copy_of: name of the set whose weights it gets; None makes a new one, which changes nothing yet.
             seed: of a new set.
         """
-        adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, seed)
+        adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, None if copy_of else seed)
         if copy_of is not None:
             adapters.copy_from(self.sets[copy_of])
         self.sets[name] = adapters

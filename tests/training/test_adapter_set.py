@@ -4,6 +4,7 @@ from hyper_sd.benchmarks.op_count import OpCounter
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, TinyUNet
 from hyper_sd.training.adapter_set import AdapterSet
 from hyper_sd.training.bypass import add_bypass
+from hyper_sd.training.data.examples import seeded
 from hyper_sd.training.lora_layers import LoraLayers, adaptable_layers
 from torch import nn
 
@@ -37,6 +38,21 @@ def test_new_set_starts_with_the_values_that_seed_and_position_decide():
     assert not torch.equal(first.flat, other.flat)
     assert not any(up.any() for up in first.up)
     assert all(down.any() for down in first.down)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_layer_draws_its_first_values_from_a_generator_of_its_own(dtype):
+    made = AdapterSet(adaptable_layers(TinyUNet()), 2, 2, dtype, seed=4)
+    for position, down in enumerate(made.down):
+        expected = nn.init.kaiming_uniform_(torch.empty(down.shape), a=5**0.5, generator=seeded(4, position)).to(dtype)
+        assert torch.equal(down, expected)
+
+
+def test_set_that_takes_over_other_weights_draws_nothing(monkeypatch):
+    layers = LoraLayers(TinyUNet(), 2)
+    first = layers.add("student", seed=4)
+    monkeypatch.setattr("hyper_sd.training.adapter_set._draw", None)
+    assert torch.equal(layers.add("target", copy_of="student").flat, first.flat)
 
 
 def test_passes_share_one_copy_in_their_dtype_until_the_weights_change():
