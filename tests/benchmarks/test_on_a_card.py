@@ -32,7 +32,7 @@ def run(monkeypatch, *options):
 
 def test_narrow_trial_runs_an_arm_and_says_what_it_leaves_out(importable, without_a_card, monkeypatch, tmp_path):
     out = tmp_path / "result.json"
-    run(monkeypatch, "--narrow", "--only", "finetune", "style", "--out", str(out))
+    run(monkeypatch, "--narrow", "--minutes", "10", "--only", "finetune", "style", "--out", str(out))
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["narrow"]
     assert result["card"] is None
@@ -47,7 +47,7 @@ def test_narrow_trial_runs_an_arm_and_says_what_it_leaves_out(importable, withou
 
 
 def test_arm_that_fails_or_takes_too_long_says_so(importable):
-    failed = on_a_card.run_arm(Arm("a", "training_cost", ("--way", "no such way")), None, 60)
+    failed = on_a_card.run_arm(Arm("a", "training_cost", ("--way", "no such way")), None, 600)
     assert failed["status"] == "failed"
     assert "no such way" in failed["why"]
     late = on_a_card.run_arm(Arm("b", "training_cost", ("--sdxl", "narrow", "--way", "tscd")), None, 0.2)
