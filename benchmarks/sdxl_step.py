@@ -11,6 +11,7 @@ import torch
 
 from ..training.config import Stage, TrainingConfig
 from ..training.engine import PRECISION_DTYPES, LocalEngine, usual_precision
+from ..training.graphs import can_record
 from ..training.loop import train
 from ..training.lora_layers import LoraLayers
 from ..training.memory import estimate
@@ -85,7 +86,8 @@ def step_once(name: str, *, narrow: bool, device: str) -> dict[str, Any]:
     gc.collect()
     growth, start = Growth(device), time.perf_counter()
     layers, example = LoraLayers(network, rank), examples.largest()
-    said = estimate(denoiser, layers, config, example.latents.shape, example.conditioning).needed(config)
+    shape, records = example.latents.shape, can_record(config, engine)
+    said = estimate(denoiser, layers, config, shape, example.conditioning, records=records).needed(config)
     with logged() as messages:
         for state in train(config, denoiser, layers, examples, engine=engine):
             watch.progress(state.step)

@@ -101,6 +101,11 @@ class AdapterSet(nn.Module):
                 self._ready[dtype, learns] = [ReadyPair(*four) for four in zip(*views[0], *views[1], strict=True)]
         return self._ready[dtype, learns]
 
+    @property
+    def copies(self) -> list[torch.Tensor]:
+        """The copies of the weights in other dtypes that ready() keeps."""
+        return [cast for cast in self._cast.values() if cast is not self.flat]
+
     def forget(self) -> None:
         """Lets go of what ready() keeps."""
         self._ready: dict[tuple[torch.dtype, bool], list[ReadyPair]] = {}

@@ -20,8 +20,14 @@ class CheckpointError(TrainingError):
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Returns the optimizer's moments and counters as "position.name" tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, entry in state.items() for name, value in entry.items()}
+    tensors = {}
+    for position, entry in optimizer.state_dict()["state"].items():
+        # bitsandbytes keeps what is in 8 bits in a mapping of its own, and reads it without that, too
+        inner = [part for part in entry.values() if isinstance(part, dict)]
+        for name, value in {name: value for part in (entry, *inner) for name, value in part.items()}.items():
+            if not isinstance(value, dict):
+                tensors[f"{position}.{name}"] = torch.as_tensor(value)
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -29,7 +35,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         position, name = key.split(".", 1)
-        state.setdefault(int(position), {})[name] = tensor
+        is_counter = not (tensor.ndim or tensor.is_floating_point())  # bitsandbytes counts its steps in a plain number
+        state.setdefault(int(position), {})[name] = tensor.item() if is_counter else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -42,8 +49,15 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
         metadata: of the file's header.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
-    # Clones: safetensors refuses tensors that share memory, and a CUDA tensor comes to the CPU once.
-    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    ready: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        memory = whole.untyped_storage()
+        # safetensors refuses tensors that share memory; only these are copied
+        is_shared = memory.nbytes() != whole.nbytes or memory.data_ptr() in taken
+        ready[name] = whole.clone() if is_shared else whole
+        taken.add(memory.data_ptr())
     try:
         with disk.whole_file(path) as partial:
             save_file(ready, partial, metadata)

@@ -11,7 +11,7 @@ from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from .segments import ENDPOINTS, solver_grid
 
 OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
-GRAPHS = ("auto", "off")
+GRAPHS, OPTIMIZERS = ("auto", "off"), ("adamw", "adamw8bit")
 FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation", "cuda_graphs"}  # between two parts of one run
 # What only stages for one step read. Other runs leave them out of their settings, so that those begun before go on.
 OF_ONE_STEP = ("start_timestep", "fake_learning_rate", "fake_updates", "fake_warmup", "pairs", "pair_steps")
@@ -99,6 +99,8 @@ class TrainingConfig:
         precision: of the arithmetic, "fp32", "bf16" or "fp16"; the adapters stay in float32.
         gradient_checkpointing: recomputes blocks in the backward pass, slower and smaller.
         cuda_graphs: "auto" records each pass of a step on a card and replays it, where that is possible; "off" never does.
+        optimizer: "adamw", or "adamw8bit", which keeps its moments in 8 bits: 2 bytes for each weight instead of 8. It needs a
+            card and the package bitsandbytes, and learns nearly the same.
         seed: of everything that is drawn.
         checkpoint_every: optimizer steps between two checkpoints.
     Raises: TrainingError naming the value, what is allowed and what to use.
@@ -134,6 +136,7 @@ class TrainingConfig:
     precision: str = "fp32"
     gradient_checkpointing: bool = False
     cuda_graphs: str = "auto"
+    optimizer: str = "adamw"
     seed: int = 0
     checkpoint_every: int = 200
 
@@ -227,7 +230,7 @@ class TrainingConfig:
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
         """Returns the settings that differ from those of a saved run and must not."""
-        own = to_plain(self)
+        own, saved = ({"optimizer": OPTIMIZERS[0], **values} for values in (to_plain(self), saved))
         return [
             f"{name}: {saved.get(name)} then, {value} now"
             for name, value in own.items()
@@ -237,7 +240,7 @@ class TrainingConfig:
 
 _CHOICES = {
     "objective": OBJECTIVES, "endpoint": ENDPOINTS, "distance": DISTANCES, "precision": PRECISIONS, "adversarial_real": REALS,
-    "cuda_graphs": GRAPHS,
+    "cuda_graphs": GRAPHS, "optimizer": OPTIMIZERS,
 }  # fmt: skip
 _RANGES = {
     "batch_size": (1, 2**20, "16 is a start"), "accumulation": (1, 2**16, "1 does not split"),
@@ -257,6 +260,8 @@ def to_plain(config: TrainingConfig) -> dict[str, Any]:
     plain = dataclasses.asdict(config)
     has_one_step = any(stage.is_one_step for stage in config.stages)
     kept = {name: value for name, value in plain.items() if has_one_step or name not in OF_ONE_STEP}
+    if config.optimizer == OPTIMIZERS[0]:  # left out, so that runs begun before there was a choice go on
+        del kept["optimizer"]
     stages = [{k: v for k, v in s.items() if v or k not in ("score_weight", "pair_weight")} for s in plain["stages"]]
     return kept | {"stages": stages, "guidance_scale": list(config.guidance_scale)}
 

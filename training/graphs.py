@@ -160,6 +160,11 @@ class Graphs:
         )
 
 
+def can_record(config: TrainingConfig, engine: LocalEngine) -> bool:
+    """Returns whether the passes of such a run are recorded, as far as that is known before it."""
+    return config.cuda_graphs != "off" and engine.device.type == "cuda" and torch.version.hip is None and engine.records
+
+
 def make_graphs(config: TrainingConfig, engine: LocalEngine, sets: Callable[[], Iterable[AdapterSet]]) -> Graphs | None:
     """Returns what records a run's passes, or None where it takes plain steps; the reason is logged where a card is there.
 
@@ -170,7 +175,7 @@ def make_graphs(config: TrainingConfig, engine: LocalEngine, sets: Callable[[], 
     """
     if config.cuda_graphs == "off" or engine.device.type != "cuda":
         return None
-    if torch.version.hip is not None or not engine.records:
+    if not can_record(config, engine):
         why = "this torch is made for ROCm" if engine.records else "accelerate runs the steps"
         logger.info("CUDA graphs are off for this run: %s.", why)
         return None

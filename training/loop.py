@@ -12,6 +12,7 @@ from .data.examples import Examples
 from .denoiser import Denoiser
 from .engine import LocalEngine
 from .lora_layers import LoraLayers
+from .optimizers import require_optimizer
 from .recompute import recomputing
 from .run import Run
 
@@ -69,11 +70,13 @@ def train(
         folder: where checkpoint.safetensors is kept; None keeps none.
         engine: what runs a step; None takes one process on the network's device.
         stop: asked after every step.
-    Raises: TrainingError for a checkpoint of other settings, a loss that is not finite, and memory that does not suffice.
+    Raises: TrainingError for an optimizer that is not there, a checkpoint of other settings, a loss that is not finite, and
+        memory that does not suffice.
         CheckpointError where the last checkpoint cannot be written; the trained weights are in `layers` all the same.
     """
     device = next(denoiser.network.parameters()).device
     engine = engine or LocalEngine(device, config.precision)
+    require_optimizer(config, engine.device)
     with ExitStack() as stack:
         stack.enter_context(denoiser.frozen())
         if config.gradient_checkpointing:

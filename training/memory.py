@@ -5,18 +5,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import TrainingError
 from .config import TrainingConfig
 from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .kept import Ledger
 from .lora_layers import TEACHER, LoraLayers
 from .objectives.discriminator import Features, Heads
-from .recompute import recomputed_blocks, recomputing
+from .recompute import recomputed_blocks
 
 FLOAT32_BYTES, GB = 4, 1e9
+MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a weight
 PROBE = "probe"
 PROBE_SIDES = ((8, 8), (8, 16), (16, 16))  # of latents: little memory beside a real size, and every UNet's divisions allow them
 HEADROOM = 1.15  # for what no graph keeps: gradients on their way, a layer's own working memory, gaps between blocks
@@ -41,25 +42,33 @@ class Activations:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a training keeps in memory besides the network's own weights.
+    """What a training keeps in memory besides the network's own weights, in bytes.
 
     Args:
-        adapters: bytes of the adapter sets and of a discriminator's heads, with the gradients and the optimizer's two moments
-            of those that are trained, in float32.
+        adapters: of the adapter sets, their copies in the dtype of a pass, and a discriminator's heads, with the optimizer's
+            two moments of those that are trained.
         plain: what a pass keeps as it is.
         recomputed: what a pass keeps with gradient checkpointing, and the largest block while it is computed again.
         heads: weights of the discriminator's heads, 0 without a discriminator.
+        gradients: of all that is trained, in float32.
+        ending: of the gradients at the end of a backward pass, when those of the layers become those of whole sets.
+        records: whether passes are recorded as CUDA graphs, whose gradients stay where they are.
     """
 
     adapters: int
     plain: Activations
     recomputed: Activations
     heads: int = 0
+    gradients: int = 0
+    ending: int = 0
+    records: bool = False
 
     def needed(self, config: TrainingConfig) -> int:
         """Returns the bytes that a run of these settings takes, with some headroom; all passes of one loss are kept at once."""
         activations = self.recomputed if config.gradient_checkpointing else self.plain
-        return self.adapters + round(HEADROOM * config.graphs * activations.of(_at_once(config)))
+        held = self.gradients if self.records or config.accumulation > 1 else 0
+        # What a pass keeps is let go of on the way back, while the gradients come.
+        return self.adapters + held + max(round(HEADROOM * config.graphs * activations.of(_at_once(config))), self.ending)
 
 
 def _at_once(config: TrainingConfig) -> int:
@@ -74,11 +83,13 @@ def estimate(
     conditioning: Conditioning,
     *,
     teacher: bool = False,
+    records: bool = False,
 ) -> MemoryEstimate:
     """Measures forward passes on small latents and returns what the training of full ones takes.
 
     What a pass keeps is a polynomial of the latents' area: a constant, layers proportional to it, and attention that keeps
     its matrix and grows with its square. Three areas and a second example find it. Small latents are measured as they are.
+    What these passes took is given back to a card.
 
     Args:
         denoiser: the network.
@@ -87,20 +98,53 @@ def estimate(
         shape: of the latents, [.., channels, height, width]; only these three count.
         conditioning: tensors [batch, ...] of one example or more; the first is used.
         teacher: whether a set "teacher" will be there; one that is there counts by itself.
+        records: whether passes are recorded, as graphs.can_record() says.
     """
     with ExitStack() as stack:
         stack.enter_context(denoiser.frozen())
         probe = stack.enter_context(_probing(denoiser, layers))
         heads = _head_weights(denoiser, probe, config, shape, conditioning) if config.is_adversarial else 0
         fixed, each = _at_full_size(denoiser, probe, config, shape, conditioning)
-        plain = recomputed = _activations(fixed[0], each[0])
-        if len(fixed) > 1:
-            stack.enter_context(recomputing(denoiser.network, probe))
-            inputs = _at_full_size(denoiser, probe, config, shape, conditioning)
-            largest = 1 + int(each[1:].argmax())
-            recomputed = _activations(inputs[0][0] + fixed[largest], inputs[1][0] + each[largest])
-    adapters = _adapter_bytes(probe, config, teacher or TEACHER in probe.sets) + FLOAT32_BYTES * 4 * heads
-    return MemoryEstimate(adapters, plain, recomputed, heads)
+        copy = sum(tensor.nbytes for tensor in probe.sets[PROBE].copies)
+        weights, has_teacher = probe.sets[PROBE].flat.numel(), teacher or TEACHER in probe.sets
+    plain = recomputed = _activations(fixed[0], each[0])
+    if len(fixed) > 2:
+        largest = 2 + int(each[2:].argmax())
+        recomputed = _activations(fixed[1] + fixed[largest], each[1] + each[largest])
+    give_back(next(denoiser.network.parameters()).device)
+    return _whole(config, weights, copy, heads, has_teacher, MemoryEstimate(0, plain, recomputed, heads, records=records))
+
+
+def give_back(device: torch.device) -> None:
+    """Gives memory that torch keeps for later, and nobody uses, back to a card."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _whole(
+    config: TrainingConfig, weights: int, copy: int, heads: int, teacher: bool, measured: MemoryEstimate
+) -> MemoryEstimate:
+    """Returns an estimate with what does not depend on the pictures.
+
+    Args:
+        config: of the run.
+        weights: of an adapter set.
+        copy: bytes of a set's copy in the dtype of a pass, 0 where that is the set's own.
+        heads: weights of the discriminator's heads.
+        teacher: whether there is a set "teacher".
+        measured: the estimate so far.
+    """
+    backbone = config.is_adversarial and config.train_backbone
+    sets = 1 + config.has_target + teacher + backbone + config.has_fake  # one is the student
+    trained = (1 + backbone + config.has_fake) * weights + heads
+    reached = 1 + backbone  # sets that one backward pass reaches
+    whole, parts = FLOAT32_BYTES * reached * weights, reached * (copy or FLOAT32_BYTES * weights)
+    return replace(
+        measured,
+        adapters=sets * (FLOAT32_BYTES * weights + copy) + FLOAT32_BYTES * heads + MOMENT_BYTES[config.optimizer] * trained,
+        gradients=FLOAT32_BYTES * trained,
+        ending=parts + whole + FLOAT32_BYTES * heads,
+    )
 
 
 def _activations(fixed: torch.Tensor, each: torch.Tensor) -> Activations:
@@ -133,14 +177,6 @@ def fit(measured: MemoryEstimate, free_bytes: float, config: TrainingConfig) -> 
     )
 
 
-def _adapter_bytes(layers: LoraLayers, config: TrainingConfig, teacher: bool) -> int:
-    weights = layers.rank * sum(layer.weight[0].numel() + len(layer.weight) for layer in layers.layers.values())  # down and up
-    backbone = config.is_adversarial and config.train_backbone
-    sets = 1 + config.has_target + teacher + backbone + config.has_fake  # one is the student
-    trained = 1 + backbone + config.has_fake
-    return FLOAT32_BYTES * weights * (sets + 3 * trained)  # a gradient and two moments each
-
-
 def _head_weights(
     denoiser: Denoiser, layers: LoraLayers, config: TrainingConfig, shape: Sequence[int], conditioning: Conditioning
 ) -> int:
@@ -171,7 +207,7 @@ def _probing(denoiser: Denoiser, layers: LoraLayers | int) -> Iterator[LoraLayer
 def _at_full_size(
     denoiser: Denoiser, layers: LoraLayers, config: TrainingConfig, shape: Sequence[int], conditioning: Conditioning
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what a pass keeps as (fixed, for each example), both [1 + blocks]: the whole pass, then every block alone."""
+    """Returns what a pass keeps as (fixed, for each example), both [2 + blocks], in the order of _kept_bytes()."""
     channels, height, width = shape[-3:]
 
     def measure(count: int, *sides: int) -> torch.Tensor:
@@ -184,7 +220,7 @@ def _at_full_size(
         each = measure(2, height, width) - one
         return one - each, each
     measured = torch.stack([measure(1, *sides) for sides in PROBE_SIDES])
-    powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 1 + blocks]
+    powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 2 + blocks]
     fixed = 2 * measured[0] - measure(2, *PROBE_SIDES[0])
     return fixed, (float(area) ** torch.arange(3, dtype=torch.float64)) @ powers - fixed
 
@@ -200,40 +236,18 @@ def _inputs(denoiser: Denoiser, shape: Sequence[int], conditioning: Conditioning
 def _kept_bytes(
     denoiser: Denoiser, layers: LoraLayers, shape: Sequence[int], conditioning: Conditioning, judged: bool
 ) -> torch.Tensor:
-    """Runs the network forward and returns the bytes autograd keeps, float64 [1 + blocks]: all, and those new in each block.
+    """Runs the network forward and returns the bytes autograd keeps, float64 [2 + blocks], without the weights.
+
+    They are those of the whole pass, those it keeps where its blocks only keep their inputs, and those new in each block.
 
     Args:
         judged: whether the prediction goes through the network's encoder once more, as a discriminator has it.
     """
-    own = {StorageWeakRef(p.untyped_storage()) for p in (*denoiser.network.parameters(), *layers.sets[PROBE].parameters())}
-    seen: dict[StorageWeakRef, int] = {}  # so that a storage, freed meanwhile, is not taken for another at its address
+    ledger = Ledger([*denoiser.network.parameters(), *layers.sets[PROBE].parameters()])
     x, t, texts = _inputs(denoiser, shape, conditioning)
-
-    def count(tensor: torch.Tensor) -> None:  # what is kept instead of the tensor: there will be no backward pass
-        storage = tensor.untyped_storage()
-        reference = StorageWeakRef(storage)
-        if reference not in own:
-            seen[reference] = storage.nbytes()
-
-    with _counting_blocks(denoiser, seen) as inside, torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
-            prediction = denoiser.predict(x, t, texts)
-            blocks = len(inside)
-            if judged:
-                Features(denoiser, layers)(prediction, t, texts)
-        total = sum(seen.values())
-    return torch.tensor([total, *inside[:blocks]], dtype=torch.float64)
-
-
-@contextmanager
-def _counting_blocks(denoiser: Denoiser, seen: dict[StorageWeakRef, int]) -> Iterator[list[int]]:
-    """Gives a list of the bytes that every block added to `seen`, in the order of their calls."""
-    inside, before, hooks = [], [], []
-    for block in recomputed_blocks(denoiser.network):
-        hooks.append(block.register_forward_pre_hook(lambda *_: before.append(sum(seen.values()))))
-        hooks.append(block.register_forward_hook(lambda *_: inside.append(sum(seen.values()) - before.pop())))
-    try:
-        yield inside
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ledger.watching(recomputed_blocks(denoiser.network)), torch.enable_grad():
+        prediction = denoiser.predict(x, t, texts)
+        blocks = ledger.blocks
+        if judged:
+            Features(denoiser, layers)(prediction, t, texts)
+    return ledger.sums(blocks, layers.sets[PROBE].copies)

@@ -16,6 +16,7 @@ from ..models.lora_plan import EMBEDDED
 from .config import FREE_TO_CHANGE, to_plain
 from .data.examples import Examples
 from .export import clean_name
+from .graphs import can_record
 from .job import Job, Trainee
 from .lora_layers import EXCLUDED
 from .lora_tensors import DOWN
@@ -111,7 +112,10 @@ def fitted(job: Job, free_bytes: Callable[[float], float]) -> tuple[Job, int, in
     trainee, largest = job.trainee, job.phases[-1].config  # what comes later has the rank and the sets from before, and more
     batch = job.examples.largest().to(trainee.engine.device)
     shape, taught = batch.latents.shape, job.taught  # by the network with the style
-    measured = estimate(trainee.denoiser, largest.rank, largest, shape, batch.conditioning, teacher=taught)
+    measured = estimate(
+        trainee.denoiser, largest.rank, largest, shape, batch.conditioning,
+        teacher=taught, records=can_record(largest, trainee.engine),
+    )  # fmt: skip
     free = free_bytes(measured.needed(largest))
     fitting = tuple(replace(phase, config=fit(measured, free, phase.config)) for phase in job.phases)
     needed = max(measured.needed(phase.config) for phase in fitting)

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from .denoiser import Denoiser
 from .engine import LocalEngine
 from .graphs import make_graphs
 from .lora_layers import BACKBONE, FAKE, STUDENT, TARGET, TEACHER, LoraLayers
+from .memory import give_back
 from .objectives.discriminator import Features, Heads
 from .objectives.draws import draw_step
 from .objectives.finetune import Finetune
 from .objectives.score_distillation import FakeScore, ScoreDistillation, draw_score
+from .optimizers import make_optimizer
 
 logger = logging.getLogger("hyper_sd")
 
@@ -50,7 +53,9 @@ class Run:
         self.step, self.saved, self.whole = 0, -1, True
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
-        self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, self._context)
+        # Nothing refers back to the run, so that what it holds on a card is free as soon as it ends.
+        autocast = partial(engine.autocast, denoiser)
+        self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, autocast)
         self._prepare()
         self.graphs = make_graphs(config, engine, layers.sets.values)
         if self.path and self.path.exists():
@@ -78,7 +83,7 @@ class Run:
         parts = [objective, self._make_optimizer()]
         if config.has_fake:
             groups = [{"params": list(self.layers.sets[FAKE].parameters()), "lr": config.fake_learning_rate}]
-            parts += [FakeScore(*given), self._adam(groups)]
+            parts += [FakeScore(*given), make_optimizer(groups, config)]
         self.objective, self.optimizer, *fake = self.engine.prepare(*parts)
         self.fake_objective, self.fake_optimizer = fake or (None, None)
 
@@ -89,6 +94,7 @@ class Run:
             features = Features(self.denoiser, self.layers)(
                 batch.latents, torch.zeros(1, dtype=torch.long, device=self.engine.device), batch.conditioning
             )
+        give_back(self.engine.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return Heads([f.shape[1] for f in features]).to(self.engine.device)
@@ -100,16 +106,7 @@ class Run:
             judges = [self.heads, *([self.layers.sets[BACKBONE]] if config.train_backbone else [])]
             parameters = [p for part in judges for p in part.parameters()]
             groups.append({"params": parameters, "lr": config.discriminator_learning_rate})
-        return self._adam(groups)
-
-    def _adam(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        for group in groups:
-            group["base_lr"] = group["lr"]
-        settings: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": self.config.weight_decay}
-        try:
-            return torch.optim.AdamW(groups, fused=True, **settings)
-        except RuntimeError:  # this torch has no such kernel for the device
-            return torch.optim.AdamW(groups, **settings)
+        return make_optimizer(groups, config)
 
     def advance(self) -> dict[str, float]:
         """Takes one optimizer step and returns the mean losses.

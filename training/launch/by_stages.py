@@ -11,6 +11,7 @@ from ..export import save_lora
 from ..loop import TrainingState
 from ..lora_layers import STUDENT, LoraLayers
 from ..objectives.discriminator import encoder_stages
+from ..optimizers import require_optimizer
 from ..run import CHECKPOINT
 from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
@@ -23,10 +24,11 @@ logger = logging.getLogger("hyper_sd")
 def check(config: TrainingConfig, model: DiffusersModel, engine: AccelerateEngine) -> None:
     """Refuses what cannot work, before hours of encoding.
 
-    Raises: TrainingError for a batch that the processes cannot share; UnsupportedModelError for an adversarial stage on a
-        network without an encoder.
+    Raises: TrainingError for a batch that the processes cannot share and an optimizer that is not there; UnsupportedModelError
+        for an adversarial stage on a network without an encoder.
     """
     config.part_size(engine.world)
+    require_optimizer(config, engine.device)
     if config.is_adversarial:
         encoder_stages(model.network)
 
