@@ -146,7 +146,7 @@ def test_bf16_runs_with_weights_in_bf16(tmp_path, models):
     data = write_data(tmp_path, "folder")
     path = write_run(tmp_path / "run.toml", models / "sdxl", data, PLAIN, "precision = 'bf16'\n")
     assert run(path) == 0
-    assert student(tmp_path / "out" / "tiny" / "checkpoint.safetensors")["student/up.0"].dtype == torch.float32
+    assert student(tmp_path / "out" / "tiny" / "checkpoint.safetensors")["student/flat"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
