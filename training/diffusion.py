@@ -53,16 +53,20 @@ class Diffusion:
 
     def levels(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns alpha and sigma at the timesteps `t` [batch], shaped to multiply `like` [batch, ...], in its dtype."""
-        key = (like.device, torch.promote_types(like.dtype, torch.float32))
-        if key not in self._tables:
-            self._tables[key] = self.alpha.to(*key), self.sigma.to(*key)
+        tables = self._tables_on(like.device, torch.promote_types(like.dtype, torch.float32))
         shape = (-1, *[1] * (like.ndim - 1))
         t = t.to(like.device)
-        return tuple(table[t].view(shape) for table in self._tables[key])
+        return tuple(table[t].view(shape) for table in tables)
+
+    def _tables_on(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns alpha and sigma of all timesteps; they are brought to a device once, which a card would wait for."""
+        if (device, dtype) not in self._tables:
+            self._tables[device, dtype] = self.alpha.to(device, dtype), self.sigma.to(device, dtype)
+        return self._tables[device, dtype]
 
     def model_time(self, t: torch.Tensor) -> torch.Tensor:
         """Returns the time the network takes for timesteps `t`: itself, or 1000 sigma for flow models."""
-        return 1000 * self.sigma.to(t.device, torch.float32)[t] if self.prediction_type == "flow" else t
+        return 1000 * self._tables_on(t.device, torch.float32)[1][t] if self.prediction_type == "flow" else t
 
     def add_noise(self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Returns x_t [batch, ...] of x0 and noise [batch, ...] at timesteps `t` [batch]."""
