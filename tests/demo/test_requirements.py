@@ -7,6 +7,7 @@ import pytest
 from hyper_sd.demo import requirements
 
 OPTIONAL = {
+    "bitsandbytes",
     "hf_xet",
     "accelerate",
     "diffusers",
