@@ -76,13 +76,13 @@ class LoraLayers:
         numbered = enumerate(self.layers.values())
         self._hooks = [layer.register_forward_hook(self._make_hook(position)) for position, layer in numbered]
 
-    def add(self, name: str, copy_of: str | None = None, seed: int = 0) -> AdapterSet:
+    def add(self, name: str, copy_of: str | None = None, seed: int | None = 0) -> AdapterSet:
         """Adds a set and returns it.
 
         Args:
             name: of the set; one of that name is replaced.
             copy_of: name of the set whose weights it gets; None makes a new one, which changes nothing yet.
-            seed: of a new set.
+            seed: of a new set; None leaves it at zero, where nothing is learnt from it.
         """
         adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, None if copy_of else seed)
         if copy_of is not None:

@@ -194,7 +194,7 @@ def _head_weights(
 def _probing(denoiser: Denoiser, layers: LoraLayers | int) -> Iterator[LoraLayers]:
     """Gives layers with an active set of their own, and takes both away afterwards."""
     probe = LoraLayers(denoiser.network, layers) if isinstance(layers, int) else layers
-    probe.add(PROBE)
+    probe.add(PROBE, seed=None)
     try:
         with probe.using(PROBE):
             yield probe

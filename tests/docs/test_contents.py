@@ -32,6 +32,7 @@ ANSWERS = {
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
+    "first_step": ["together/median", "before/together/median"],
     "train_lora": [
         f"cases/2/ratio_to/{side}/{what}/median" for side in ("plain", "checkpointing") for what in ("processor_time", "growth")
     ],

@@ -1,6 +1,7 @@
 """From what a person asks to the job: phases, ranks, the folder's name, memory, and what the LoRA's file says."""
 
 import dataclasses
+import hashlib
 import json
 import re
 
@@ -165,6 +166,14 @@ def test_heads_of_a_discriminator_are_counted_into_the_job(tmp_path):
     free = {"free_bytes": lambda needed: 10**12}
     assert fitted(make_job(tmp_path), **free)[0].heads == 0
     assert fitted(make_job(tmp_path, adversarial="on"), **free)[0].heads > 1000
+
+
+def test_fingerprint_is_the_one_that_older_runs_are_named_after():
+    tensors = {"a": torch.arange(40.0), "b": torch.tensor([[1.5, 2]]).half(), "c": torch.tensor(3)}
+    plain = b"a [40] torch.float32b [1, 2] torch.float16c [] torch.int64"
+    values = [torch.arange(0.0, 40, 2), torch.tensor([1.5, 2.0]), torch.tensor([3.0])]
+    assert fingerprint(tensors) == hashlib.sha256(plain + b"".join(v.numpy().tobytes() for v in values)).hexdigest()
+    assert fingerprint({}) == hashlib.sha256().hexdigest()
 
 
 def test_fingerprint_follows_names_shapes_and_values():
