@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -90,10 +90,11 @@ class AdapterSet(nn.Module):
             dtype: of the pass.
             learns: whether gradients are to reach the weights.
         """
-        if self.flat._version != self._seen:  # torch counts there how often the values have changed
+        if self._state() != self._seen:
             self.forget()
         if (dtype, learns) not in self._ready:
-            with torch.enable_grad():
+            # Without a gradient, and in inference mode, later passes could not learn from what is made here.
+            with torch.inference_mode(False), torch.enable_grad():
                 if dtype not in self._cast:
                     self._cast[dtype] = self.flat.to(dtype)
                 cast = self._cast[dtype]
@@ -110,7 +111,19 @@ class AdapterSet(nn.Module):
         """Lets go of what ready() keeps."""
         self._ready: dict[tuple[torch.dtype, bool], list[ReadyPair]] = {}
         self._cast: dict[torch.dtype, torch.Tensor] = {}
-        self._seen = self.flat._version
+        self._seen = self._state()
+
+    def _state(self) -> tuple[int, int, bool]:
+        """Returns what changes with the weights: torch's count of their changes, where they are, and whether they learn.
+
+        Changes through `.data` and by fused optimizers are not counted: whoever makes them calls forget().
+        """
+        flat = self.flat
+        return flat._version, flat.data_ptr(), flat.requires_grad
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy is made of; what ready() keeps belongs to this set alone."""
+        return {**self.__dict__, "_ready": {}, "_cast": {}, "_seen": None}
 
     @torch.no_grad()
     def copy_from(self, other: "AdapterSet") -> None:

@@ -7,7 +7,6 @@ output.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -18,19 +17,27 @@ def add_bypass(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: Re
     """Returns output + scale * up(down(x)); the values of `output` are written over.
 
     Args:
-        layer: Linear or Conv2d, whose stride, padding and dilation count.
+        layer: Linear or Conv2d, which convolves with `down` as it does with its own weights.
         x: its input, [..., inner] or [batch, inner, height, width].
         output: what it made of that, in the dtype of the pair; nothing else may need its values.
         pair: of the layer.
         scale: factor.
     """
+    device = output.device.type
+    if torch.is_autocast_enabled(device) and output.dtype != torch.get_autocast_dtype(device):
+        with torch.autocast(device, enabled=False):  # the layer has left it, too
+            return _added(layer, x, output, pair, scale)
+    return _added(layer, x, output, pair, scale)
+
+
+def _added(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: ReadyPair, scale: float) -> torch.Tensor:
     x = x.to(output.dtype)
     if isinstance(layer, nn.Linear):
         if torch.is_grad_enabled():
             return _Linear.apply(x, output, *pair, scale)
         _add_linear(x.reshape(-1, x.shape[-1]), output, pair.down_t, pair.up_t, scale)
         return output
-    low = F.conv2d(x, pair.down, None, layer.stride, layer.padding, layer.dilation)
+    low = layer._conv_forward(x, pair.down, None)  # its padding may be circular, or a host's own for seamless pictures
     return _Pointwise.apply(low, output, pair.up, scale)
 
 
@@ -91,4 +98,4 @@ class _Pointwise(torch.autograd.Function):
         grad_up = None
         if kept:
             grad_up = _with_scale((flat @ kept[0].transpose(1, 2)).sum(0), ctx.scale).view(up.shape)
-        return low.view(len(grad), -1, *ctx.shape[2:]), grad, grad_up, None
+        return low.view(len(grad), up.shape[1], *ctx.shape[2:]), grad, grad_up, None

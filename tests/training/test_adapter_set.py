@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from hyper_sd.benchmarks.op_count import OpCounter
@@ -76,6 +79,46 @@ def test_optimizers_whose_kernels_count_no_change_are_followed_too():
     assert not torch.equal(made.ready(torch.bfloat16, False)[0].down, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_set_that_learns_again_after_a_pass_that_it_stood_still_in_gets_its_gradients(dtype):
+    made, _ = filled()
+    made.requires_grad_(False)
+    made.ready(dtype, False)
+    made.requires_grad_(True)
+    made.ready(dtype, True)[0].down.float().sum().backward()
+    assert made.flat.grad.count_nonzero() == made.down[0].numel()
+
+
+def test_what_a_pass_in_inference_mode_made_serves_a_pass_that_learns():
+    network = TinyUNet().bfloat16().requires_grad_(False)
+    layers = LoraLayers(network, 2)
+    x, texts = torch.randn(2, 2, 4, 4).bfloat16(), torch.randn(2, TOKENS, WIDTH).bfloat16()
+    layers.add("student")
+    with layers.using("student"):
+        with torch.inference_mode():
+            network(x, torch.tensor([3, 9]), texts)
+        network(x, torch.tensor([3, 9]), texts).sum().backward()
+    assert layers.sets["student"].flat.grad.any()
+
+
+def test_weights_that_another_tensor_is_put_in_place_of_are_followed():
+    made, _ = filled()
+    made.ready(torch.bfloat16, False)
+    made.flat.data = torch.ones_like(made.flat)
+    assert bool((made.ready(torch.bfloat16, False)[0].down == 1).all())
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_copies_of_a_set_keep_nothing_of_its_passes(way):
+    made, _ = filled()
+    made.ready(torch.bfloat16, True)
+    other = way(made)
+    with torch.no_grad():
+        other.flat.fill_(2)
+    assert bool((other.ready(torch.bfloat16, True)[0].down == 2).all())
+    assert torch.equal(made.ready(torch.bfloat16, False)[0].down, made.down[0].bfloat16())
+
+
 def test_two_backward_passes_between_two_changes_add_up():
     network = TinyUNet().requires_grad_(False)
     layers = LoraLayers(network, 2)
@@ -127,6 +170,29 @@ def test_gradients_of_the_bypass_equal_finite_differences(kind, scale, channels_
     assert torch.autograd.gradcheck(function, (x.requires_grad_(), flat))
     assert torch.autograd.gradcheck(lambda flat: function(x.detach(), flat), (flat,))
     assert torch.autograd.gradcheck(lambda x: function(x, flat.detach()), (x,))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layer_that_leaves_autocast_is_followed(kind):
+    make, shape = LAYERS[kind]
+    layer, x = make().requires_grad_(False), torch.randn(shape)
+    made = AdapterSet({"only": layer}, 2, 2, torch.float32)
+    nn.init.normal_(made.flat)
+    pair, expected = made.ready(torch.float32, True)[0], layer(x) + _plain(layer, x, made.down[0], made.up[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            output = layer(x)
+        found = add_bypass(layer, x, output, pair, 1.0)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_empty_batch_goes_both_ways(kind):
+    make, shape = LAYERS[kind]
+    layer, x = make().requires_grad_(False), torch.randn(0, *shape[1:], requires_grad=True)
+    made = AdapterSet({"only": layer}, 2, 2, torch.float32)
+    add_bypass(layer, x, layer(x), made.ready(torch.float32, True)[0], 1.0).sum().backward()
+    assert not made.flat.grad.any()
 
 
 def _plain(layer, x, down, up):

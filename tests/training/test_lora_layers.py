@@ -47,7 +47,7 @@ def test_new_set_changes_nothing():
 
 @pytest.mark.parametrize("layer", [
     nn.Linear(5, 7), nn.Conv2d(5, 7, 3, stride=2, padding=1), nn.Conv2d(5, 7, 1), nn.Conv2d(5, 7, 3, padding=2, dilation=2),
-    nn.Conv2d(5, 7, 3, padding="same"),
+    nn.Conv2d(5, 7, 3, padding="same"), nn.Conv2d(5, 7, 3, padding=1, padding_mode="circular"),
 ])  # fmt: skip
 def test_bypass_equals_the_merged_weight(layer):
     network = nn.Sequential(layer.double())
