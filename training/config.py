@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
+from .checks import require_types
 from .segments import ENDPOINTS, solver_grid
 
 OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
@@ -141,10 +142,12 @@ class TrainingConfig:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
-        solver_grid(self.solver_steps), solver_grid(self.pair_steps)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                usual = getattr(TrainingConfig, name)
+                raise TrainingError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}; use {usual!r}.")
+        require_types(self, *self.stages)
+        solver_grid(self.solver_steps), solver_grid(self.pair_steps, "pair_steps")
         for name, (low, high, hint) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
@@ -153,6 +156,8 @@ class TrainingConfig:
             raise TrainingError(f"stages need 1 step or more and 1 to {self.solver_steps} segments each, got {self.stages}.")
         if any(not math.isfinite(weight) or weight < 0 for stage in self.stages for weight in stage.weights):
             raise TrainingError(f"the weights of a stage must be 0 or more, got {self.stages}.")
+        if self.objective == "tscd" and not all(any(stage.weights) for stage in self.stages):
+            raise TrainingError(f"a stage needs one weight above 0 to learn by, got {self.stages}; distance_weight 1 is usual.")
         if self.objective != "tscd" and any(stage.is_one_step for stage in self.stages):
             raise TrainingError(f'score_weight and pair_weight need objective "tscd", got {self.objective!r}; leave them out.')
         low, high = self.guidance_scale

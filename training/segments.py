@@ -12,13 +12,16 @@ from ..samplers.timesteps import segment_boundary
 ENDPOINTS = ("random", "boundary")
 
 
-def solver_grid(steps: int = 50) -> list[int]:
+def solver_grid(steps: int = 50, name: str = "solver_steps") -> list[int]:
     """Returns the solver's increasing timesteps, 19, 39, .. 999 for 50 steps.
 
+    Args:
+        steps: how many.
+        name: of the setting that says so.
     Raises: TrainingError when `steps` does not divide 1000.
     """
     if steps < 2 or TRAIN_TIMESTEPS % steps:
-        raise TrainingError(f"solver_steps must divide {TRAIN_TIMESTEPS} and be at least 2, got {steps}; 50 is usual.")
+        raise TrainingError(f"{name} must divide {TRAIN_TIMESTEPS} and be at least 2, got {steps}; 50 is usual.")
     skip = TRAIN_TIMESTEPS // steps
     return list(range(skip - 1, TRAIN_TIMESTEPS, skip))
 

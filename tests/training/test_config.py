@@ -44,6 +44,18 @@ def test_rate_warms_up_and_falls_in_every_stage():
     ("stages", (Stage(51, 1),), "1 to 50 segments"),
     ("stages", (Stage(1, 1, -1.0),), "weights of a stage must be 0 or more"),
     ("seed", -1, "seed must lie"),
+    ("pair_steps", 7, "pair_steps must divide 1000"),
+    ("start_timestep", 800.5, "start_timestep must be a whole number, got 800.5"),
+    ("start_timestep", True, "start_timestep must be a whole number, got True"),
+    ("start_timestep", 1000, r"start_timestep must lie in \[1, 999\], got 1000"),
+    ("fake_updates", "2", "fake_updates must be a whole number, got '2'"),
+    ("learning_rate", "1e-4", "learning_rate must be a number, got '1e-4'"),
+    ("gradient_checkpointing", "on", "gradient_checkpointing must be true or false, got 'on'"),
+    ("cuda_graphs", "on", "cuda_graphs must be one of auto, off, got 'on'; use 'auto'"),
+    ("cuda_graphs", False, "cuda_graphs must be one of auto, off, got False; use 'auto'"),
+    ("stages", (Stage(1, 2.5),), "steps must be a whole number, got 2.5"),
+    ("stages", (Stage(1, 2, score_weight="high"),), "score_weight must be a number, got 'high'"),
+    ("stages", (Stage(1, 2, 0.0),), "a stage needs one weight above 0"),
 ])  # fmt: skip
 def test_bad_settings_are_named_with_what_is_allowed(name, value, words):
     with pytest.raises(TrainingError, match=words):
@@ -62,7 +74,7 @@ def test_unknown_and_missing_settings_are_refused():
         from_plain({})
     with pytest.raises(TrainingError, match="do not fit"):
         from_plain({"stages": [{"num_segments": 1}]})
-    with pytest.raises(TrainingError, match="do not fit"):
+    with pytest.raises(TrainingError, match="learning_rate must be a number, got 'fast'"):
         from_plain({"stages": [{"num_segments": 1, "steps": 1}], "learning_rate": "fast"})
 
 

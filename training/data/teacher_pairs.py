@@ -126,7 +126,8 @@ class TeacherPairs:
             latents = load_file(self._path(name))["latents"]
         except (OSError, SafetensorError, KeyError):  # not there, or damaged: it is drawn anew
             return None
-        return latents if latents.shape == shape else None
+        is_whole = latents.shape == shape and latents.is_floating_point() and bool(latents.isfinite().all())
+        return latents if is_whole else None
 
     def _keep(self, name: str, latents: torch.Tensor) -> None:
         if self.folder is None:

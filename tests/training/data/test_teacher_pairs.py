@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -9,6 +10,7 @@ from hyper_sd.training.data.examples import BatchOrder, LatentExamples, seeded
 from hyper_sd.training.data.teacher_latents import draw_latents
 from hyper_sd.training.data.teacher_pairs import FOLDER, ORDER_SEED, PAIR_DRAW, PAIR_SEED, TeacherPairs
 from hyper_sd.training.lora_layers import TEACHER, LoraLayers
+from safetensors.torch import save_file
 from torch import nn
 
 CONFIG = TrainingConfig(
@@ -109,6 +111,14 @@ def test_damaged_file_is_drawn_anew(tmp_path, damage):
     again = make(folder=tmp_path).part(0, ALL)
     assert torch.equal(first.batch.latents, again.batch.latents)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("values", [lambda latents: latents * math.nan, torch.Tensor.long])
+def test_file_whose_values_no_teacher_draws_is_drawn_anew(tmp_path, values):
+    first = make(folder=tmp_path).part(0, ALL)
+    (path,) = files(tmp_path)
+    save_file({"latents": values(first.batch.latents)}, path)
+    assert torch.equal(make(folder=tmp_path).part(0, ALL).batch.latents, first.batch.latents)
 
 
 @pytest.mark.parametrize(
