@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
-from .checks import require_types
+from .checks import require_types, two_numbers
 from .segments import ENDPOINTS, solver_grid
 
 OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
@@ -279,7 +279,7 @@ def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
     known = {f.name for f in dataclasses.fields(TrainingConfig)}
     stage_known = {f.name for f in dataclasses.fields(Stage)}
     stages = values.get("stages")
-    if not isinstance(stages, list) or not stages:
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
         raise TrainingError("The settings need a list of stages, for example [{num_segments = 8, steps = 1000}].")
     unknown = (values.keys() - known) | set().union(*(set(s) - stage_known for s in stages))
     if unknown:
@@ -289,8 +289,7 @@ def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
     try:
         settings = {**values, "stages": tuple(Stage(**s) for s in stages)}
         if "guidance_scale" in settings:
-            low, high = settings["guidance_scale"]
-            settings["guidance_scale"] = (float(low), float(high))
+            settings["guidance_scale"] = two_numbers("guidance_scale", settings["guidance_scale"], "[2.0, 9.0]")
         return TrainingConfig(**settings)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"The settings do not fit: {error}.") from error

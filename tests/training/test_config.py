@@ -72,10 +72,20 @@ def test_unknown_and_missing_settings_are_refused():
         from_plain({"stages": [{"num_segments": 1, "steps": 1}], "learningrate": 1})
     with pytest.raises(TrainingError, match="need a list of stages"):
         from_plain({})
+    with pytest.raises(TrainingError, match="need a list of stages"):
+        from_plain({"stages": [3]})
     with pytest.raises(TrainingError, match="do not fit"):
         from_plain({"stages": [{"num_segments": 1}]})
     with pytest.raises(TrainingError, match="learning_rate must be a number, got 'fast'"):
         from_plain({"stages": [{"num_segments": 1, "steps": 1}], "learning_rate": "fast"})
+
+
+@pytest.mark.parametrize("value", [5, ["a", "b"], [1, 2, 3], [True, 2.0]])
+def test_guidance_of_a_file_that_is_no_pair_of_numbers_is_named(value):
+    with pytest.raises(
+        TrainingError, match=r"guidance_scale must be a list of two numbers, got .*; use for example \[2.0, 9.0\]"
+    ):
+        from_plain({"stages": [{"num_segments": 1, "steps": 1}], "guidance_scale": value})
 
 
 def test_only_what_cannot_change_the_result_may_differ_in_a_resumed_run():
