@@ -20,7 +20,7 @@ from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START, hyper_sd_sigmas
-from .schema import CATEGORY, found_as, require_choice
+from .schema import CATEGORY, found_as, require_choice, require_start
 from .unit_noise import UnitNoiseSampler
 
 FOLDERS = ("diffusion_models", "checkpoints")
@@ -190,6 +190,7 @@ class HyperSDOneStepLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, dtype: str = AUTO, start_timestep: int = ONE_STEP_START) -> io.NodeOutput:
         require_choice("dtype", dtype, [AUTO, *DTYPES])
+        require_start(start_timestep)
         info = inspect_unet(file_path(file))
         clip, vae = load_text_and_vae(info)  # first, while the UNet takes no memory yet
         state = host_state(info)

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import ENDS, LAST_TIMESTEP, hyper_sd_sigmas
-from .schema import CATEGORY, found_as, require_choice
+from .schema import CATEGORY, found_as, require_choice, require_start
 from .unit_noise import UnitNoiseSampler
 
 ETA = io.Float.Input(
@@ -103,6 +103,7 @@ class HyperSDScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model, steps, num_segments, denoise, end=ENDS[0], start_timestep=LAST_TIMESTEP) -> io.NodeOutput:
         require_choice("end", end, ENDS)
+        require_start(start_timestep)
         table = model.get_model_object("model_sampling").sigmas.double().cpu()
         ends = {"end_on_zero": end == ENDS[0], "start_timestep": start_timestep}
         return io.NodeOutput(hyper_sd_sigmas(NoiseSchedule.from_sigmas(table), steps, num_segments, denoise, **ends))

@@ -6,7 +6,8 @@ from dataclasses import fields
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..errors import HyperSDError
+from ..errors import HyperSDError, ScheduleError
+from ..samplers.timesteps import LAST_TIMESTEP
 
 CATEGORY = "Hyper-SD"
 TRAINING = f"{CATEGORY}/Training"
@@ -27,6 +28,19 @@ def require_choice(name: str, value: str, options: Iterable[str]) -> None:
     allowed = list(options)
     if value not in allowed:
         raise HyperSDError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+
+
+def require_start(start_timestep: int) -> None:
+    """Refuses a start timestep outside of its input's range: the host checks no number that is wired from another node.
+
+    Raises: ScheduleError naming the input, what is allowed and what to use.
+    """
+    is_number = isinstance(start_timestep, int | float) and not isinstance(start_timestep, bool)
+    if not is_number or not 1 <= start_timestep <= LAST_TIMESTEP or start_timestep % 1:
+        raise ScheduleError(
+            f"start_timestep must be a whole number from 1 to {LAST_TIMESTEP}, got {start_timestep!r}; use {LAST_TIMESTEP} for "
+            "released LoRAs, 800 for files that were made for one step from there."
+        )
 
 
 def node_id_of(node: type[io.ComfyNode]) -> str | None:

@@ -19,8 +19,9 @@ SPACINGS = (20, 10, 5, 4, 2, 1)
 
 
 def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not value >= least or value % 1 != 0:  # nan and inf fail these too
-        raise ScheduleError(f"{name} must be a whole number of at least {least}, got {value}.")
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)  # also numpy's and torch's
+    if not is_number or not value >= least or value % 1 != 0:  # nan and inf fail these too
+        raise ScheduleError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     return int(value)
 
 
@@ -79,7 +80,9 @@ def hyper_sd_timesteps(
         raise ScheduleError(f"denoise must lie in (0, 1], got {denoise}; use 1 to start from pure noise.")
     start_timestep = _whole("start_timestep", start_timestep, 0)
     if start_timestep > LAST_TIMESTEP:
-        raise ScheduleError(f"start_timestep must be at most {LAST_TIMESTEP}, got {start_timestep}.")
+        raise ScheduleError(
+            f"start_timestep must be at most {LAST_TIMESTEP}, pure noise, got {start_timestep}; use {LAST_TIMESTEP}."
+        )
     if num_segments > steps:
         raise ScheduleError(
             f"{steps} steps cannot visit {num_segments} segments; use at least {num_segments} steps, or fewer segments."

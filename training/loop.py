@@ -14,7 +14,7 @@ from .engine import LocalEngine
 from .lora_layers import LoraLayers
 from .optimizers import require_optimizer
 from .recompute import recomputing
-from .run import Run
+from .run import Run, explaining_memory
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def train(
         stack.enter_context(denoiser.frozen())
         if config.gradient_checkpointing:
             stack.enter_context(recomputing(denoiser.network, layers))
-        run = Run(config, denoiser, layers, examples, engine, folder)
+        with explaining_memory(config):
+            run = Run(config, denoiser, layers, examples, engine, folder)
         clock = _Clock(run.step)
         try:
             while run.step < config.total_steps and not stop():

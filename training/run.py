@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,10 @@ class Run:
             group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
         index, inside = config.stage_at(step)
         stage = config.stages[index]
-        try:
+        with explaining_memory(config):
             losses = self._learn_fake() if stage.score_weight else {}
             rests = bool(stage.score_weight) and inside < config.fake_warmup
             losses |= self._learn_student(stage, rests)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise TrainingError(_memory_advice(config, error)) from error
         if config.has_target:
             self.layers.sets[TARGET].move_towards(self.layers.sets[STUDENT], config.ema_decay)
         self.step += 1
@@ -273,6 +269,17 @@ class Run:
         self.step = self.saved = values["step"]
 
 
+@contextmanager
+def explaining_memory(config: TrainingConfig) -> Iterator[None]:
+    """Turns what torch raises where memory does not suffice into a TrainingError that says what helps."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(_memory_advice(config, error)) from error
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "allocate memory" in str(error).lower()
 
@@ -280,6 +287,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _memory_advice(config: TrainingConfig, error: BaseException) -> str:
     at_once = config.batch_size // config.accumulation
     steps = [] if config.gradient_checkpointing else ["turn on gradient_checkpointing"]
-    steps += [f"raise accumulation (now {config.accumulation}, {at_once} examples at a time)"] if at_once > 1 else []
+    less = f"raise accumulation (now {config.accumulation}, {at_once} examples at a time) or lower batch_size"
+    steps += [less] if at_once > 1 else []
+    records = isinstance(error, torch.cuda.OutOfMemoryError) and config.cuda_graphs != "off"
+    steps += ['set cuda_graphs to "off"'] if records else []
     steps += [f"lower rank (now {config.rank})", "use smaller images"]
     return f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}."

@@ -89,6 +89,15 @@ def test_a_start_is_refused_on_a_flow_model_and_where_too_few_timesteps_are_left
         load(pack, host.small_mmdit(), 4, "auto", lora_name=own[0], start_timestep=800)
 
 
+@pytest.mark.parametrize("start", [0, 1000, float("nan"), 800.5, True, "800", None])
+def test_start_outside_of_its_input_that_is_wired_in_is_refused(pack, unet, start):
+    words = rf"start_timestep must be a whole number from 1 to 999, got {start!r}; use 999 for released LoRAs, 800 for"
+    with pytest.raises(ScheduleError, match=words):
+        pack["HyperSDScheduler"].execute(unet, 1, 1, 1.0, start_timestep=start)
+    with pytest.raises(ScheduleError, match=words):  # before any file is read
+        pack["HyperSDOneStepLoader"].execute("diffusion_models/none.safetensors", start_timestep=start)
+
+
 @pytest.mark.parametrize(("start", "steps"), [(800, 1), (999, 2), (650, 4)])
 def test_scheduler_and_sampler_start_from_exact_unit_noise(host, pack, unet, positive, start, steps):
     (sampler,) = pack["HyperSDSampler"].execute(0.3, 1).args

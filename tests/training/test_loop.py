@@ -177,6 +177,20 @@ def test_running_out_of_memory_says_what_to_lower(message):
         run(config, examples=Greedy(plain.latents, plain.conditioning))
 
 
+@pytest.mark.parametrize("graphs", ["auto", "off"])
+def test_card_out_of_memory_is_told_that_graphs_take_some_too(graphs):
+    class Greedy(LatentExamples):
+        def batch(self, numbers, draw):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    plain = make_examples(10, torch.float32)
+    for stages in (STAGES, STAGES[:1]):  # with a discriminator, whose making needs examples before the first step, and without
+        config = dataclasses.replace(CONFIG, stages=stages, cuda_graphs=graphs)
+        with pytest.raises(TrainingError, match=r"or lower batch_size; .*lower rank") as caught:
+            run(config, examples=Greedy(plain.latents, plain.conditioning))
+        assert ('set cuda_graphs to "off"' in str(caught.value)) == (graphs == "auto")
+
+
 def test_other_errors_pass_through():
     class Bad(LatentExamples):
         def batch(self, numbers, draw):
