@@ -79,6 +79,7 @@ class Graphs:
     def __init__(self, recorder: Recorder, sets: Callable[[], Iterable[AdapterSet]]):
         self.recorder, self.sets = recorder, sets
         self.off = ""  # why no more passes are recorded, or replayed
+        self._said: set[str] = set()
         self._recorded: dict[tuple, _Recorded | None] = {}
         self._gradients: dict[torch.nn.Parameter, torch.Tensor] = {}
 
@@ -94,10 +95,14 @@ class Graphs:
             parameters: that may get gradients.
         """
         key = kind + tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
-        if self.off or TOKENS in names_of(inputs):
+        if self.off:
+            return function(inputs)
+        if TOKENS in names_of(inputs):
+            self._say("texts of several lengths in one batch")
             return function(inputs)
         if key not in self._recorded:
             if len(self._recorded) == MOST:
+                self._say(f"more than {MOST} sizes of pictures and stages")
                 return function(inputs)
             self._recorded[key] = None
             return self.recorder.warm(lambda: function(inputs))
@@ -150,6 +155,12 @@ class Graphs:
     def _forget(self) -> None:
         for adapters in self.sets():
             adapters.forget()
+
+    def _say(self, why: str) -> None:
+        """Logs once why some steps of a run are plain ones."""
+        if why not in self._said:
+            self._said.add(why)
+            logger.info("Some steps of this run are taken without CUDA graphs: %s.", why)
 
     def _give_up(self, error: RuntimeError) -> None:
         self.off = str(error).splitlines()[0] if str(error) else type(error).__name__

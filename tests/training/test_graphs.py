@@ -110,14 +110,21 @@ def test_interrupt_while_recording_leaves_gradients_and_sets_as_they_were(record
     assert layers.sets["student"].flat.grad is None
 
 
-def test_more_kinds_than_are_kept_and_texts_of_several_lengths_take_plain_steps(recorder):
-    graphs, weight = Graphs(recorder, list), torch.nn.Parameter(torch.ones(2))
+def a_sum(recorder):
+    """Returns (graphs, a weight, a pass that multiplies it with x and adds up)."""
+    weight = torch.nn.Parameter(torch.ones(2))
 
     def function(inputs):
         loss = (weight * inputs["x"]).sum()
         loss.backward()
         return {"loss": loss.detach()}
 
+    return Graphs(recorder, list), weight, function
+
+
+def test_more_kinds_than_are_kept_and_texts_of_several_lengths_take_plain_steps_and_say_so(recorder, caplog):
+    caplog.set_level(logging.INFO, "hyper_sd")
+    graphs, weight, function = a_sum(recorder)
     for kind in range(MOST + 2):
         for _ in range(2):
             graphs.losses((kind,), function, {"x": torch.ones(2)}, [weight])
@@ -126,16 +133,13 @@ def test_more_kinds_than_are_kept_and_texts_of_several_lengths_take_plain_steps(
     for _ in range(3):
         assert graphs.losses((0,), function, several, [weight])["loss"] == 2
     assert recorder.recorded == MOST
+    first, second = (record.getMessage() for record in caplog.records)  # each is said once
+    assert f"more than {MOST}" in first
+    assert "texts of several lengths" in second
 
 
 def test_gradients_of_plain_and_replayed_passes_add_up(recorder):
-    graphs, weight = Graphs(recorder, list), torch.nn.Parameter(torch.ones(2))
-
-    def function(inputs):
-        loss = (weight * inputs["x"]).sum()
-        loss.backward()
-        return {"loss": loss.detach()}
-
+    graphs, weight, function = a_sum(recorder)
     for number in range(1, 5):  # warmed, recorded and replayed, then replayed twice
         graphs.losses((), function, {"x": torch.full((2,), float(number))}, [weight])
         assert torch.equal(weight.grad, torch.full((2,), number * (number + 1) / 2))
