@@ -17,6 +17,10 @@ class TrainingError(HyperSDError):
     """Training data, settings or a run that cannot go on."""
 
 
+class RewardError(HyperSDError):
+    """A scorer of pictures that cannot be had, or pictures that it cannot score."""
+
+
 class CatalogError(HyperSDError):
     """A catalogue id that does not exist, or a catalogue file that is wrong."""
 
