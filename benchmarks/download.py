@@ -33,7 +33,7 @@ package = types.ModuleType("hyper_sd"); package.__path__ = [sys.argv[1]]; sys.mo
 which, folder, sha256, size = sys.argv[2:]
 import filelock, hashlib, huggingface_hub
 from pathlib import Path
-from hyper_sd.models.catalog import UNKNOWN, read_entry
+from hyper_sd.models.entry import UNKNOWN, read_entry
 from hyper_sd.models.download import download
 session = huggingface_hub.get_session()
 entry = read_entry({"id": "model", "family": "sdxl", "kind": "n-step", "steps": 4, "repo": "me/models",

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..disk import format_bytes
-from ..models.catalog import FOLDERS, Entry, load_catalog, require_acknowledged
-from ..models.families import FAMILIES
+from ..models.catalog import HEADINGS, load_catalog, require_acknowledged
+from ..models.entry import FOLDERS, Entry
 from ..models.files import index_folders, look
 from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS, SAFETENSORS
 from ..models.progress import Progress, State, format_duration
@@ -49,7 +49,7 @@ def model_folders(kind: str, into: Path | None = None, **where: Path) -> list[Pa
     """Returns the folders for a kind of file, the one to download into first; none without a host.
 
     Args:
-        kind: "loras", "diffusion_models" or "checkpoints".
+        kind: a key of HOST_FOLDERS' tables, such as "loras".
         into: the folder that takes their place.
         where: as find_host's.
     """
@@ -75,8 +75,8 @@ def list_models(entries: Iterable[Entry], into: Path | None) -> None:
     entries = list(entries)
     folders = {kind: model_folders(kind, into) for kind in FOLDERS.values()}
     indexes = {kind: index_folders(listed) for kind, listed in folders.items() if listed}
-    for key, family in FAMILIES.items():
-        say(f"\n{family.title}")
+    for key, title in HEADINGS.items():
+        say(f"\n{title}")
         for entry in (entry for entry in entries if entry.family == key):
             found = look(entry, indexes[entry.folder]) if entry.folder in indexes else None
             state, note = (found.state.value, found.note) if found else ("-", "")

@@ -3,127 +3,22 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CatalogError, DownloadError
+from .entry import ANY_FAMILY, UNKNOWN, Entry, Licence, read_entry
 from .families import FAMILIES
-from .fields import choice, number, text
 from .host_folders import HOST_ENDINGS
 
 CATALOG = Path(__file__).with_name("catalog.json")
-FOLDERS = {"unified": "loras", "n-step": "loras", "cfg": "loras", "unet": "diffusion_models", "checkpoint": "checkpoints"}
 ENDING = ".safetensors"
-GRIDS = ("tcd", "trailing", "default")
+# By the family of an entry, what the lists of files put over its group; the groups are shown in this order.
+HEADINGS = {key: family.title for key, family in FAMILIES.items()} | {ANY_FAMILY: "Scores of pictures"}
 
-_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_FILE = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/){0,4}[A-Za-z0-9][\w.-]{0,150}\.safetensors", re.ASCII)
 _ADDED = re.compile(r"(?:[ ._-]*(?:\(\d+\)|copy|fp16|bf16|fp32|fp8(?:_e4m3fn)?|pruned|converted))+$")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Licence:
-    """What a file may be used for.
-
-    Args:
-        name: by which catalogue files refer to it.
-        title: its name for people.
-        url: where it can be read.
-        acknowledge: whether people must say yes to it before the file is fetched.
-    """
-
-    name: str
-    title: str
-    url: str
-    acknowledge: bool = False
-
-
-UNKNOWN = Licence("unknown", "not known, see the model's page", "https://huggingface.co")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a file's authors recommend to sample it with.
-
-    Source: the model card of ByteDance/Hyper-SD.
-    Args:
-        sampler: "hyper_sd_tcd", or "euler" for flow models.
-        grid: one of GRIDS; "default" is the host's own for the model.
-        eta: share of fresh noise, from 0 to 1.
-        cfg: guidance, 1 is off.
-        start_timestep: the grid's first, from 1 to 999.
-        guidance: FLUX's distilled guidance, None elsewhere.
-    """
-
-    sampler: str
-    grid: str
-    eta: float
-    cfg: float
-    start_timestep: int = 999
-    guidance: float | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file that can be downloaded.
-
-    Args:
-        id: lower case, digits, - and _.
-        title: its name for people.
-        family: a key of FAMILIES.
-        kind: a key of FOLDERS.
-        steps: the number in its name.
-        step_range: the fewest and the most steps it can be used at.
-        num_segments: segments it was distilled on, 1 for those sampled otherwise.
-        settings: what its authors recommend.
-        strength: of a LoRA.
-        repo: owner and name on the hub.
-        file: its path in the repository.
-        size: exact, in bytes, None where unknown.
-        approximate_size: in bytes, for people.
-        sha256: 64 hex digits, None where unknown (the hub's own is taken then).
-    """
-
-    id: str
-    title: str
-    family: str
-    kind: str
-    steps: int
-    step_range: tuple[int, int]
-    num_segments: int
-    settings: Settings
-    strength: float
-    repo: str
-    file: str
-    size: int | None
-    approximate_size: int
-    sha256: str | None
-    licence: Licence
-
-    @property
-    def name(self) -> str:
-        """The file's name without folders, as it lies on the disk."""
-        return self.file.rpartition("/")[2]
-
-    @property
-    def folder(self) -> str:
-        """The kind of folder it belongs in, by ComfyUI's names: "loras", "diffusion_models" or "checkpoints"."""
-        return FOLDERS[self.kind]
-
-    @property
-    def page(self) -> str:
-        """The hub's page of the file, for people."""
-        return f"https://huggingface.co/{self.repo}/blob/main/{self.file}"
-
-    def workflow_metadata(self) -> dict[str, str]:
-        """Returns the entry for a workflow node's `properties.models`, from which ComfyUI's missing-model dialog is made."""
-        url = f"https://huggingface.co/{self.repo}/resolve/main/{self.file}"
-        known = {"hash": self.sha256, "hash_type": "SHA256"} if self.sha256 else {}
-        return {"name": self.name, "url": url, "directory": self.folder, **known}
 
 
 @dataclass(frozen=True)
@@ -150,6 +45,11 @@ class Catalog:
             raise CatalogError(f"The catalogue has no {str(entry_id)[:80]!r}; {hint}")
         return entry
 
+    @property
+    def models(self) -> tuple[Entry, ...]:
+        """The entries that a loader of the host reads, which leaves out the scorers' files."""
+        return tuple(entry for entry in self.entries if not entry.is_reward)
+
     def lora_named(self, name: str) -> Entry | None:
         """Returns the LoRA whose file has a name, None where it is none of these.
 
@@ -162,70 +62,6 @@ class Catalog:
         stem = _ADDED.sub("", stem)
         loras = (entry for entry in self.entries if entry.folder == "loras")
         return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
-
-
-def _settings(raw: Any) -> Settings:
-    if not isinstance(raw, Mapping) or set(raw) - {field.name for field in fields(Settings)}:
-        raise CatalogError(f"settings must be an object of {', '.join(f.name for f in fields(Settings))}, got {raw!r}")
-    return Settings(
-        sampler=choice(raw, "sampler", ("hyper_sd_tcd", "euler"), "hyper_sd_tcd"),
-        grid=choice(raw, "grid", GRIDS, "tcd"),
-        eta=float(number(raw, "eta", (int, float), 0, 1, 0.3)),
-        cfg=float(number(raw, "cfg", (int, float), 1, 100, 1.0)),
-        start_timestep=number(raw, "start_timestep", int, 1, 999, 999),
-        guidance=number(raw, "guidance", (int, float), 0, 100, None),
-    )
-
-
-def _step_range(raw: Mapping[str, Any], steps: int) -> tuple[int, int]:
-    value = raw.get("step_range", [steps, steps])
-    if not (isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value) and 1 <= value[0] <= value[1]):
-        raise CatalogError(f"step_range must be two step counts such as [1, 8], got {value!r}")
-    return value[0], value[1]
-
-
-def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
-    """Returns one entry of a catalogue file.
-
-    Args:
-        raw: its JSON object.
-        licences: by the name an entry gives.
-    Raises: CatalogError saying which field is wrong, what was given and what is allowed.
-    """
-    if not isinstance(raw, Mapping):
-        raise CatalogError(f"an entry must be an object, got {raw!r}")
-    unknown = set(raw) - {field.name for field in fields(Entry)}
-    if unknown:
-        raise CatalogError(f"unknown field {', '.join(sorted(unknown))}")
-    kind = choice(raw, "kind", tuple(FOLDERS))
-    steps = number(raw, "steps", int, 1, 1000, 0)
-    size = number(raw, "size", int, 9, 10**12, None)
-    title = raw.get("title", raw.get("id"))
-    if not isinstance(title, str) or not 0 < len(title) <= 200:
-        raise CatalogError(f"title must be a text of at most 200 characters, got {title!r}")
-    return Entry(
-        id=text(raw, "id", _ID, '"my-sdxl-4steps-lora" (lower case, digits, - and _)'),
-        title=title,
-        family=choice(raw, "family", tuple(FAMILIES)),
-        kind=kind,
-        steps=steps,
-        step_range=_step_range(raw, steps),
-        num_segments=number(raw, "num_segments", int, 1, 1000, 1),
-        settings=_settings(raw.get("settings", {})),
-        strength=float(number(raw, "strength", (int, float), -10, 10, 1.0)),
-        repo=text(raw, "repo", _REPO, '"owner/name" on the hub'),
-        file=text(raw, "file", _FILE, '"folder/name.safetensors"; only safetensors files are loaded'),
-        size=size,
-        approximate_size=size or number(raw, "approximate_size", int, 0, 10**12, 0),
-        sha256=text(raw, "sha256", _SHA256, "64 lower-case hex digits", optional=True),
-        licence=licences[choice(raw, "licence", tuple(licences), "unknown")],
-    )
-
-
-def write_entry(entry: Entry) -> dict[str, Any]:
-    """Returns the JSON object that read_entry reads back as the same entry."""
-    raw = {**asdict(entry), "licence": entry.licence.name, "step_range": list(entry.step_range)}
-    return {name: value for name, value in raw.items() if value is not None}
 
 
 def _distinct(entry: Entry, others: list[Entry]) -> Entry:

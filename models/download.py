@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DownloadError
-from .catalog import Entry
+from .entry import Entry
 from .host_folders import SAFETENSORS
 from .hub_settings import endpoint_problem, proxy_problem, socks_problem, token_problem, token_source
 from .progress import Progress, State

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UnsupportedModelError
-from .catalog import Entry, load_catalog
+from .catalog import load_catalog
 from .embedded import EMBEDDED, FAMILY, ONE_STEP, lora_file
+from .entry import Entry
 from .families import FAMILIES, title_of
 from .lora_plan import LoraPlan, as_measured, plan, plan_of
 from .recognition import Recognition, recognise

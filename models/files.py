@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UnsupportedModelError
-from .catalog import Entry
-from .header import read_header
+from .content import require_content
+from .entry import Entry
 from .progress import State
 
 PART = ".part"  # ends the name of a file that is incomplete, and with which the next download goes on
@@ -84,7 +84,7 @@ def problem_of(path: Path, entry: Entry) -> str:
         if not may_have(entry, size):
             expected = f"about {entry.approximate_size}" if entry.size is None else entry.size
             return f"it has {size} bytes, the released file has {expected}"
-        read_header(path)
+        require_content(path, entry.ending)
     except UnsupportedModelError as error:
         return str(error)
     except OSError as error:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import CatalogError, HyperSDError
-from .catalog import CATALOG, Catalog, Entry, load_catalog, require_acknowledged
+from .catalog import CATALOG, Catalog, load_catalog, require_acknowledged
 from .download import download
+from .entry import Entry
 from .files import Found, Index, index_folders, known_sha256, look
 from .host_folders import SAFETENSORS
 from .progress import Progress, Row, State
@@ -59,7 +60,7 @@ class Downloads:
     """Starts, watches and stops downloads. Every method may be called from any thread.
 
     Args:
-        folders: returns a host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first.
+        folders: returns a host's folders for a kind of file such as "loras", the one to download into first.
         user_file: a person's own catalogue entries, None where there are none.
         notify: called with a row whenever one changes, from a download's thread.
         opener: finds a file elsewhere, None for the hub.

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps
-from .catalog import Entry, load_catalog
+from .catalog import load_catalog
 from .embedded import EMBEDDED
+from .entry import Entry
 from .families import FAMILIES, title_of
 
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from ..disk import format_bytes
-from .catalog import Entry
+from .entry import Entry
 
 
 class State(Enum):

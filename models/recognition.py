@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnsupportedModelError
-from .catalog import Catalog, Entry, load_catalog
+from .catalog import Catalog, load_catalog
 from .embedded import LORAS
+from .entry import Entry
 from .files import may_have, sha256_of
 from .header import read_header
 

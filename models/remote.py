@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import ChecksumMismatch, DownloadError
-from .catalog import Entry
+from .entry import Entry
 from .files import may_have
 
 

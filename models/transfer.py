@@ -13,9 +13,9 @@ import filelock
 
 from .. import disk
 from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
-from .catalog import Entry
+from .content import require_content
+from .entry import Entry
 from .files import Index, TailHash, index_folders, look, name_aside, part_path, problem_of, remember_sha256, sha256_of, size_of
-from .header import read_header
 from .host_folders import SAFETENSORS
 from .progress import Progress, State
 from .remote import Busy, Cancelled, Remote, Sink, StartAnew, expected_of
@@ -185,7 +185,7 @@ class Transfer:
     def _renamed_copy(self, size: int, sha256: str) -> Path | None:
         """Returns a file of the same content under another name, since hashing is quicker than downloading."""
         for path in (path for paths in self._index().values() for path in paths):
-            if path.suffix.lower() not in self._endings or size_of(path) != size:
+            if path.suffix.lower() not in (*self._endings, self.entry.ending) or size_of(path) != size:
                 continue
             self._phase(State.VERIFYING, 0, size, f"looking whether {path.name} is the same file")
             try:
@@ -266,7 +266,7 @@ class Transfer:
                     f"{self.entry.name} arrived with sha256 {digest}, expected {sha256}: it was changed on the way, or on the "
                     "server. It was thrown away. Try again, without a mirror (HF_ENDPOINT) or proxy if you use one."
                 )
-            read_header(part)
+            require_content(part, self.entry.ending)
         except (ChecksumMismatch, UnsupportedModelError) as error:
             part.unlink()
             raise error if isinstance(error, ChecksumMismatch) else ChecksumMismatch(str(error)) from error

@@ -13,6 +13,7 @@ class HyperSDExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Returns the nodes, and registers the rest: hosts up to 0.3.75 call this but never on_load."""
         dropdowns.register()
+        model_downloads.register_folder()
         ModelRoutes(model_downloads.DOWNLOADS).register()
         models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads)
         training = (training_data, train_lora, save_lora, loss_plot)

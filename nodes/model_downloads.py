@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..errors import CatalogError, DownloadError
-from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS
+from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS, REWARDS
 from ..models.jobs import Downloads, user_catalog
 from ..models.progress import Progress, Row, State
 from .schema import CATEGORY, found_as, lasting_text, show_text
@@ -18,8 +18,13 @@ from .schema import CATEGORY, found_as, lasting_text, show_text
 EVENT = "hyper_sd.download"  # what the page listens to
 
 
+def register_folder() -> None:
+    """Gives the host the folder of the scorers' files; one that a person named in extra_model_paths.yaml stands before it."""
+    folder_paths.add_model_folder_path(REWARDS, str(Path(folder_paths.models_dir, REWARDS)))
+
+
 def model_folders(kind: str) -> list[Path]:
-    """Returns the host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first."""
+    """Returns the host's folders for a kind of file such as "loras", the one to download into first."""
     # The host lists the older name of a folder before the newer.
     older = {Path(folder_paths.models_dir, name) for name in HOST_FOLDERS["comfyui"][kind][1:]}
     return sorted(map(Path, folder_paths.get_folder_paths(kind)), key=lambda folder: folder in older)
@@ -87,7 +92,7 @@ class HyperSDModelDownload(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        ids = [entry.id for entry in DOWNLOADS.catalog()[0]]
+        ids = [entry.id for entry in DOWNLOADS.catalog()[0].models]
         return io.Schema(
             node_id="HyperSDModelDownload",
             display_name="Hyper-SD Model Download",

@@ -10,7 +10,7 @@ from typing import Any
 from server import PromptServer, web  # aiohttp's server side, as the host has it
 
 from ..errors import CatalogError, DownloadError
-from ..models.families import FAMILIES
+from ..models.catalog import HEADINGS
 from ..models.jobs import Downloads
 from ..models.progress import Row
 
@@ -116,8 +116,7 @@ class ModelRoutes:
 
     def _listing(self) -> dict[str, Any]:
         problem = self._downloads.catalog()[1]
-        titles = {key: family.title for key, family in FAMILIES.items()}
-        return {"families": titles, "entries": [row.to_json() for row in self._downloads.rows()], "problem": problem}
+        return {"families": HEADINGS, "entries": [row.to_json() for row in self._downloads.rows()], "problem": problem}
 
     async def list(self, request: "web.Request") -> dict[str, Any]:
         """Every entry with its state. Requests that come while the folders are looked at share that look."""

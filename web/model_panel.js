@@ -1,4 +1,4 @@
-// The sidebar panel "Hyper-SD models": every entry of the catalogue, by family.
+// The sidebar panel "Hyper-SD models": every entry of the catalogue, by family, the scorers' files last.
 import { models } from "./model_list.js";
 import { ModelRow, make } from "./model_row.js";
 

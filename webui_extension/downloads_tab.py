@@ -12,7 +12,8 @@ import gradio as gr
 from modules import script_callbacks
 
 from ..errors import HyperSDError
-from ..models.catalog import Entry
+from ..models.catalog import HEADINGS
+from ..models.entry import Entry
 from ..models.families import FAMILIES
 from ..models.jobs import Downloads
 from . import host_models
@@ -113,10 +114,10 @@ def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
     if problem:
         gr.Markdown(f"Your own catalogue file is left out: {problem}")
     views = []
-    for key, family in FAMILIES.items():
+    for key, title in HEADINGS.items():
         entries = [entry for entry in catalog if entry.family == key]
         if entries:
-            with gr.Accordion(family.title, open=not family.is_flow):
+            with gr.Accordion(title, open=key in FAMILIES and not FAMILIES[key].is_flow):
                 views += [_row(entry) for entry in entries]
 
     async def show_all() -> AsyncIterator[list[Any]]:

@@ -20,7 +20,7 @@ _log = logging.getLogger("hyper_sd")
 
 
 def model_folders(kind: str) -> list[Path]:
-    """Returns the host's folders for "loras", "diffusion_models" or "checkpoints", the one to download into first."""
+    """Returns the host's folders for a kind of file such as "loras", the one to download into first."""
     options = shared.cmd_opts  # a folder that the host was started with takes the place of its own, or stands beside it
     moved = {
         "Lora": [getattr(options, "lora_dir", None)],

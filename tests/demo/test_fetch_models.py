@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.demo.fetch_models import model_folders, progress_line
-from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.catalog import HEADINGS, load_catalog
 from hyper_sd.models.progress import Progress, State
 from hyper_sd.tests.models.loopback_hub import LoopbackHub
 from hyper_sd.tests.models.world import MIB, lora_bytes
@@ -45,7 +45,7 @@ def test_list_shows_every_entry_with_its_state(hub, tmp_path):
     (tmp_path / "loras" / "mine.safetensors").write_bytes(lora_bytes(MIB))
     lines = run("--list", "--catalog", tmp_path / "catalog.json", "--into", tmp_path / "loras").stdout.splitlines()
     states = {line.split()[0]: line.split()[3] for line in lines if line.startswith("  ")}
-    assert len(states) == 20
+    assert len(states) == 28
     assert {name for name, state in states.items() if state == "ready"} == {"mine"}
     assert set(states.values()) == {"ready", "missing"}
 
@@ -138,7 +138,7 @@ def states_in(result):
 def test_list_outside_a_host_shows_everything_without_a_state(tmp_path):
     result = run_in(tmp_path / "pack", "--list")
     assert states_in(result) == dict.fromkeys((entry.id for entry in load_catalog()), "-")
-    assert [line for line in result.stdout.splitlines() if line and line[0] != " "] == ["SD1.5", "SDXL", "SD3", "FLUX.1-dev"]
+    assert [line for line in result.stdout.splitlines() if line and line[0] != " "] == [*HEADINGS.values()]
 
 
 def test_download_outside_a_host_asks_for_a_folder(tmp_path):

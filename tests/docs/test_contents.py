@@ -9,7 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hyper_sd.disk import format_bytes
 from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.entry import FOLDERS
 from hyper_sd.models.host_folders import HOST_FOLDERS
 from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.documents import DOCS, ROOT, Page, each, words_of
@@ -53,6 +55,13 @@ def _stands_in(file: Path, code: str) -> bool:
     lines, size = file.read_text(encoding="utf-8").splitlines(), len(code.splitlines())
     windows = ("\n".join(lines[first : first + size]) for first in range(len(lines) - size + 1))
     return any(textwrap.dedent(window) == code for window in windows)
+
+
+def test_page_of_downloads_names_every_scorers_file_with_size_and_licence():
+    lines = (ROOT / "docs" / "downloads.md").read_text(encoding="utf-8").splitlines()
+    for entry in (entry for entry in load_catalog() if entry.is_reward):
+        facts = (f"`{entry.id}`", entry.title, format_bytes(entry.approximate_size), entry.licence.title)
+        assert any(all(fact in line for fact in facts) for line in lines), facts
 
 
 @each([page for page in DOCS if QUOTED & {language for language, _ in page.blocks}])
@@ -120,7 +129,7 @@ def test_api_page_has_the_fields_of_a_row():
 
 def test_downloads_page_has_the_folders_of_the_hosts():
     rows = re.findall(r"^\| [\w -]+ \| `(\w+)` \| `([\w-]+)`.* \|$", _page("downloads.md").text, re.MULTILINE)
-    assert [comfyui for comfyui, _ in rows] == ["loras", "diffusion_models", "checkpoints"]
+    assert [comfyui for comfyui, _ in rows] == list(dict.fromkeys(FOLDERS.values()))
     for kind, webui in rows:
         assert HOST_FOLDERS["comfyui"][kind][0] == kind
         assert HOST_FOLDERS["a1111"][kind][0] == HOST_FOLDERS["forge"][kind][0] == webui

@@ -5,7 +5,8 @@ import re
 
 import pytest
 from hyper_sd.errors import CatalogError
-from hyper_sd.models.catalog import CATALOG, load_catalog, read_entry, write_entry
+from hyper_sd.models.catalog import CATALOG, load_catalog
+from hyper_sd.models.entry import read_entry, write_entry
 from hyper_sd.models.families import FAMILIES
 
 NAMES = {"sd15": "Hyper-SD15-", "sdxl": "Hyper-SDXL-", "sd3": "Hyper-SD3-", "flux": "Hyper-FLUX.1-dev-"}
@@ -14,8 +15,8 @@ OWN = {"id": "mine", "family": "sdxl", "kind": "n-step", "steps": 4, "repo": "me
 
 @pytest.fixture(scope="module")
 def catalog():
-    """The pack's own entries."""
-    return load_catalog()
+    """The pack's own entries, without the scorers' files."""
+    return load_catalog().models
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def user_file(tmp_path):
 
 def test_catalog_holds_every_released_file(catalog):
     assert len(catalog) == 19
+    assert load_catalog().entries[:19] == catalog
     assert {family: sum(entry.family == family for entry in catalog) for family in FAMILIES} == {
         "sd15": 6,
         "sdxl": 8,
@@ -41,12 +43,13 @@ def test_catalog_holds_every_released_file(catalog):
 
 
 def test_entry_reads_back_what_was_written(catalog):
-    licences = {entry.licence.name: entry.licence for entry in catalog}
-    for entry in catalog:
+    licences = {entry.licence.name: entry.licence for entry in load_catalog()}
+    for entry in load_catalog():
         assert read_entry(json.loads(json.dumps(write_entry(entry))), licences) == entry
 
 
-def test_ids_files_and_hashes_are_unique(catalog):
+def test_ids_files_and_hashes_are_unique():
+    catalog = load_catalog()
     for values in ([e.id for e in catalog], [e.name for e in catalog], [e.sha256 for e in catalog if e.sha256]):
         assert len(values) == len(set(values))
 
@@ -85,8 +88,8 @@ def test_unknown_hash_is_absent_and_known_sizes_are_exact(catalog):
     assert {entry.size for entry in catalog if entry.size} == {269127064, 787359648, 472049168, 1388026440}
 
 
-def test_workflow_metadata_is_what_the_host_reads(catalog):
-    entry = catalog.get("hyper-sdxl-8steps-lora")
+def test_workflow_metadata_is_what_the_host_reads():
+    entry = load_catalog().get("hyper-sdxl-8steps-lora")
     assert entry.workflow_metadata() == {
         "name": "Hyper-SDXL-8steps-lora.safetensors",
         "url": "https://huggingface.co/ByteDance/Hyper-SD/resolve/main/Hyper-SDXL-8steps-lora.safetensors",
@@ -96,11 +99,55 @@ def test_workflow_metadata_is_what_the_host_reads(catalog):
     }
 
 
-def test_unknown_id_names_those_like_it(catalog):
+def test_unknown_id_names_those_like_it():
+    catalog = load_catalog()
     with pytest.raises(CatalogError, match="did you mean hyper-sdxl-8steps-lora"):
         catalog.get("hyper-sdxl-8step-lora")
     with pytest.raises(CatalogError, match="it has hyper-sd15-1step-lora, "):
         catalog.get("§")
+
+
+def test_scorers_files_have_a_folder_of_their_own_and_no_steps():
+    rewards = [entry for entry in load_catalog() if entry.is_reward]
+    assert len(rewards) == 8
+    for entry in rewards:
+        assert (entry.folder, entry.family, entry.steps, entry.step_range) == ("hyper_sd_rewards", "any", 0, (0, 0))
+        assert entry.id.startswith("reward-")
+        assert entry.approximate_size
+    assert [entry.id for entry in rewards if not entry.sha256] == ["reward-aesthetic-v2"]
+    assert [entry.id for entry in rewards if entry.licence.name == "unknown"] == ["reward-pick-score"]
+
+
+def test_file_that_is_saved_under_another_name_is_fetched_under_its_own():
+    data = load_catalog().get("reward-clip-vit-l-14").workflow_metadata()
+    assert data["name"] == "clip-vit-large-patch14.safetensors"
+    assert data["url"].endswith("/openai/clip-vit-large-patch14/resolve/main/model.safetensors")
+
+
+REWARD = {"id": "mine", "kind": "reward", "repo": "me/models", "file": "mine.pt", "sha256": "0" * 64}
+
+
+def test_own_scorers_file_is_taken(user_file):
+    entry = load_catalog(user_file(REWARD)).entries[-1]
+    assert (entry.name, entry.ending, entry.family) == ("mine.pt", ".pt", "any")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sha256": None}, "mine.pt needs its sha256"),
+        ({"file": "mine.ckpt"}, "only safetensors, pt, bin and json files"),
+        ({"save_as": "../mine.pt"}, "save_as must look like"),
+        ({"save_as": "mine.safetensors"}, "save_as must end as file does"),
+        ({"save_as": "imagereward.PT"}, "save_as must look like"),
+        ({"save_as": "imagereward.pt"}, "already has the file name"),
+        ({"family": "sdxl"}, "family must be one of any"),
+        ({"steps": 4}, "a scorer's file has no steps"),
+    ],
+)
+def test_wrong_scorers_file_is_refused_by_name(user_file, change, said):
+    with pytest.raises(CatalogError, match=re.escape(said)):
+        load_catalog(user_file({**REWARD, **change}))
 
 
 def test_own_entries_stand_behind_the_packs(user_file):
@@ -111,7 +158,7 @@ def test_own_entries_stand_behind_the_packs(user_file):
 
 
 def test_user_file_that_does_not_exist_adds_nothing(tmp_path):
-    assert len(load_catalog(tmp_path / "none.json")) == 19
+    assert len(load_catalog(tmp_path / "none.json").models) == 19
 
 
 @pytest.mark.parametrize(
@@ -188,6 +235,6 @@ def test_pack_file_is_plain_ascii_json():
         ("", None),
     ],
 )
-def test_lora_is_found_by_its_files_name(catalog, name, entry_id):
-    entry = catalog.lora_named(name)
+def test_lora_is_found_by_its_files_name(name, entry_id):
+    entry = load_catalog().lora_named(name)
     assert (entry.id if entry else None) == entry_id

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import io
 import os
 import threading
 from dataclasses import replace
 
 import pytest
+import torch
 from hyper_sd.errors import ChecksumMismatch, DownloadError
 from hyper_sd.models import files
 from hyper_sd.models.download import download, open_hub_file
@@ -204,6 +206,38 @@ def test_full_content_that_is_no_model_is_refused(world):
     sha256 = world.hub.add(world.entry.repo, world.entry.file, content)
     world.entry = replace(world.entry, sha256=sha256, size=len(content))
     with pytest.raises(ChecksumMismatch, match="no safetensors file"):
+        world.download()
+    assert not world.kept
+
+
+@pytest.mark.parametrize(("file", "save_as"), [("model.pt", None), ("tokenizer.json", "words.json")])
+def test_scorers_file_arrives_under_its_name_on_the_disk(world, file, save_as):
+    content = io.BytesIO()
+    torch.save({"weight": torch.zeros(9)}, content)
+    content = b'{"model": {"vocab": {"a": 0}}}' if save_as else content.getvalue()
+    sha256 = world.hub.add(world.entry.repo, file, content)
+    changed = {"file": file, "save_as": save_as, "sha256": sha256, "size": len(content)}
+    world.entry = replace(world.entry, **changed)
+    world.hub.faults.append(Fault(times=9, plain_etag=True))  # small files have no sha256 on the hub
+    assert world.download() == world.root / (save_as or file)
+    assert world.target.read_bytes() == content
+
+
+def test_renamed_copy_of_a_checkpoint_is_found_by_its_content(world):
+    held = io.BytesIO()
+    torch.save({"weight": torch.zeros(9)}, held)
+    content = held.getvalue()
+    sha256 = world.hub.add(world.entry.repo, "model.pt", content)
+    world.entry = replace(world.entry, file="model.pt", sha256=sha256, size=len(content))
+    world.root.mkdir(parents=True)
+    (world.root / "mine.pt").write_bytes(content)
+    assert world.download() == world.root / "mine.pt"
+
+
+def test_scorers_file_that_is_no_checkpoint_is_refused(world):
+    sha256 = world.hub.add(world.entry.repo, "model.pt", world.content)
+    world.entry = replace(world.entry, file="model.pt", sha256=sha256)
+    with pytest.raises(ChecksumMismatch, match="no checkpoint of torch"):
         world.download()
     assert not world.kept
 

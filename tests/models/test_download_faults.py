@@ -17,8 +17,8 @@ import pytest
 from hyper_sd import disk
 from hyper_sd.errors import ChecksumMismatch, DownloadError, HyperSDError
 from hyper_sd.models import files
-from hyper_sd.models.catalog import write_entry
 from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.entry import write_entry
 from hyper_sd.models.progress import State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
 from hyper_sd.tests.models.world import MIB, World

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from hyper_sd.errors import CatalogError, DownloadError
 from hyper_sd.models import jobs
-from hyper_sd.models.catalog import Catalog, write_entry
+from hyper_sd.models.catalog import Catalog
 from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.entry import write_entry
 from hyper_sd.models.files import UNCHECKED
 from hyper_sd.models.host_folders import HOST_ENDINGS
 from hyper_sd.models.jobs import AT_ONCE, Downloads, listed_name, user_catalog
@@ -55,7 +56,7 @@ def row_of(downloads, entry_id):
 
 def test_rows_list_every_entry_ready_for_json(downloads):
     rows = downloads.rows()
-    assert len(rows) == 23
+    assert len(rows) == 31
     assert {row.state for row in rows} == {State.MISSING}
     told = [row.to_json() for row in rows]
     assert json.loads(json.dumps(told)) == told
@@ -207,7 +208,7 @@ def test_unknown_id_and_unread_licence_start_nothing(downloads):
 def test_wrong_user_file_is_told_and_the_packs_entries_stay(downloads, tmp_path):
     user_catalog(tmp_path).write_text("{", encoding="utf-8")
     catalog, problem = downloads.catalog()
-    assert len(catalog) == 19
+    assert len(catalog.models) == 19
     assert "cannot be read as JSON" in problem
 
 

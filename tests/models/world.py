@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from hyper_sd.models.catalog import Entry
+from hyper_sd.models.entry import Entry
 from hyper_sd.models.progress import Progress
 
 MIB = 2**20

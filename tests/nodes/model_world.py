@@ -88,6 +88,13 @@ class ModelWorld:
         self.write_catalogue({"licences": LICENCES, "entries": self._entries})
         return file
 
+    def offer_reward(self, name: str, content: bytes) -> None:
+        """Adds a tokenizer of a scorer to the hub and to the person's catalogue."""
+        sha256 = self.hub.add(REPO, "tokenizer.json", content)
+        entry = {"id": name, "kind": "reward", "repo": REPO, "file": "tokenizer.json", "save_as": f"{name}.json"}
+        self._entries.append(entry | {"size": len(content), "sha256": sha256, "licence": "test"})
+        self.write_catalogue({"licences": LICENCES, "entries": self._entries})
+
     def write_catalogue(self, content: dict | str) -> None:
         """Writes the person's catalogue."""
         path = user_catalog(self.base / "user")

@@ -19,7 +19,9 @@ def test_list_has_every_entry_with_what_the_page_shows(world):
     assert listing["families"]["flux"] == "FLUX.1-dev"
     assert listing["problem"] == ""
     rows = {row["id"]: row for row in listing["entries"]}
-    assert len(rows) > 19
+    assert len(rows) > 27
+    assert listing["families"][rows["reward-image-reward"]["family"]] == "Scores of pictures"
+    assert rows["reward-image-reward"]["models"]["directory"] == "hyper_sd_rewards"
     assert rows["hyper-flux1-dev-8steps-lora"]["licence"]["acknowledge"] is True
     assert rows["listed-lora"]["models"]["name"] == name
     assert rows["listed-lora"]["state"] == "missing"
@@ -34,6 +36,13 @@ def test_started_file_is_there_and_offered_by_the_loader(world):
     assert world.when("started-lora", "ready")["file"] == name
     assert (world.loras / name).read_bytes() == content
     assert name in str(world.server.object_info()["LoraLoaderModelOnly"]["input"]["required"]["lora_name"])
+
+
+def test_scorers_file_goes_to_a_folder_of_its_own(world):
+    world.offer_reward("scorer-words", b'{"model": {"vocab": {"a": 0}}}')
+    assert world.ask(START, {"id": "scorer-words"})[0] == 200
+    assert world.when("scorer-words", "ready")["file"] == "scorer-words.json"
+    assert (world.base / "models" / "hyper_sd_rewards" / "scorer-words.json").is_file()
 
 
 def test_unet_goes_to_the_folder_of_diffusion_models(world):
@@ -140,7 +149,7 @@ def test_broken_own_catalogue_is_told_and_the_released_files_stay(world):
     listing = world.ask(ROUTES)[1]
     world.offer("later-lora", weights(3000, 6))
     assert "entry 1" in listing["problem"]
-    assert len(listing["entries"]) == 19
+    assert len(listing["entries"]) == 27
     assert world.ask(ROUTES)[1]["problem"] == ""
 
 

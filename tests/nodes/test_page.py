@@ -92,6 +92,16 @@ def test_every_entry_stands_in_its_family_with_size_and_licence(world, panel):
     assert row.get_by_role("link").get_attribute("href") == rows["hyper-sd15-1step-lora"]["licence"]["url"]
 
 
+def test_scorers_files_stand_below_the_models_under_their_own_heading(panel):
+    headings = panel.get_by_role("heading", level=3).evaluate_all("all => all.map(one => one.firstChild.textContent)")
+    assert headings[-1] == "Scores of pictures"
+    scores = panel.get_by_role("region", name="Scores of pictures")
+    row = scores.locator('[data-id="reward-image-reward"]')
+    row.scroll_into_view_if_needed()
+    assert "1.79 GB" in row.inner_text()
+    assert row.get_by_role("link").get_attribute("title") == "Apache License 2.0"
+
+
 def test_cancel_and_resume_by_the_same_button(world, panel):
     name = world.offer("page-resumed-lora", weights(6_000_000, 201))
     world.slow(name, 2_000_000)

@@ -10,8 +10,9 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
-from hyper_sd.models.catalog import Licence, load_catalog, write_entry
+from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.entry import Licence, write_entry
 from hyper_sd.models.files import UNCHECKED
 from hyper_sd.models.jobs import Downloads, user_catalog
 from hyper_sd.models.progress import Progress, Row, State
@@ -204,7 +205,7 @@ def test_page_that_loads_shows_every_row(tab, tmp_path):
     page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][0]))
     rows = of(components, "HTML")
-    assert len(rows) == 22
+    assert len(rows) == 30
     assert all("not downloaded" in html.value for html in rows)
     assert sum(">SDXL, 4-step LoRA<" in html.value for html in rows) == 1
 

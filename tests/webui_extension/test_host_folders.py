@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from hyper_sd.demo import fetch_models
-from hyper_sd.models.catalog import FOLDERS
+from hyper_sd.models.entry import FOLDERS
 from hyper_sd.models.host_folders import HOST_FOLDERS
 from hyper_sd.tests.webui_extension.stub_host import StubHost
 from hyper_sd.tests.webui_extension.stub_run import load_extension
