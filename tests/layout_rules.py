@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 
 GROUND = frozenset({"errors", "disk", "host_version"})  # what every room may use
 BELOW = {"samplers": frozenset()}  # each room's own floors below it
-BELOW |= dict.fromkeys(("models", "rewards"), frozenset({"samplers"}))
+BELOW["models"] = frozenset({"samplers"})
+BELOW["rewards"] = frozenset({"samplers", "models"})  # whose catalogue says which files a scorer needs
 BELOW["evaluation"] = frozenset({"samplers", "models", "rewards"})
 BELOW["training"] = BELOW["evaluation"] | {"evaluation"}  # whose sheets and charts show how a training goes
 BELOW |= dict.fromkeys(("nodes", "webui_extension", "demo"), frozenset(BELOW))
@@ -32,6 +33,8 @@ NETWORK = {
     "urllib3",
 }
 UNSAFE_MODULES = {"cloudpickle", "dill", "marshal", "pickle", "shelve"}
+# Where torch.load may be called, with weights_only=True alone: the recipe, and the one file that first compares the SHA-256.
+CHECKPOINT_READERS = ("demo/recipe/", "rewards/weights.py")
 UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads"}
 PATH_EDITS = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}
 FAMILIES = {"sd15", "sdxl", "sd3", "flux"}
@@ -80,7 +83,7 @@ def imports(path: PurePosixPath, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def arrows(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """nodes, webui_extension, demo -> training -> evaluation -> rewards, models -> samplers -> GROUND; never back."""
+    """nodes, webui_extension, demo -> training -> evaluation -> rewards -> models -> samplers -> GROUND; never back."""
     own = str(path.with_suffix("")) if str(path.with_suffix("")) in GROUND else top(path)
     if own not in BELOW and own not in GROUND:
         return []
@@ -134,7 +137,7 @@ def no_path_edits(path: PurePosixPath, tree: ast.Module) -> list[str]:
 
 
 def no_unsafe_code(path: PurePosixPath, tree: ast.Module) -> list[str]:
-    """No eval, exec, pickle or shell=True; torch.load in demo/recipe with weights_only=True. Tests may pickle a bad file."""
+    """No eval, exec, pickle or shell=True; torch.load in CHECKPOINT_READERS, with weights_only. Tests may pickle a bad file."""
     problems = _border(UNSAFE_MODULES, {"tests"}, path, tree)
     for call, name in _calls(tree):
         given = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
@@ -142,8 +145,8 @@ def no_unsafe_code(path: PurePosixPath, tree: ast.Module) -> list[str]:
             problems.append(f"line {call.lineno}: {name}()")
         if given.get("shell") is True or given.get("allow_pickle") is True:
             problems.append(f"line {call.lineno}: shell or allow_pickle is True")
-        in_recipe = str(path).startswith("demo/recipe/")
-        if name == "torch.load" and not (in_recipe and given.get("weights_only") is True):
+        may_read = str(path).startswith(CHECKPOINT_READERS)
+        if name == "torch.load" and not (may_read and given.get("weights_only") is True):
             problems.append(f"line {call.lineno}: torch.load")
     return problems
 

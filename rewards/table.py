@@ -1,0 +1,114 @@
+"""The scorers of pictures that there are: what each reads, which files it needs, and how it is loaded."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import RewardError
+from ..models.catalog import load_catalog
+from ..models.entry import Entry
+from ..models.files import Index, index_folders, look, may_have, sha256_of, size_of
+from ..models.progress import State
+from . import aesthetic, clip, hps, image_reward, pick_score
+from .scorer import Scorer
+from .weights import remedy
+
+Make = Callable[[Mapping[str, Path], torch.device | str], Scorer]
+
+
+@dataclass(frozen=True)
+class ScorerKind:
+    """One scorer.
+
+    Args:
+        id: its name in settings and workflows.
+        title: its name for people.
+        reads: what it looks at, in words.
+        make: paths of its files by the catalogue's ids, and a device -> the frozen scorer.
+        files: the catalogue's ids of what has to be downloaded; none for a scorer that comes with the pack.
+        hinge: the reward from which on training asks for no more, None where no source gives one. It is meant to be the mean
+            reward of pictures that people like, so another value can be measured on such pictures.
+    """
+
+    id: str
+    title: str
+    reads: str
+    make: Make
+    files: tuple[str, ...] = ()
+    hinge: float | None = None
+
+
+PICTURE, BOTH = "the picture", "the picture and its prompt"
+# The hinge of ImageReward is that of its authors' training code, relu(2 - r). UniFL (arXiv 2404.05595) trains with such values
+# for its rewards without naming them, and so does Hyper-SD's paper: the others have none here.
+SCORERS: dict[str, ScorerKind] = {
+    kind.id: kind
+    for kind in (
+        ScorerKind("clip", "CLIP score", BOTH, clip.ClipScore.load, (clip.ClipScore.weights, clip.TOKENIZER)),
+        ScorerKind("aesthetic", "LAION aesthetic v2", PICTURE, aesthetic.Aesthetic.load, (aesthetic.CLIP, aesthetic.HEAD)),
+        ScorerKind(
+            "image_reward", "ImageReward", BOTH, image_reward.ImageReward.load,
+            (image_reward.WEIGHTS, image_reward.TOKENIZER), hinge=2.0,
+        ),
+        ScorerKind("pick_score", "PickScore", BOTH, pick_score.PickScore.load, (pick_score.PickScore.weights, clip.TOKENIZER)),
+        ScorerKind("hps", "HPS v2.1", BOTH, hps.HumanPreference.load, (hps.HumanPreference.weights, clip.TOKENIZER)),
+    )
+}  # fmt: skip
+
+
+def scorer_kind(scorer_id: str) -> ScorerKind:
+    """Returns the scorer of an id.
+
+    Raises: RewardError naming those that there are.
+    """
+    if scorer_id not in SCORERS:
+        raise RewardError(f"There is no score {scorer_id!r}; choose one of {', '.join(SCORERS)}.")
+    return SCORERS[scorer_id]
+
+
+def find_files(entry_ids: Iterable[str], folders: Path | Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Returns the paths of the files that are there, and what is wrong with each of the others, both by id.
+
+    A file under another name is found by its content where the catalogue has its SHA-256.
+
+    Args:
+        entry_ids: of the catalogue.
+        folders: where the scorers' files lie, one or several.
+    """
+    index = index_folders([folders] if isinstance(folders, str | Path) else folders)
+    catalog, paths, problems = load_catalog(), {}, {}
+    for entry in map(catalog.get, entry_ids):
+        found = look(entry, index)
+        path = found.path if found.state is State.READY else _copy_of(entry, index)
+        if path:
+            paths[entry.id] = path
+        else:
+            problems[entry.id] = f"{entry.name} is {(found.problem and 'damaged: ' + found.problem) or 'not there'}"
+    return paths, problems
+
+
+def _copy_of(entry: Entry, index: Index) -> Path | None:
+    """Returns a file of an entry's content under another name, None where there is none, or where its hash is not known."""
+    for path in (path for paths in index.values() for path in paths if entry.sha256):
+        size = size_of(path)
+        if path.suffix.lower() == entry.ending and size and may_have(entry, size) and sha256_of(path) == entry.sha256:
+            return path
+    return None
+
+
+def load(scorer_id: str, folders: Path | Sequence[Path], device: torch.device | str = "cpu") -> Scorer:
+    """Returns a frozen scorer, read from its files.
+
+    Args:
+        scorer_id: a key of SCORERS.
+        folders: where the scorers' files lie, one or several.
+        device: that does the work.
+    Raises: RewardError for an unknown id; naming every file that is missing or damaged, and how it is had.
+    """
+    kind = scorer_kind(scorer_id)
+    paths, problems = find_files(kind.files, folders)
+    if problems:
+        raise RewardError(f"{kind.title} lacks its files: {'; '.join(problems.values())}. {remedy(*problems)}")
+    return kind.make(paths, device)
