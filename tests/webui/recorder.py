@@ -1,11 +1,13 @@
 """A WebUI extension of the tests: keeps what a run computed as tensors, in records/ of the host's data folder.
 
-Copied into the host's extensions folder as scripts/recorder.py; it only listens.
+Copied into the host's extensions folder as scripts/recorder.py. It only listens, but where a test asks it to have the noise
+drawn ahead as for a graphics card.
 """
 
 import ast
 import json
 import sys
+import threading
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +16,8 @@ from modules import paths_internal, script_callbacks, scripts, shared
 
 FOLDER = Path(paths_internal.data_path) / "records"
 CALLS: list = []  # the network calls of the batch that is being made
+THREADS: list = []  # the thread of every noise that was drawn ahead
+ORIGINALS: dict = {}
 
 
 def _tensor(conditioning) -> torch.Tensor:
@@ -65,11 +69,31 @@ class Recorder(scripts.Script):
         safetensors.torch.save_file(tensors, FOLDER / f"{len(list(FOLDER.iterdir())):04}.safetensors", notes)
 
 
+def _set_ahead(on: bool) -> None:
+    """Has the pack draw the noise between the steps ahead, by threads, or ends that; the memory is not pinned here."""
+    noise = sys.modules["hyper_sd.samplers.noise"]
+    for name, value in {"draws_ahead": lambda device: True, "_pinned_like": torch.empty_like, "_draw_into": _counted}.items():
+        kept = ORIGINALS.setdefault(name, getattr(noise, name))
+        setattr(noise, name, value if on else kept)
+    THREADS.clear()
+
+
+def _counted(*arguments):
+    THREADS.append(threading.current_thread().name)
+    return ORIGINALS["_draw_into"](*arguments)
+
+
 def on_app(_, app) -> None:
-    """Adds a route that imports what Interrogate CLIP imports, without its gigabytes of weights."""
+    """Adds the tests' routes."""
+
+    @app.get("/recorder/ahead/{on}")
+    def ahead(on: bool) -> dict:  # returns the threads that have drawn since it was asked last
+        threads = [*THREADS]
+        _set_ahead(on)
+        return {"threads": threads}
 
     @app.get("/recorder/blip")
-    def blip() -> dict:
+    def blip() -> dict:  # imports what Interrogate CLIP imports, without its gigabytes of weights
         if not getattr(shared, "interrogator", None):
             return {"file": None}
         shared.interrogator.create_fake_fairscale()

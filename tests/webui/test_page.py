@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.tests.webui.panel import panel
 
 PANEL = "#script_{tab}_hypersd_panel"
@@ -67,20 +68,79 @@ def _run(page, webui) -> tuple:
     return page.locator("#html_info_txt2img").first.inner_text(), tensors["latents"], loras
 
 
+def _first_timestep(webui) -> int:
+    """Returns where the newest picture's first network call stood."""
+    return round(NoiseSchedule.from_betas().timestep(webui.record()[0]["0.sigma"][0].item()))
+
+
+def _open_panel(page, seed: int | None = None):
+    """Opens the panel and what it folds away, and returns it; with a seed, asks for a small red apple first."""
+    if seed is not None:
+        page.locator("#txt2img_prompt textarea").fill("red apple")
+        page.locator("#txt2img_seed input").fill(str(seed))
+        for side in ("width", "height"):
+            page.locator(f"#txt2img_{side} input[type=number]").fill("64")
+    accordion = page.locator(PANEL.format(tab="txt2img"))
+    accordion.locator(".label-wrap").first.click()
+    page.locator("#script_txt2img_hypersd_variant").wait_for()
+    accordion.locator(".label-wrap").nth(1).click()
+    page.locator("#script_txt2img_hypersd_segments").wait_for()
+    return accordion
+
+
+def _write(page, **numbers: float) -> None:
+    """Writes into the fields beside the panel's sliders, as a person does."""
+    for name, number in numbers.items():
+        field = page.locator(f"#script_txt2img_hypersd_{name} input[type=number]")
+        field.fill(str(number))
+        field.press("Tab")
+
+
+def _paste(page, infotext: str, seed: int) -> None:
+    """Presses the arrow under the prompt, which reads an infotext into the page's controls."""
+    page.locator("#txt2img_prompt textarea").fill(infotext)
+    page.locator("#txt2img_tools #paste").click()
+    page.wait_for_function(f"() => document.querySelector('#txt2img_seed input').value === '{seed}'")
+    page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value === 'red apple'")
+    page.wait_for_timeout(1500)  # the page fills its controls one after another
+
+
 def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
     expected = webui.draw(seed=11, **panel())
     assert page.locator(PANEL.format(tab="img2img")).count() == 1
-    page.locator("#txt2img_prompt textarea").fill("red apple")
-    page.locator("#txt2img_seed input").fill("11")
-    for side in ("width", "height"):
-        page.locator(f"#txt2img_{side} input[type=number]").fill("64")
-    accordion = page.locator(PANEL.format(tab="txt2img"))
-    accordion.locator(".label-wrap").first.click()
+    accordion = _open_panel(page, seed=11)
     accordion.get_by_label("Enable").check()
     accordion.get_by_text("Hyper-SD15-4steps-lora").first.wait_for()
     infotext, latents, loras = _run(page, webui)
     assert [[name for name, _ in call] for call in loras] == [["Hyper-SD15-4steps-lora"]] * 4
     assert "Hyper-SD LoRA: Hyper-SD15-4steps-lora" in infotext
+    assert torch.equal(latents, expected.latents)
+
+
+def test_start_set_in_the_accordion_reaches_the_picture_and_its_infotext(webui, page):
+    expected = webui.draw(seed=11, **panel(steps=1, start_timestep=800))
+    accordion = _open_panel(page, seed=11)
+    accordion.get_by_label("Enable").check()
+    _write(page, steps=1, start_timestep=800)
+    accordion.get_by_text("Hyper-SD15-1step-lora").first.wait_for()
+    infotext, latents, loras = _run(page, webui)
+    assert [[name for name, _ in call] for call in loras] == [["Hyper-SD15-1step-lora"]]
+    assert "Hyper-SD start: 800" in infotext
+    assert "Hyper-SD timesteps: 800" in infotext
+    assert _first_timestep(webui) == 800
+    assert torch.equal(latents, expected.latents)
+
+
+def test_start_set_in_the_accordion_counts_for_the_sampler_where_the_panel_is_off(webui, page):
+    usual, expected = (webui.draw(steps=1, seed=11, **panel(enabled=False, start_timestep=start)) for start in (0, 700))
+    _paste(page, usual.infotext, seed=11)
+    _open_panel(page)
+    _write(page, start_timestep=700)
+    infotext, latents, loras = _run(page, webui)
+    assert loras == [[]]
+    assert "Hyper-SD start: 700" in infotext
+    assert "Hyper-SD LoRA" not in infotext
+    assert _first_timestep(webui) == 700
     assert torch.equal(latents, expected.latents)
 
 
@@ -100,13 +160,11 @@ def test_panel_shows_three_controls_and_no_checkbox_has_a_neighbour(page):
 
 
 def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
-    first = webui.draw(seed=12345, cfg_scale=1.5, **panel(recommended=False, strength=0.65, auto_eta=False, eta=0.55))
+    own = {"recommended": False, "strength": 0.65, "auto_eta": False, "eta": 0.55, "start_timestep": 900}
+    first = webui.draw(seed=12345, cfg_scale=1.5, **panel(**own))
     webui.draw(seed=2)
-    page.locator("#txt2img_prompt textarea").fill(first.infotext)
-    page.locator("#txt2img_tools #paste").click()
-    page.wait_for_function("() => document.querySelector('#txt2img_seed input').value === '12345'")
-    page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value === 'red apple'")
-    page.wait_for_timeout(1500)  # the page fills its controls one after another
+    _paste(page, first.infotext, seed=12345)
+    assert page.locator("#script_txt2img_hypersd_start_timestep input[type=number]").input_value() == "900"
     infotext, latents, _ = _run(page, webui)
     assert torch.equal(latents, first.latents)
     assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)

@@ -86,6 +86,27 @@ def test_batch_equals_single_images(webui):
         assert _same(latents[None], webui.draw(seed=40 + i).latents, 1e-3)
 
 
+@pytest.fixture
+def ahead(webui):
+    """Has the host draw ComfyUI's noise ahead, as on a graphics card; gives a function that returns the drawing threads."""
+    webui.ask("/recorder/ahead/true")
+    yield lambda: webui.ask("/recorder/ahead/true")["threads"]
+    webui.ask("/recorder/ahead/false")
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_noise_drawn_ahead_by_threads_gives_the_same_pictures_to_the_bit(webui, request, steps):
+    wish = {"steps": steps, "seed": 40, "override_settings": {"hyper_sd_noise": "as ComfyUI", ETA: 1.0}}
+    plain = {size: webui.draw(batch_size=size, **wish) for size in (1, 2)}
+    threads = request.getfixturevalue("ahead")
+    for size in (1, 2, 1, 2):
+        drawn = webui.draw(batch_size=size, **wish)
+        assert torch.equal(drawn.latents, plain[size].latents)
+        assert all(map(np.array_equal, drawn.pictures, plain[size].pictures))
+        assert [name.startswith("hyper_sd_noise") for name in threads()] == [True] * (steps - 1)
+    assert _same(plain[2].latents[:1], plain[1].latents, 1e-3)
+
+
 def test_eta_is_its_own_and_zero_is_deterministic(webui):
     by_eta = {eta: webui.draw(override_settings={ETA: eta}) for eta in (0.0, 0.3, 1.0)}
     assert not _same(by_eta[0.0].latents, by_eta[0.3].latents, 0.05)
