@@ -41,14 +41,19 @@ def require_released(path: Path, entry_id: str, why: str) -> None:
         why: what another file would do, as half a sentence.
     Raises: RewardError with both hashes.
     """
+    title = load_catalog().get(entry_id).title
+    _require_hash(Path(path), released_sha256(entry_id), title, f"{why}. {remedy(entry_id)}")
+
+
+def _require_hash(path: Path, expected: str | None, title: str, then: str) -> None:
     try:
-        digest, expected = sha256_of(Path(path)), released_sha256(entry_id)
+        digest = sha256_of(path)
     except OSError as error:
-        raise RewardError(f"{path} cannot be read ({error}). {remedy(entry_id)}") from error
+        raise RewardError(f"{path} cannot be read ({error}); {then}") from error
     if digest != expected:
         raise RewardError(
-            f"{path} is not {load_catalog().get(entry_id).title}: its SHA-256 begins with {digest[:12]}, the released one's "
-            f"with {str(expected)[:12]}; {why}. {remedy(entry_id)}"
+            f"{path} is not {title}: its SHA-256 begins with {digest[:12]}, the released one's with {str(expected)[:12]}; "
+            f"{then}"
         )
 
 
@@ -63,27 +68,44 @@ def read_tensors(path: Path, entry_id: str) -> dict[str, torch.Tensor]:
         entry_id: of the catalogue.
     Raises: RewardError for a file that is missing, damaged, truncated or, where its content matters, not the released one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RewardError(f"{path} is not there. {remedy(entry_id)}")
+    path, how = Path(path), remedy(entry_id)
+    if path.suffix.lower() != ".safetensors":
+        return read_checkpoint(path, released_sha256(entry_id), load_catalog().get(entry_id).title, how)
+    _require_whole(path, path.suffix.lower(), how)
     try:
-        require_content(path, path.suffix.lower())
-        if path.suffix.lower() == ".safetensors":
-            return load_file(path)
-        require_released(path, entry_id, "a checkpoint of torch is opened only where its content is known")
-    except (OSError, SafetensorError, UnsupportedModelError) as error:
-        raise RewardError(f"{path} cannot be read ({error}). {remedy(entry_id)}") from error
-    return _checkpoint(path, entry_id)
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RewardError(f"{path} cannot be read ({error}). {how}") from error
 
 
-def _checkpoint(path: Path, entry_id: str) -> dict[str, torch.Tensor]:
+def _require_whole(path: Path, ending: str, how: str) -> None:
+    if not path.is_file():
+        raise RewardError(f"{path} is not there. {how}")
+    try:
+        require_content(path, ending)
+    except (OSError, UnsupportedModelError) as error:
+        raise RewardError(f"{path} cannot be read ({error}). {how}") from error
+
+
+def read_checkpoint(path: Path, sha256: str | None, title: str, how: str) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a checkpoint of torch by name, on the processor.
+
+    Args:
+        path: of the file.
+        sha256: of the released one; a file of any other content is not opened.
+        title: of the released one.
+        how: how the released one is had, as a sentence.
+    Raises: RewardError for a file that is missing, damaged, truncated or not the released one.
+    """
+    _require_whole(path, ".pt", how)
+    _require_hash(path, sha256, title, f"a checkpoint of torch is opened only where its content is known. {how}")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # what is refused raises pickle's own error, and pickle is imported nowhere here
-        raise RewardError(f"{path} cannot be read ({str(error)[:300]}). {remedy(entry_id)}") from error
+        raise RewardError(f"{path} cannot be read ({str(error)[:300]}). {how}") from error
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict):
-        raise RewardError(f"{path} holds no tensors by name. {remedy(entry_id)}")
+        raise RewardError(f"{path} holds no tensors by name. {how}")
     return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
@@ -99,22 +121,35 @@ def filled(build: Callable[[], Network], tensors: Tensors, path: Path, entry_id:
     """
     with torch.device("meta"):
         network = build()
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(PLACES)}
     held = {name: value for name, value in tensors.items() if not name.endswith(PLACES)}
-    wrong = [f"{name} is missing" for name in wanted if name not in held]
-    wrong += [f"{name} is too much" for name in held if name not in wanted]
-    wrong += [
-        f"{n} is {tuple(held[n].shape)} and not {shape}" for n, shape in wanted.items() if n in held and held[n].shape != shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise RewardError(f"{path} is the file of another model ({wrong[0]}{more}). {remedy(entry_id)}")
+    require_fit(network, held, path, remedy(entry_id))
     network.load_state_dict({name: value.float() for name, value in held.items()}, strict=False, assign=True)
     for module in network.modules():
         places = getattr(module, PLACES, None)
         if isinstance(places, torch.Tensor) and places.is_meta:
             setattr(module, PLACES, torch.arange(places.shape[-1]).expand(places.shape))
     return network
+
+
+def require_fit(network: nn.Module, tensors: Tensors, path: Path, how: str) -> None:
+    """Refuses tensors that do not fit a network name by name.
+
+    Args:
+        network: that shall take them.
+        tensors: by name.
+        path: where they come from, for the message.
+        how: how the right file is had, as a sentence.
+    Raises: RewardError naming what does not fit.
+    """
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(PLACES)}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [f"{name} is too much" for name in given if name not in wanted]
+    both = ((name, given[name], shape) for name, shape in wanted.items() if name in given)
+    wrong += [f"{name} is {found} and not {shape}" for name, found, shape in both if found != shape]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise RewardError(f"{path} is the file of another model ({wrong[0]}{more}). {how}")
 
 
 def require_transformers() -> ModuleType:
