@@ -9,7 +9,7 @@ from ..models.embedded import CHECKPOINT
 from .check import run_checks, split_arguments
 from .checkpoint import read_checkpoint
 from .console import say
-from .environment import inside, install, is_complete, make_venv, rerun
+from .environment import environment_for, inside, install, is_complete, make_venv, rerun
 from .errors import DemoError
 from .host import ensure_comfyui
 from .options import read_demo_options
@@ -32,12 +32,12 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
     if command != "train-demo":
         options = parsed if command == "demo" else split_arguments(arguments)[0]
         comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
-    requirements = requirements_for(command, comfyui)
-    if not is_complete(command, requirements):
-        install(command, requirements)
-        say("The environment is ready.")
-    if not inside():
-        return rerun([command, *arguments])
+    requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
+    if not is_complete(command, requirements, venv):
+        install(command, requirements, venv)
+        say(f"The environment {venv} is ready.")
+    if not inside(venv):
+        return rerun([command, *arguments], venv)
     return _run_inside(command, arguments, parsed, comfyui)
 
 

@@ -1,5 +1,6 @@
-"""The .venv beside this pack: made once, repaired after an interruption, left alone while its stamp is right."""
+"""A virtual environment for every host: made once, repaired after an interruption, left alone while its stamp is right."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,12 +10,27 @@ from pathlib import Path
 from ..disk import write_whole
 from .console import say
 from .errors import InstallError
+from .host import CACHE
 from .pip import installed_version, pip_install, remove_half_installed
 from .requirements import ROOT, alone_for, digest, name_of
 from .torch_build import install_torch, repair_torchaudio, repair_torchvision
 
 VENV = ROOT / ".venv"
 STAMP = "hyper_sd.json"
+
+
+def environment_for(comfyui: Path | None) -> Path:
+    """Returns the folder of the virtual environment in which a ComfyUI runs: its packages never meet another one's.
+
+    Args:
+        comfyui: its folder. The pinned copy, and None for a command that runs no ComfyUI, have .venv; every other one has an
+            environment of its own beside the pinned copy, told by the folder's name and place. Nothing is put into the
+            environment that the ComfyUI itself has.
+    """
+    if comfyui is None or comfyui.resolve().parent == CACHE.resolve():
+        return VENV
+    place = hashlib.sha256(str(comfyui.resolve()).encode()).hexdigest()[:6]
+    return CACHE / f"venv-{comfyui.resolve().name}-{place}"
 
 
 def venv_python(venv: Path = VENV) -> Path:
