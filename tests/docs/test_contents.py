@@ -14,6 +14,7 @@ from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.entry import FOLDERS
 from hyper_sd.models.host_folders import HOST_FOLDERS
 from hyper_sd.models.progress import Progress, Row, State
+from hyper_sd.rewards.table import SCORERS
 from hyper_sd.tests.documents import DOCS, ROOT, Page, each, words_of
 from hyper_sd.training.request import TrainRequest
 from hyper_sd.webui_extension.settings_table import TABLE, read_settings
@@ -55,6 +56,13 @@ def _stands_in(file: Path, code: str) -> bool:
     lines, size = file.read_text(encoding="utf-8").splitlines(), len(code.splitlines())
     windows = ("\n".join(lines[first : first + size]) for first in range(len(lines) - size + 1))
     return any(textwrap.dedent(window) == code for window in windows)
+
+
+def test_page_of_downloads_has_the_files_of_every_score():
+    text = _page("downloads.md").text
+    for kind in SCORERS.values():
+        files = ", ".join(f"`{entry_id}`" for entry_id in kind.files)
+        assert not kind.files or f"| {kind.title} | {files} |" in text
 
 
 def test_page_of_downloads_names_every_scorers_file_with_size_and_licence():

@@ -45,7 +45,7 @@ def test_pick_score_and_clip_score_scale_the_cosine_and_do_not_cut_it(small, mon
     from hyper_sd.tests.rewards.small_networks import open_clip_shapes
 
     scorer = small.PickScore()
-    scorer.model.load_state_dict(from_open_clip(drawn(open_clip_shapes())))
+    scorer.model.load_state_dict(from_open_clip(drawn(open_clip_shapes())), strict=False)
     cosines = torch.tensor(COSINES["gelu"])
     torch.testing.assert_close(scorer.score(pictures(), PROMPTS), LOGIT_SCALE * cosines)
     torch.testing.assert_close(scorer.cosine(pictures(), PROMPTS), cosines)
@@ -100,6 +100,9 @@ def test_gradients_reach_the_picture_and_no_weight(scorer):
 
 @each
 def test_gradient_is_the_slope_of_the_score(scorer):
+    if hasattr(scorer, "texts"):  # the texts stay in float32: some releases of transformers cannot mask them in float64
+        read = scorer.texts(PROMPTS[:1]).double()
+        scorer.texts = lambda prompts: read
     scorer = scorer.double()
     scorer.score, images = scorer.rate, pictures(batch=1).double().requires_grad_()
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(4), dtype=torch.double)
