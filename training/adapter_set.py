@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .data.examples import seeded
+from .flat import Layout, Slot, learning_parts
 
 Pairs = tuple[list[torch.Tensor], list[torch.Tensor]]  # down [rank, inner, ..] and up [outer, rank, ..] of every layer
 
@@ -21,19 +22,20 @@ class ReadyPair(NamedTuple):
         up: [outer, rank, ..].
         down_t: [inner, rank] without a gradient; of a convolution [.., rank], which nobody needs.
         up_t: [rank, outer] without a gradient.
+        slot: where the pair's gradients go, None where it does not learn.
     """
 
     down: torch.Tensor
     up: torch.Tensor
     down_t: torch.Tensor
     up_t: torch.Tensor
+    slot: Slot | None = None
 
 
 class AdapterSet(nn.Module):
     """One low-rank pair per layer: W x + scale * up(down(x)). `up` starts at zero, so a new set changes nothing.
 
-    The pairs are views of the parameter `flat`. Those of one shape stand together, so that a few operators make all views,
-    and a few gather their gradients.
+    The pairs are views of the parameter `flat`.
 
     Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1; for convolutions the pair of LoCon: `down` has the layer's kernel,
     `up` is 1x1.
@@ -52,9 +54,8 @@ class AdapterSet(nn.Module):
         super().__init__()
         self.rank, self.lora_alpha, self.scale = rank, lora_alpha, lora_alpha / rank
         weights = [layer.weight for layer in layers.values()]
-        self._places = _places([tuple(weight.shape) for weight in weights], rank)
-        self._sizes = [len(places) * torch.Size(shape).numel() for shape, places in self._places.items()]
-        self.flat = nn.Parameter(torch.zeros(sum(self._sizes), dtype=dtype, device=weights[0].device))
+        self.layout = Layout([tuple(weight.shape) for weight in weights], rank)
+        self.flat = nn.Parameter(torch.zeros(self.layout.count, dtype=dtype, device=weights[0].device))
         if seed is not None:
             _draw(self.down, seed)
         self.forget()
@@ -66,12 +67,8 @@ class AdapterSet(nn.Module):
             flat: [count].
             transposed: whether each view is the transposed matrix, a convolution's kernel flattened into it.
         """
-        found: dict[int, torch.Tensor] = {}
-        for part, (shape, places) in zip(flat.split(self._sizes), self._places.items(), strict=True):
-            views = part.view(len(places), *shape)
-            found.update(zip(places, (views.flatten(2).mT if transposed else views).unbind(), strict=True))
-        half = len(found) // 2
-        return [found[i] for i in range(half)], [found[half + i] for i in range(half)]
+        parts = self.layout.parts_of(flat, transposed)
+        return parts[: self.layout.layers], parts[self.layout.layers :]
 
     @property
     def down(self) -> list[torch.Tensor]:
@@ -95,17 +92,30 @@ class AdapterSet(nn.Module):
         if (dtype, learns) not in self._ready:
             # Without a gradient, and in inference mode, later passes could not learn from what is made here.
             with torch.inference_mode(False), torch.enable_grad():
-                if dtype not in self._cast:
-                    self._cast[dtype] = self.flat.to(dtype)
-                cast = self._cast[dtype]
-                views = self.pairs_of(cast if learns else cast.detach()), self.pairs_of(cast.detach(), transposed=True)
-                self._ready[dtype, learns] = [ReadyPair(*four) for four in zip(*views[0], *views[1], strict=True)]
+                self._ready[dtype, learns] = self._pairs(self._values(dtype), learns)
         return self._ready[dtype, learns]
+
+    def _values(self, dtype: torch.dtype) -> torch.Tensor:
+        """Returns the weights in a dtype, without a gradient."""
+        if dtype == self.flat.dtype:
+            return self.flat.detach()
+        if dtype not in self._cast:
+            self._cast[dtype] = self.flat.detach().to(dtype)
+        return self._cast[dtype]
+
+    def _pairs(self, values: torch.Tensor, learns: bool) -> list[ReadyPair]:
+        if learns and self.flat.requires_grad:
+            parts, slots = learning_parts(self.flat, values, self.layout)
+        else:
+            parts, slots = self.layout.parts_of(values), [None] * self.layout.layers
+        turned, half = self.layout.parts_of(values, transposed=True), len(slots)
+        fives = zip(parts[:half], parts[half:], turned[:half], turned[half:], slots, strict=True)
+        return [ReadyPair(*five) for five in fives]
 
     @property
     def copies(self) -> list[torch.Tensor]:
         """The copies of the weights in other dtypes that ready() keeps."""
-        return [cast for cast in self._cast.values() if cast is not self.flat]
+        return list(self._cast.values())
 
     def forget(self) -> None:
         """Lets go of what ready() keeps."""
@@ -149,13 +159,3 @@ def _draw(downs: Sequence[torch.Tensor], seed: int) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(draw, range(len(downs))))
-
-
-def _places(shapes: Sequence[tuple[int, ...]], rank: int) -> dict[tuple[int, ...], list[int]]:
-    """Returns which pairs have a shape, by the shape: i is the `down` of layer i, layers + i its `up`."""
-    downs = [(rank, *inner) for _, *inner in shapes]
-    ups = [(outer, rank, *[1] * (len(inner) - 1)) for outer, *inner in shapes]
-    found: dict[tuple[int, ...], list[int]] = {}
-    for place, shape in enumerate([*downs, *ups]):
-        found.setdefault(shape, []).append(place)
-    return found

@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .adapter_set import ReadyPair
+from .flat import Given, Slot
 
 
 def add_bypass(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: ReadyPair, scale: float) -> torch.Tensor:
@@ -37,8 +38,9 @@ def _added(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: ReadyP
             return _Linear.apply(x, output, *pair, scale)
         _add_linear(x.reshape(-1, x.shape[-1]), output, pair.down_t, pair.up_t, scale)
         return output
-    low = layer._conv_forward(x, pair.down, None)  # its padding may be circular, or a host's own for seamless pictures
-    return _Pointwise.apply(low, output, pair.up, scale)
+    down = Given.apply(pair.down, pair.slot) if pair.slot is not None and torch.is_grad_enabled() else pair.down
+    low = layer._conv_forward(x, down, None)  # its padding may be circular, or a host's own for seamless pictures
+    return _Pointwise.apply(low, output, pair.up, pair.slot, scale)
 
 
 def _add_linear(
@@ -57,10 +59,10 @@ def _with_scale(tensor: torch.Tensor, scale: float) -> torch.Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, output: torch.Tensor, *pair_and_scale: Any):
-        down, up, down_t, up_t, scale = pair_and_scale
+        down, up, down_t, up_t, slot, scale = pair_and_scale
         flat = x.reshape(-1, x.shape[-1])
         low = _add_linear(flat, output, down_t, up_t, scale)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.scale, ctx.shape, ctx.slot = scale, x.shape, slot
         ctx.save_for_backward(down, up, *((flat, low) if ctx.needs_input_grad[2] else ()))
         return output.detach()  # torch forbids networks to change what a function returns as it came in
 
@@ -71,21 +73,25 @@ class _Linear(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])
         low = _with_scale(flat.mm(up), ctx.scale)
         grad_x = low.mm(down).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        grads = (low.t().mm(kept[0]), _with_scale(flat.t().mm(kept[1]), ctx.scale)) if kept else (None, None)
-        return grad_x, grad, *grads, None, None, None
+        grad_down, grad_up = (low.t().mm(kept[0]), _with_scale(flat.t().mm(kept[1]), ctx.scale)) if kept else (None, None)
+        if ctx.slot is not None and kept:
+            ctx.slot.gradient.give(ctx.slot.down, grad_down)
+            ctx.slot.gradient.give(ctx.slot.up, grad_up)
+            grad_down = grad_up = None
+        return grad_x, grad, grad_down, grad_up, None, None, None, None
 
 
 class _Pointwise(torch.autograd.Function):
     """The second half of a convolution's bypass, a matrix for every example."""
 
     @staticmethod
-    def forward(ctx: Any, low: torch.Tensor, output: torch.Tensor, up: torch.Tensor, scale: float):
+    def forward(ctx: Any, low: torch.Tensor, output: torch.Tensor, up: torch.Tensor, slot: Slot | None, scale: float):
         low = low.flatten(2)
         if output.is_contiguous():
             output.flatten(2).baddbmm_(up.flatten(1).expand(len(low), -1, -1), low, alpha=scale)
         else:  # channels last, on some cards
             output.add_((up.flatten(1) @ low).view(output.shape), alpha=scale)
-        ctx.scale, ctx.shape = scale, output.shape
+        ctx.scale, ctx.shape, ctx.slot = scale, output.shape, slot
         ctx.save_for_backward(up, *((low,) if ctx.needs_input_grad[2] else ()))
         return output.detach()
 
@@ -94,8 +100,12 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor):
         up, *kept = ctx.saved_tensors
         flat = grad.flatten(2)
-        low = _with_scale(up.flatten(1).t() @ flat, ctx.scale)
+        # detached, or torch would turn the whole gradient around to get by with one matrix product
+        low = _with_scale(up.detach().flatten(1).t() @ flat, ctx.scale)
         grad_up = None
         if kept:
             grad_up = _with_scale((flat @ kept[0].transpose(1, 2)).sum(0), ctx.scale).view(up.shape)
-        return low.view(len(grad), up.shape[1], *ctx.shape[2:]), grad, grad_up, None
+            if ctx.slot is not None:
+                ctx.slot.gradient.give(ctx.slot.up, grad_up)
+                grad_up = None
+        return low.view(len(grad), up.shape[1], *ctx.shape[2:]), grad, grad_up, None, None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _global_forward_hooks
 
 from ..errors import TrainingError
 from .adapter_set import AdapterSet
@@ -115,8 +116,14 @@ class LoraLayers:
         def hook(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
             if self.active is None:
                 return None
+            if self._is_seen(layer, position):
+                output = output.clone()
             adapters = self.sets[self.active]
             learns = torch.is_grad_enabled() and adapters.flat.requires_grad and not self.frozen
             return add_bypass(layer, args[0], output, adapters.ready(output.dtype, learns)[position], adapters.scale)
 
         return hook
+
+    def _is_seen(self, layer: nn.Module, position: int) -> bool:
+        """Whether another hook got the layer's output before ours, and may have kept it: it must not be written over."""
+        return bool(_global_forward_hooks) or next(iter(layer._forward_hooks)) != self._hooks[position].id

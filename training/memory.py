@@ -11,6 +11,7 @@ from .config import TrainingConfig
 from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .flat import AT_FIRST
 from .kept import Ledger
 from .lora_layers import TEACHER, LoraLayers
 from .objectives.discriminator import Features, Heads
@@ -51,7 +52,7 @@ class MemoryEstimate:
         recomputed: what a pass keeps with gradient checkpointing, and the largest block while it is computed again.
         heads: weights of the discriminator's heads, 0 without a discriminator.
         gradients: of all that is trained, in float32.
-        ending: of the gradients at the end of a backward pass, when those of the layers become those of whole sets.
+        ending: of the gradients as the flat ones of whole sets are made, late in a backward pass.
         records: whether passes are recorded as CUDA graphs, whose gradients stay where they are.
     """
 
@@ -66,9 +67,11 @@ class MemoryEstimate:
     def needed(self, config: TrainingConfig) -> int:
         """Returns the bytes that a run of these settings takes, with some headroom; all passes of one loss are kept at once."""
         activations = self.recomputed if config.gradient_checkpointing else self.plain
-        held = self.gradients if self.records or config.accumulation > 1 else 0
+        kept = round(HEADROOM * config.graphs * activations.of(_at_once(config)))
+        if self.records or config.accumulation > 1:
+            return self.adapters + self.gradients + kept
         # What a pass keeps is let go of on the way back, while the gradients come.
-        return self.adapters + held + max(round(HEADROOM * config.graphs * activations.of(_at_once(config))), self.ending)
+        return self.adapters + max(kept, kept - kept // AT_FIRST + self.ending)
 
 
 def _at_once(config: TrainingConfig) -> int:
@@ -138,12 +141,12 @@ def _whole(
     sets = 1 + config.has_target + teacher + backbone + config.has_fake  # one is the student
     trained = (1 + backbone + config.has_fake) * weights + heads
     reached = 1 + backbone  # sets that one backward pass reaches
-    whole, parts = FLOAT32_BYTES * reached * weights, reached * (copy or FLOAT32_BYTES * weights)
+    whole, parts = FLOAT32_BYTES * weights, copy or FLOAT32_BYTES * weights
     return replace(
         measured,
         adapters=sets * (FLOAT32_BYTES * weights + copy) + FLOAT32_BYTES * heads + MOMENT_BYTES[config.optimizer] * trained,
         gradients=FLOAT32_BYTES * trained,
-        ending=parts + whole + FLOAT32_BYTES * heads,
+        ending=reached * (parts // AT_FIRST + whole) + FLOAT32_BYTES * heads,
     )
 
 

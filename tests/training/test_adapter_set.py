@@ -157,7 +157,7 @@ def test_gradients_of_the_bypass_equal_finite_differences(kind, scale, channels_
 
     def function(x, flat):
         (down,), (up,) = made.pairs_of(flat)
-        pair = made.ready(torch.float64, True)[0]._replace(down=down, up=up)
+        pair = made.ready(torch.float64, True)[0]._replace(down=down, up=up, slot=None)
         pair = pair._replace(down_t=down.detach().flatten(1).T, up_t=up.detach().flatten(1).T)
         return add_bypass(layer, x, layer(x), pair, made.scale)
 

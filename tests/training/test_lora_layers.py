@@ -208,3 +208,50 @@ def test_networks_that_cannot_be_adapted_are_refused():
         LoraLayers(tiny(), rank=0)
     with pytest.raises(TrainingError, match="no block to recompute"), recomputing(nn.Linear(2, 2), LoraLayers(tiny())):
         pass
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 3, padding=1)], ids=["linear", "convolution"])
+@pytest.mark.parametrize("how", ["before", "put in front", "everywhere"])
+def test_output_that_an_earlier_hook_keeps_is_not_written_over(how, layer, learns):
+    network, x, kept = nn.Sequential(layer).requires_grad_(False), torch.randn(2, 4, 4, 4), []
+    plain = network(x)
+
+    def keep(module, args, output):
+        if module is layer:
+            kept.append(output)
+
+    before = layer.register_forward_hook(keep) if how == "before" else None
+    layers = LoraLayers(network, rank=2, excluded=())
+    fill(layers.add("student"))
+    makers = {
+        "before": lambda: before,
+        "put in front": lambda: layer.register_forward_hook(keep, prepend=True),
+        "everywhere": lambda: nn.modules.module.register_module_forward_hook(keep),
+    }
+    hook = makers[how]()
+    with layers.using("student"), torch.set_grad_enabled(learns):
+        found = network(x)
+        hook.remove()
+        alone = network(x)
+    layers.detach()
+    assert torch.equal(kept[0], plain)
+    assert torch.equal(found, alone)
+    assert not torch.equal(found, plain)
+
+
+def test_output_that_nobody_else_sees_is_written_over():
+    network, places = nn.Sequential(nn.Linear(4, 4)).requires_grad_(False), []
+    layers = LoraLayers(network, rank=2, excluded=())
+    fill(layers.add("student"))
+    network[0].register_forward_hook(lambda module, args, output: places.append(output.data_ptr()) and None)  # after ours
+    inner = nn.Linear.forward
+    network[0].forward = lambda x: _noted(inner(network[0], x), places)
+    with layers.using("student"), torch.no_grad():
+        network(torch.randn(2, 4))
+    assert places[0] == places[1]
+
+
+def _noted(output, places):
+    places.append(output.data_ptr())
+    return output
