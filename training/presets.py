@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..models.lora_plan import EMBEDDED
-from .config import GRAPHS, Stage, TrainingConfig
+from .config import GRAPHS, OPTIMIZERS, Stage, TrainingConfig
 
 STYLE_THEN_DISTIL, STYLE, DISTIL = "style, then distil", "style finetune", "TSCD distillation"
 OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
@@ -82,6 +82,7 @@ CHOICES = {
     "adversarial": (AUTO, ON, OFF),
     "one_step": (AUTO, ON, OFF),
     "cuda_graphs": GRAPHS,
+    "optimizer": OPTIMIZERS,
 }
 
 
@@ -112,6 +113,7 @@ class TrainRequest:
             distillation that ends on 1 segment; where it does not, "auto" is off.
         cuda_graphs: as TrainingConfig.cuda_graphs: "auto", or "off" for plain steps on a card, too. Another value goes on with
             the same run.
+        optimizer: as TrainingConfig.optimizer.
     Raises: TrainingError for a value that its list does not have.
     """
 
@@ -131,6 +133,7 @@ class TrainRequest:
     preview_every: int = 0
     one_step: str = AUTO
     cuda_graphs: str = AUTO
+    optimizer: str = OPTIMIZERS[0]
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -192,6 +195,7 @@ def phases(
         "batch_size": request.batch_size or max(1, min(preset.batch_size, examples)),
         "gradient_checkpointing": request.gradient_checkpointing == ON,
         "cuda_graphs": request.cuda_graphs,
+        "optimizer": request.optimizer,
         "seed": request.seed,
         "precision": precision,
         "final_rate": 0.1,

@@ -21,6 +21,7 @@ from .job import Job, Trainee
 from .lora_layers import EXCLUDED
 from .lora_tensors import DOWN
 from .memory import estimate, fit
+from .optimizers import require_optimizer
 from .presets import ONE_STEP, Phase, TrainRequest, phases
 
 SAMPLED = 16  # values of each tensor that enter a fingerprint
@@ -55,7 +56,7 @@ class StartingLora:
 def phases_of(request: TrainRequest, trainee: Trainee, examples: Examples, start: StartingLora) -> tuple[Phase, ...]:
     """Returns the phases of a request, with ranks that have room for the LoRA they start from.
 
-    Raises: TrainingError as presets.phases().
+    Raises: TrainingError as presets.phases(), and for an optimizer that is not there.
     """
     planned = phases(
         request,
@@ -64,6 +65,7 @@ def phases_of(request: TrainRequest, trainee: Trainee, examples: Examples, start
         precision=trainee.precision,
         starts_distilled=start.is_distilled,
     )
+    require_optimizer(planned[0].config, trainee.engine.device)
     ranks = [phase.config.rank for phase in planned]
     if planned[0].config.objective == planned[-1].config.objective:  # a style or a distillation, and one step after that
         ranks = [max(rank, start.rank) for rank in ranks]

@@ -44,6 +44,12 @@ def test_larger_presets_are_longer_and_no_narrower():
         assert small.rank <= medium.rank <= thorough.rank
 
 
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_phase_has_the_optimizer_that_is_asked_for(objective, name):
+    assert {phase.config.optimizer for phase in planned(objective, "embedded", optimizer=name)} == {name}
+
+
 @pytest.mark.parametrize("word", ["auto", "off"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_phase_follows_the_word_for_cuda_graphs(objective, word):

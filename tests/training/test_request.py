@@ -33,6 +33,7 @@ def start_of_rank(rank: int, **settings) -> StartingLora:
     ("adversarial", "maybe", r"adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
     ("one_step", "maybe", r"one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
     ("cuda_graphs", "on", r"cuda_graphs must be one of 'auto', 'off', got 'on'"),
+    ("optimizer", "sgd", r"optimizer must be one of 'adamw', 'adamw8bit', got 'sgd'"),
 ])  # fmt: skip
 def test_value_that_a_list_does_not_have_is_refused_with_what_it_has(name, value, words):
     with pytest.raises(TrainingError, match=words):
@@ -96,6 +97,21 @@ def test_another_model_other_data_or_another_start_is_another_folder(tmp_path, n
     other = make_job(tmp_path, fingerprints=FINGERPRINTS | {name: "another"})
     assert other.folder != make_job(tmp_path).folder
     assert other.settings[name] == "another"
+
+
+def test_another_optimizer_is_another_folder_and_the_usual_one_keeps_that_of_older_runs(tmp_path):
+    request, trainee, examples, start = make_request(), make_trainee(), make_examples(10), StartingLora({})
+    jobs = [make_job(tmp_path)]
+    for name in ("adamw", "adamw8bit"):
+        planned = tuple(phase.changed(optimizer=name) for phase in phases_of(request, trainee, examples, start))
+        jobs.append(job_of(request, trainee, examples, planned, start, root=tmp_path, fingerprints=FINGERPRINTS))
+    assert "optimizer" not in str(jobs[0].settings)
+    assert jobs[0].folder == jobs[1].folder != jobs[2].folder
+
+
+def test_optimizer_that_is_not_there_is_refused_as_the_phases_are_planned():
+    with pytest.raises(TrainingError, match=r'"adamw8bit" needs a graphics card .*or use optimizer "adamw"'):
+        phases_of(make_request(optimizer="adamw8bit"), make_trainee(), make_examples(10), StartingLora({}))
 
 
 @pytest.mark.parametrize(

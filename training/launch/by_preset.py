@@ -24,6 +24,7 @@ from ..job import Job
 from ..lora_layers import LoraLayers, adaptable_layers
 from ..lora_tensors import kohya_name, set_from_tensors
 from ..losses import smoothed
+from ..optimizers import require_optimizer
 from ..phases import Outcome, StepReport, run_job, stage_in_words, write_settings
 from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
 from ..preview import Previews
@@ -40,12 +41,13 @@ logger = logging.getLogger("hyper_sd")
 def check(request: TrainRequest, model: DiffusersModel, engine: AccelerateEngine) -> None:
     """Refuses what cannot work, before hours of encoding.
 
-    Raises: TrainingError as presets.phases(), for a batch_size that the processes cannot share, and for a LoRA to start from
-        whose sizes are not the model's; UnsupportedModelError as starting_lora().
+    Raises: TrainingError as presets.phases(), for a batch_size that the processes cannot share, an optimizer that is not
+        there, and a LoRA to start from whose sizes are not the model's; UnsupportedModelError as starting_lora().
     """
     start = starting_lora(request.start_from, model)
     family = embedded.EMBEDDED if model.is_embedded else model.name
     planned = phases(request, family, examples=sys.maxsize, starts_distilled=start.is_distilled)
+    require_optimizer(planned[0].config, engine.device)
     if request.batch_size:  # otherwise the number of examples is needed to know the batch
         planned[0].config.part_size(engine.world)
     if start.tensors:

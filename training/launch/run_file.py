@@ -23,7 +23,7 @@ else:
 
 USUAL_RESOLUTION = 512  # of runs of stages
 ONE_STEP_ENDING = "-one-step"  # of the name of a LoRA for exactly one step
-SWITCHES = {  # settings of a request that may also be (false, true)
+SWITCHES = {  # settings that may also be (false, true); of them a run of stages has cuda_graphs
     "gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON), "one_step": (OFF, ON), "cuda_graphs": (OFF, AUTO),
 }  # fmt: skip
 PATHS = {"folder", "shards", "prompts", "cache"}
@@ -213,19 +213,23 @@ def read_run_file(path: Path) -> RunFile:
 def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[TrainingConfig | TrainRequest, str]:
     """Returns the [training] table, stages in every detail or a request by preset, and its precision."""
     if "preset" not in table and table.get("objective") not in OBJECTIVES:
-        config = from_plain(table)
+        config = from_plain(_in_words(table, "cuda_graphs"))
         return config, config.precision
     values = {"objective": OBJECTIVES[0], **table}
     precision = values.pop("precision", "")
     _require_dtype("training.precision", precision, "leave it out")
-    for switch, words in SWITCHES.items():
-        if isinstance(values.get(switch), bool):
-            values[switch] = words[values[switch]]
+    values = _in_words(values, *SWITCHES)
     if values.get("start_from") not in (None, NONE, UNIFIED):
         values["start_from"] = _rooted(values["start_from"], root, "training.start_from")
     if "name" in values:
         raise TrainingError("training.name is not a setting; the run is called as output.name says.")
     return _checked(TrainRequest, "training", {**values, "name": name}), precision
+
+
+def _in_words(table: Mapping[str, Any], *switches: str) -> dict[str, Any]:
+    """Returns a table with the word of each switch that is true or false."""
+    changed = {name: SWITCHES[name][table[name]] for name in switches if isinstance(table.get(name), bool)}
+    return {**table, **changed}
 
 
 def _remedy(text: str, error: tomllib.TOMLDecodeError) -> str:

@@ -53,6 +53,12 @@ def test_cuda_graphs_may_be_switched_off_for_a_run_that_goes_on(train, unet, tmp
     assert "cuda_graphs" not in (run / "settings.json").read_text(encoding="utf-8")
 
 
+def test_optimizer_that_is_not_there_is_refused_before_anything_starts(train, unet, tmp_path):
+    with pytest.raises(HyperSDError, match=r'"adamw8bit" needs a graphics card .*or use optimizer "adamw"'):
+        train(unet, optimizer="adamw8bit")
+    assert not list(tmp_path.rglob("settings.json"))
+
+
 @pytest.mark.parametrize("checkpointing", ["auto", "on"])
 def test_adversarial_part_learns_from_the_examples_and_leaves_the_model_as_it_was(train, unet, checkpointing):
     before, wishes = weights_of(unet), {"objective": OBJECTIVES[2], "gradient_checkpointing": checkpointing}
@@ -117,7 +123,7 @@ def test_demo_model_makes_one_step_by_itself_and_its_file_starts_where_it_was_tr
 
 def test_inputs_and_outputs_of_saved_workflows_keep_their_places(pack):
     schema = pack["HyperSDTrainLora"].define_schema()
-    assert [given.id for given in schema.inputs][-3:] == ["adversarial", "one_step", "cuda_graphs"]
+    assert [given.id for given in schema.inputs][-4:] == ["adversarial", "one_step", "cuda_graphs", "optimizer"]
     assert [made.id for made in schema.outputs] == [
         "trained_model",
         "lora",

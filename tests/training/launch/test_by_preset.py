@@ -206,6 +206,7 @@ BAD = [
     ({"preset": "Huge"}, "preset must be one of 'Small', 'Medium', 'Thorough', got 'Huge'"),
     ({"stages": "1-8"}, "stages must be numbers of segments from 8 down to 1"),
     ({"cuda_graphs": "on"}, "cuda_graphs must be one of 'auto', 'off', got 'on'"),
+    ({"optimizer": "adamw8bit"}, 'optimizer "adamw8bit" needs a graphics card'),
     ({"one_step": "maybe"}, "one_step must be one of 'auto', 'on', 'off', got 'maybe'"),
     ({"one_step": True}, 'one_step "on" needs the objective "TSCD distillation", got "style, then distil"'),
     ({"adversarial": "maybe"}, "adversarial must be one of 'auto', 'on', 'off', got 'maybe'"),
@@ -265,7 +266,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_encoded(
 
 
 def test_batch_that_processes_cannot_share_is_refused_before_anything_is_encoded():
-    request, engine = TrainRequest(batch_size=3), argparse.Namespace(world=2)
+    request, engine = TrainRequest(batch_size=3), argparse.Namespace(world=2, device=torch.device("cpu"))
     with pytest.raises(TrainingError, match="batch_size 3 must divide by 2 processes"):
         by_preset.check(request, load_embedded_model("fp32"), engine)
 

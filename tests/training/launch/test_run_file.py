@@ -48,6 +48,11 @@ def test_dtype_follows_precision_unless_it_is_given(tmp_path):
     assert read(tmp_path, bf16.replace("[data]", 'dtype = "fp32"\n[data]')).dtype == "fp32"
 
 
+@pytest.mark.parametrize(("value", "word"), [("true", "auto"), ("false", "off"), ('"auto"', "auto"), ('"off"', "off")])
+def test_cuda_graphs_of_a_run_of_stages_may_be_true_false_or_a_word(tmp_path, value, word):
+    assert read(tmp_path, WHOLE.replace("[output]", f"cuda_graphs = {value}\n[output]")).training.cuda_graphs == word
+
+
 def test_example_is_a_valid_file_and_names_every_setting():
     text = (ROOT / "training" / "launch" / "example.toml").read_text(encoding="utf-8")
     file = read_run_file(ROOT / "training" / "launch" / "example.toml")
