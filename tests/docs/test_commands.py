@@ -77,6 +77,9 @@ def problem_of_command(command: str) -> str:
     if words[:2] == ["python", "install.py"]:
         return _problem_of_install(words[2:])
     if words[:2] == ["python", "-m"]:
+        if ROOT.joinpath(*words[2].split(".")[1:]).is_dir():  # a package, which is given a run file
+            missing = [file for file in words[3:] if not (ROOT / file).is_file()]
+            return _problem_of_module(f"{words[2]}.__main__", []) or "".join(f"there is no {file}" for file in missing)
         return _problem_of_module(words[2], words[3:])
     if words[0] == "python" or words[:3] == ["accelerate", "launch", "-m"]:
         file = words[1] if words[0] == "python" else words[4]

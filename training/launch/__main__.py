@@ -1,5 +1,6 @@
 """`accelerate launch -m hyper_sd.training.launch run.toml`: trains LoRAs for a diffusers model, on one device or many machines.
 
+On one device `python -m hyper_sd.training.launch run.toml` does the same without accelerate, on a card with CUDA graphs.
 Starting it again goes on where it stopped; example.toml beside this file explains every setting.
 """
 
@@ -77,16 +78,21 @@ def run(file: RunFile) -> int:
     """
     try:
         from . import by_preset, by_stages
-        from .accelerate_engine import AccelerateEngine
         from .diffusers_models import load_model
         from .embedded_model import load_embedded_model
         from .examples import make_examples
+        from .one_process import OneProcess, runs_alone
+
+        if runs_alone():
+            make_engine = OneProcess
+        else:
+            from .accelerate_engine import AccelerateEngine as make_engine
     except ImportError as error:
         raise TrainingError(f"Training needs more packages ({error}); install them: pip install hyper-sd[train]") from error
     request, way = StopRequest(), by_preset if file.is_by_preset else by_stages
     file = file.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    engine = AccelerateEngine(file.precision, request)
-    with engine.accelerator.local_main_process_first() if file.model.hub_id else nullcontext():  # one process downloads
+    engine = make_engine(file.precision, request)
+    with engine.first_here() if file.model.hub_id else nullcontext():  # one process downloads
         if file.model.embedded:
             model = load_embedded_model(file.dtype)
         else:

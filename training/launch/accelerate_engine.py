@@ -1,4 +1,4 @@
-"""Many processes on many devices and machines, by accelerate: the same methods as the engine of one process."""
+"""Many processes on many devices and machines, by accelerate: the same methods as OneProcess."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -100,6 +100,10 @@ class AccelerateEngine:
         """Takes over the loss scaler's numbers."""
         if state and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state)
+
+    def first_here(self) -> AbstractContextManager:
+        """Returns the context of what one process of a machine is to do before the others."""
+        return self.accelerator.local_main_process_first()
 
     def wait(self) -> None:
         """Returns when every process has come here."""

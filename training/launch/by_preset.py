@@ -30,15 +30,15 @@ from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
 from ..preview import Previews
 from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
 from ..run import CHECKPOINT
-from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
+from .one_process import OneProcess
 from .run_file import ONE_STEP_ENDING, RunFile
 from .step_log import StepLog
 
 logger = logging.getLogger("hyper_sd")
 
 
-def check(request: TrainRequest, model: DiffusersModel, engine: AccelerateEngine) -> None:
+def check(request: TrainRequest, model: DiffusersModel, engine: OneProcess) -> None:
     """Refuses what cannot work, before hours of encoding.
 
     Raises: TrainingError as presets.phases(), for a batch_size that the processes cannot share, an optimizer that is not
@@ -58,7 +58,7 @@ def check(request: TrainRequest, model: DiffusersModel, engine: AccelerateEngine
             layers.detach()
 
 
-def train(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: AccelerateEngine) -> bool:
+def train(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine: OneProcess) -> bool:
     """Trains, saves the LoRAs below the output folder, and returns whether the run came to its end.
 
     The LoRA has the run's name; one for exactly one step, where the run makes it, has "-one-step" after that.
@@ -139,7 +139,7 @@ def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel
     )
 
 
-def _fitted_to_card(job: Job, engine: AccelerateEngine) -> Job:
+def _fitted_to_card(job: Job, engine: OneProcess) -> Job:
     """Returns the job with settings that fit into a graphics card's memory; several processes, or a CPU, are not measured."""
     if engine.device.type != "cuda" or engine.world > 1:
         return job
@@ -148,7 +148,7 @@ def _fitted_to_card(job: Job, engine: AccelerateEngine) -> Job:
     return job
 
 
-def _run(job: Job, previews: Previews, engine: AccelerateEngine) -> Outcome:
+def _run(job: Job, previews: Previews, engine: OneProcess) -> Outcome:
     """Trains; the first process logs and draws the samples."""
     log = StepLog()
 

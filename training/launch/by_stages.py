@@ -13,15 +13,15 @@ from ..lora_layers import STUDENT, LoraLayers
 from ..objectives.discriminator import encoder_stages
 from ..optimizers import require_optimizer
 from ..run import CHECKPOINT
-from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel
+from .one_process import OneProcess
 from .run_file import RunFile
 from .step_log import StepLog
 
 logger = logging.getLogger("hyper_sd")
 
 
-def check(config: TrainingConfig, model: DiffusersModel, engine: AccelerateEngine) -> None:
+def check(config: TrainingConfig, model: DiffusersModel, engine: OneProcess) -> None:
     """Refuses what cannot work, before hours of encoding.
 
     Raises: TrainingError for a batch that the processes cannot share and an optimizer that is not there; UnsupportedModelError
@@ -33,7 +33,7 @@ def check(config: TrainingConfig, model: DiffusersModel, engine: AccelerateEngin
         encoder_stages(model.network)
 
 
-def train(file: RunFile, model: DiffusersModel, examples: Examples, engine: AccelerateEngine) -> bool:
+def train(file: RunFile, model: DiffusersModel, examples: Examples, engine: OneProcess) -> bool:
     """Trains, and returns whether the run came to its end.
 
     Args:
@@ -63,7 +63,7 @@ def train(file: RunFile, model: DiffusersModel, examples: Examples, engine: Acce
 
 
 def _follow(
-    steps: Iterator[TrainingState], file: RunFile, layers: LoraLayers, model: DiffusersModel, engine: AccelerateEngine
+    steps: Iterator[TrainingState], file: RunFile, layers: LoraLayers, model: DiffusersModel, engine: OneProcess
 ) -> TrainingState | None:
     """Runs through the training; the main process logs, and writes each stage's LoRA as the stage ends."""
     log, state = StepLog(), None

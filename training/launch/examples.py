@@ -16,8 +16,8 @@ from ..data.images import ImageRules
 from ..data.prompts import Teacher, draw_items, read_prompts
 from ..data.remarks import Remark, in_words
 from ..data.shards import scan_shards
-from .accelerate_engine import AccelerateEngine
 from .diffusers_models import DiffusersModel, fingerprint
+from .one_process import OneProcess
 from .run_file import DataTable, RunFile
 
 logger = logging.getLogger("hyper_sd")
@@ -25,7 +25,7 @@ logger = logging.getLogger("hyper_sd")
 LOG_SECONDS = 10.0
 
 
-def make_examples(file: RunFile, model: DiffusersModel, engine: AccelerateEngine) -> CachedExamples:
+def make_examples(file: RunFile, model: DiffusersModel, engine: OneProcess) -> CachedExamples:
     """Returns the examples of a run, encoded or drawn where the cache lacks them.
 
     Afterwards the model's encoders are released and its network lies on the engine's device.
@@ -98,7 +98,7 @@ def _teacher(file: RunFile, model: DiffusersModel, side: int) -> Teacher:
     )
 
 
-def _require_same_everywhere(items: Sequence[Item], engine: AccelerateEngine) -> None:
+def _require_same_everywhere(items: Sequence[Item], engine: OneProcess) -> None:
     """Raises: TrainingError where a machine has other data, which would train on other batches."""
     digest = hashlib.sha256("\0".join(part for item in items for part in (item.digest, item.caption)).encode()).digest()
     if not engine.agree(int.from_bytes(digest[:7], "big")):
