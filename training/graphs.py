@@ -124,7 +124,7 @@ class Graphs:
             parameter.grad = self._buffer(parameter)
         self._forget()
         try:
-            losses, replay = self.recorder.record(lambda: function(buffers))
+            losses, replay = self._recording(lambda: function(buffers))
         finally:
             self._forget()  # what was made while recording belongs to the graph
             for hook in hooks:
@@ -132,6 +132,24 @@ class Graphs:
             for parameter, gradient in before:
                 parameter.grad = gradient
         return _Recorded(buffers, losses, replay, used)
+
+    def _recording(self, function: Callable[[], Losses]) -> tuple[Losses, Callable[[], None]]:
+        """Records, and raises what ended the pass, such as an interrupt, even where a broken recording then fails to end."""
+        ended: list[BaseException] = []
+
+        def watched() -> Losses:
+            try:
+                return function()
+            except BaseException as error:
+                ended.append(error)
+                raise
+
+        try:
+            return self.recorder.record(watched)
+        except RuntimeError as error:
+            if ended and not isinstance(ended[0], RuntimeError):
+                raise ended[0] from error
+            raise
 
     def _replayed(self, recorded: _Recorded, inputs: Any) -> Losses:
         for buffer, tensor in zip(tensors_of(recorded.inputs), tensors_of(inputs), strict=True):

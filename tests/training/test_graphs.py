@@ -110,6 +110,53 @@ def test_interrupt_while_recording_leaves_gradients_and_sets_as_they_were(record
     assert layers.sets["student"].flat.grad is None
 
 
+class InterruptProcessingException(Exception):
+    """A host's own, which its network raises in the middle of a pass."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InterruptProcessingException])
+@pytest.mark.parametrize("moment", ["forward", "backward"])
+@pytest.mark.parametrize("breaks", [False, True], ids=["", "and the recording fails to end"])
+@pytest.mark.parametrize("way", ["distillation", "parts", "checkpointing"])
+def test_run_that_is_interrupted_inside_a_recording_goes_on_to_the_bit(
+    tmp_path, recorder, monkeypatch, way, breaks, moment, error
+):
+    config = dataclasses.replace(CONFIG, **WAYS[way], checkpoint_every=1)
+    expected = kept(run(config)[1])
+    states, layers, network = start(config, tmp_path)
+    recording, inner = [], recorder.record
+
+    def record(function):
+        recording.append(True)
+        try:
+            return inner(function)
+        except (KeyboardInterrupt, InterruptProcessingException):
+            if breaks:
+                raise RuntimeError("capture_end: the capture was invalidated") from None
+            raise
+        finally:
+            recording.clear()
+
+    def interrupt(*_):
+        raise error
+
+    def hook(module, args, output):
+        if not recording or not output.requires_grad:
+            return
+        if moment == "forward":
+            interrupt()
+        output.register_hook(interrupt)
+
+    monkeypatch.setattr(recorder, "record", record)
+    handle = network.mid_block.register_forward_hook(hook)
+    with pytest.raises(error):
+        list(states)
+    handle.remove()
+    assert layers.sets["student"].flat.grad is None or way == "parts"
+    monkeypatch.setattr(recorder, "record", inner)
+    assert equal(kept(run(config, tmp_path)[1]), expected)
+
+
 def a_sum(recorder):
     """Returns (graphs, a weight, a pass that multiplies it with x and adds up)."""
     weight = torch.nn.Parameter(torch.ones(2))
