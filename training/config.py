@@ -171,8 +171,8 @@ class TrainingConfig:
 
     @property
     def has_target(self) -> bool:
-        """Whether a moving average of the student is kept."""
-        return self.objective == "tscd"
+        """Whether a moving average of the student is kept: some stage is a consistency distillation, which looks at it."""
+        return self.objective == "tscd" and any(not stage.is_one_step or stage.distance_weight for stage in self.stages)
 
     @property
     def is_guided(self) -> bool:

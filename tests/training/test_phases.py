@@ -203,7 +203,7 @@ def test_one_step_goes_on_from_the_distillation_and_is_taught_by_the_bare_networ
     assert list(outcome.loras) == ["distillation", "one step"]
     assert equal(outcome.tensors, seen[5]["student"])  # of five steps each
     assert equal(outcome.one_step, seen[STEPS]["student"])
-    assert seen[6].keys() == {"student", "target", "fake"}
+    assert seen[6].keys() == {"student", "fake"}
     assert equal(seen[6]["student"], seen[5]["student"])  # the fake score learns alone at first
     assert not equal(outcome.one_step, outcome.tensors)
     assert not equal(seen[STEPS]["fake"], seen[6]["fake"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hyper_sd.tests.training.runs import CONFIG, Interrupted, equal, run, start, weights
 from hyper_sd.training.checkpoint import load_checkpoint
-from hyper_sd.training.config import Stage
+from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.data.teacher_pairs import TeacherPairs
 from hyper_sd.training.engine import LocalEngine
 from hyper_sd.training.run import CHECKPOINT
@@ -144,3 +144,20 @@ def test_accumulated_parts_equal_the_whole_batch(accumulation):
     _, parts = run(one_step(accumulation=accumulation))
     for key, value in weights(whole).items():
         assert torch.allclose(weights(parts)[key], value, atol=1e-4), key
+
+
+def test_stages_for_one_step_alone_keep_no_average_that_nobody_reads_and_older_runs_go_on(tmp_path, monkeypatch):
+    config = one_step(PLAIN[1:], fake_warmup=1)
+    states, layers = run(config)
+    assert set(layers.sets) == {"student", "fake"}
+    whole = {name: value.clone() for name, value in weights(layers).items()}
+    with monkeypatch.context() as patch:  # as it was
+        patch.setattr(TrainingConfig, "has_target", True)
+        older = start(config, tmp_path)[0]
+        for _ in range(2):
+            next(older)
+        older.close()
+        assert "target" in load_checkpoint(tmp_path / CHECKPOINT)[0]
+    rest, layers = run(config, tmp_path)
+    assert [state.losses for state in rest] == [state.losses for state in states[2:]]
+    assert equal(weights(layers), whole)

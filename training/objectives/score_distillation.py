@@ -128,7 +128,8 @@ class ScoreDistillation(nn.Module):
     Args:
         config: of the run.
         denoiser: the network.
-        layers: with the sets "student" and "target", "fake" where a stage has a score_weight, and "teacher" if there is one.
+        layers: with the set "student", "target" where a stage has a consistency distillation, "fake" where one has a
+            score_weight, and "teacher" if there is one.
         heads: of the discriminator, for stages with an adversarial weight.
     """
 
