@@ -5,7 +5,7 @@ One command, from the repository root, in an environment with the `train` extra:
     python -m hyper_sd.benchmarks.score_cost --out benchmarks/results/score_cost.json
 
 A step is one update of the fake score and one of the student. Network, batches, turns and clocks are those of training_cost; a
-test holds both sides to the same weights. Our side also keeps the averaged target, which the other one has no use for.
+test holds both sides to the same weights.
 """
 
 from torch import nn
