@@ -11,6 +11,7 @@ CONFIG = FOLDER / "config.json"
 TOKENIZER = FOLDER / "tokenizer"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
 CONTROLNET = FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
+SCORERS = FOLDER / "hyper_sd_demo_scorers.safetensors"
 SIZE = 128  # side in pixels of the squares it draws
 UNIFIED_STEPS = 8  # the most that its unified LoRA is made for
 

@@ -1,46 +1,20 @@
 """What things of daily life are in a photo and where: torchvision's Mask R-CNN v2, as labels and as a loss for a generator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import RewardError
+from .instances import Instances
 from .weights import read_checkpoint, require_fit
 
 URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
 SHA256 = "73cbd0190fcbe3ba339921fbce2c3a0b6bb9126c9a133c85e43a2a8e060a109e"
 TITLE, HOW = "torchvision's Mask R-CNN v2", f"Download {URL} (186 MB, BSD-3-Clause) and give its path."
 CERTAIN = 0.5  # the least probability of a thing that is found, and of a pixel that belongs to it
-
-
-class Labels(Protocol):
-    """What should be in a picture.
-
-    Attributes:
-        masks: where each thing is, [things, height, width] from 0 to 1, over the whole picture.
-        categories: the number of the kind of each, int [things].
-    """
-
-    masks: torch.Tensor
-    categories: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Things:
-    """The things that are seen in one picture, most certain first.
-
-    Args:
-        masks: where each is, float [things, height, width], 0 or 1.
-        categories: of COCO, int [things] from 1 to 90.
-    """
-
-    masks: torch.Tensor
-    categories: torch.Tensor
 
 
 class MaskRCNN(nn.Module):
@@ -79,11 +53,11 @@ class MaskRCNN(nn.Module):
         return self
 
     @torch.no_grad()
-    def labels(self, images: torch.Tensor) -> list[Things]:
+    def labels(self, images: torch.Tensor) -> list[Instances]:
         """Returns what is seen in pictures [batch, 3, height, width] from 0 to 1."""
         return [_things(found) for found in self.network(list(images.float()))]
 
-    def loss(self, images: torch.Tensor, labels: Sequence[Labels]) -> torch.Tensor:
+    def loss(self, images: torch.Tensor, labels: Sequence[Instances]) -> torch.Tensor:
         """Returns how far what is seen in pictures is from labels, a scalar, differentiable to the pictures.
 
         It is the sum of Mask R-CNN's own losses of kinds, boxes, masks and proposals. Which proposals count is drawn at random
@@ -107,12 +81,12 @@ class MaskRCNN(nn.Module):
         return sum(losses.values())
 
 
-def _things(found: dict[str, torch.Tensor]) -> Things:
+def _things(found: dict[str, torch.Tensor]) -> Instances:
     certain = found["scores"] >= CERTAIN
-    return Things((found["masks"][certain, 0] >= CERTAIN).float(), found["labels"][certain])
+    return Instances((found["masks"][certain, 0] >= CERTAIN).float(), found["labels"][certain])
 
 
-def _target(label: Labels, shape: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
+def _target(label: Instances, shape: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
     """Returns a label as torchvision wants it: boxes of what each mask covers, kinds, and masks of the picture's size."""
     masks = label.masks.to(device).float()
     if masks.shape[1:] != tuple(shape) and len(masks):

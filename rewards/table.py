@@ -8,10 +8,12 @@ import torch
 
 from ..errors import RewardError
 from ..models.catalog import load_catalog
+from ..models.embedded import SCORERS as EMBEDDED_FILE
+from ..models.embedded import TOKENIZER
 from ..models.entry import Entry
 from ..models.files import Index, index_folders, look, may_have, sha256_of, size_of
 from ..models.progress import State
-from . import aesthetic, clip, hps, image_reward, pick_score
+from . import aesthetic, clip, embedded, hps, image_reward, pick_score
 from .scorer import Scorer
 from .weights import remedy
 
@@ -41,6 +43,16 @@ class ScorerKind:
 
 
 PICTURE, BOTH = "the picture", "the picture and its prompt"
+
+
+def _embedded_match(paths: Mapping[str, Path], device: torch.device | str) -> Scorer:
+    return embedded.load_match(EMBEDDED_FILE, TOKENIZER).to(device)
+
+
+def _embedded_quality(paths: Mapping[str, Path], device: torch.device | str) -> Scorer:
+    return embedded.load_quality(EMBEDDED_FILE).to(device)
+
+
 # The hinge of ImageReward is that of its authors' training code, relu(2 - r). UniFL (arXiv 2404.05595) trains with such values
 # for its rewards without naming them, and so does Hyper-SD's paper: the others have none here.
 SCORERS: dict[str, ScorerKind] = {
@@ -54,6 +66,8 @@ SCORERS: dict[str, ScorerKind] = {
         ),
         ScorerKind("pick_score", "PickScore", BOTH, pick_score.PickScore.load, (pick_score.PickScore.weights, clip.TOKENIZER)),
         ScorerKind("hps", "HPS v2.1", BOTH, hps.HumanPreference.load, (hps.HumanPreference.weights, clip.TOKENIZER)),
+        ScorerKind("embedded_match", "demo model: shows what was asked for", BOTH, _embedded_match),
+        ScorerKind("embedded_quality", "demo model: cleanly drawn", PICTURE, _embedded_quality),
     )
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Trains the demo model from nothing: `python -m hyper_sd.demo.recipe`. Stops and resumes at any point.
 
 Stages: emoji -> tokenizer -> autoencoder -> latents -> text encoder -> UNet -> demo/model/hyper_sd_demo.safetensors -> its five
-Hyper-SD LoRAs -> its ControlNet. With --loras, --one-step or --control only that, on the model that is there.
+Hyper-SD LoRAs -> its ControlNet -> the scorers of its world. With --loras, --one-step, --control or --scorers only that, on the
+model that is there.
 """
 
 import argparse
@@ -16,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from ...disk import whole_file
-from ...models.embedded import CHECKPOINT, CONTROLNET, TOKENIZER
+from ...models.embedded import CHECKPOINT, CONTROLNET, SCORERS, TOKENIZER
 from ...training.launch.embedded_model import load_config
-from . import distill, emoji, train_control, train_denoiser, train_text, train_vae
+from . import distill, emoji, train_control, train_denoiser, train_scorers, train_text, train_vae
 from .export import load_checkpoint, save_checkpoint
 from .sample import encode_images
+from .scorer_data import load_world
 from .tokenizer import load_tokenizer, train_tokenizer
 
 STYLED = 0.3  # share of captions that name the drawing's style; the others leave the choice to the model
@@ -103,6 +105,16 @@ def _train_control(images: np.ndarray, concepts: list[emoji.Concept], work: Path
                 train_control.save_control(model, CONTROLNET)
 
 
+def _train_scorers(images: np.ndarray, concepts: list[emoji.Concept], work: Path) -> None:
+    """Trains the scorers of the embedded model's world."""
+    vae, denoiser = load_checkpoint(CHECKPOINT)
+    world = load_world(images, concepts, vae, denoiser, encode_images(vae, images), work)
+    with tqdm(total=train_scorers.TOTAL_STEPS, desc="scorers") as bar:
+        for which, loss in train_scorers.train(world, _captions(concepts), work, SCORERS):
+            bar.update()
+            bar.set_postfix(which=which, loss=f"{loss:.3f}")
+
+
 def _train_denoiser(latents: torch.Tensor, concepts: list[emoji.Concept], work: Path) -> Path:
     """Trains stages 2 and 3 on latents of both vendors' drawings, Noto's first; returns the last checkpoint."""
     caption, count = _captions(concepts), len(concepts)
@@ -124,6 +136,7 @@ def main() -> None:
     parser.add_argument("--loras", action="store_true", help="only the Hyper-SD LoRAs, on the model that is there")
     parser.add_argument("--one-step", action="store_true", help="only the one-step LoRA, on the unified one that is there")
     parser.add_argument("--control", action="store_true", help="only the ControlNet, on the model that is there")
+    parser.add_argument("--scorers", action="store_true", help="only the scorers of pictures, on the model that is there")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default all")
     options = parser.parse_args()
     if options.threads:
@@ -137,14 +150,17 @@ def main() -> None:
     captions = [{"label": c.label, "tags": c.tags, "hexcode": c.hexcode} for c in concepts]
     (options.work / "concepts.json").write_text(json.dumps(captions, ensure_ascii=False, indent=1), encoding="utf-8")
     images = _cached(options.work / "images.npy", lambda: _images(concepts))
-    if not (options.loras or options.one_step or options.control):
+    everything = not (options.loras or options.one_step or options.control or options.scorers)
+    if everything:
         vae, latents = _train_autoencoder(images, options.work / "vae.pt")
         denoiser = train_denoiser.load_trained(_train_denoiser(latents, concepts, options.work))
         save_checkpoint(vae, denoiser, CHECKPOINT)
-    if not options.control:
+    if everything or options.loras or options.one_step:
         _distill(images, concepts, options.work, options.one_step)
-    if not (options.loras or options.one_step):
+    if everything or options.control:
         _train_control(images, concepts, options.work)
+    if everything or options.scorers:
+        _train_scorers(images, concepts, options.work)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Packages are pinned; npm verifies each against the registry's own integrity hash. Nothing of them is kept in this repository.
 """
 
+import io
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 PACKAGES = {"@iconify-json/noto": "1.2.9", "@iconify-json/fluent-emoji-flat": "1.2.6", "emojibase-data": "17.0.0"}
 IMAGE_SIZE = 128
@@ -31,12 +33,13 @@ TEMPLATES = ("{}", "{}", "a {}", "a picture of a {}", "an emoji of a {}", "{} em
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its emojibase label and tags, and its SVG body per vendor."""
+    """One emoji: its emojibase label and tags, its SVG body per vendor, and the number of its kind in SUBGROUPS."""
 
     hexcode: str
     label: str
     tags: tuple[str, ...]
     svg: dict[str, str]
+    kind: int = 0
 
     def caption(self, rng: random.Random, aliases: dict[str, tuple[str, ...]]) -> str:
         """Draws one caption: mostly the label in a template, sometimes an alias or a few tags behind it."""
@@ -88,7 +91,8 @@ def load_concepts(modules: Path, chosen: Sequence[str] = (NOTO, FLUENT)) -> list
     vendors = {v: (_read(modules / v / "icons.json"), _read(modules / v / "chars.json")) for v in chosen}
     concepts = []
     for entry in sorted(emoji, key=lambda e: e.get("order", 0)):
-        if subgroups.get(entry.get("subgroup")) not in SUBGROUPS:
+        kind = subgroups.get(entry.get("subgroup"))
+        if kind not in SUBGROUPS:
             continue
         code = entry["hexcode"].lower()
         bare = "-".join(part for part in code.split("-") if part != "fe0f")
@@ -99,7 +103,8 @@ def load_concepts(modules: Path, chosen: Sequence[str] = (NOTO, FLUENT)) -> list
             if body:
                 svg[vendor] = body
         if len(svg) == len(vendors):
-            concepts.append(Concept(entry["hexcode"], entry["label"].lower(), tuple(entry.get("tags", ())), svg))
+            tags = tuple(entry.get("tags", ()))
+            concepts.append(Concept(entry["hexcode"], entry["label"].lower(), tags, svg, SUBGROUPS.index(kind)))
     return concepts
 
 
@@ -113,20 +118,28 @@ def unique_aliases(concepts: list[Concept]) -> dict[str, tuple[str, ...]]:
     return {c.hexcode: tuple(t for t in c.tags if len(owners[t]) == 1 and t not in labels and len(t) > 2) for c in concepts}
 
 
-def render(svg: str, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Renders one SVG on white. Returns: uint8 [size, size, 3]."""
-    import io
-
+def cut_out(svg: str, size: int) -> Image.Image:
+    """Renders one SVG without a ground: an RGBA picture of size x size."""
     import resvg_py
-    from PIL import Image
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
-    drawn = Image.open(io.BytesIO(png)).convert("RGBA")
+    return Image.open(io.BytesIO(png)).convert("RGBA")
+
+
+def page(svg: str, size: int = IMAGE_SIZE) -> Image.Image:
+    """Returns one SVG with a margin on a page of size x size that is transparent around it."""
     margin = round(size * 0.06)  # both vendors draw to the very edge
-    drawn = drawn.resize((size - 2 * margin,) * 2, Image.LANCZOS)
-    page = Image.new("RGBA", (size, size), "white")
-    page.alpha_composite(drawn, (margin, margin))
-    return np.asarray(page.convert("RGB"))
+    drawn = cut_out(svg, size).resize((size - 2 * margin,) * 2, Image.LANCZOS)
+    clear = Image.new("RGBA", (size, size), (255, 255, 255, 0))
+    clear.paste(drawn, (margin, margin))
+    return clear
+
+
+def render(svg: str, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Renders one SVG on white. Returns: uint8 [size, size, 3]."""
+    white = Image.new("RGBA", (size, size), "white")
+    white.alpha_composite(page(svg, size))
+    return np.asarray(white.convert("RGB"))
 
 
 def corpus(modules: Path) -> list[str]:

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hyper_sd.errors import RewardError
-from hyper_sd.rewards.mask_rcnn import URL, MaskRCNN, Things, _target, require_torchvision
+from hyper_sd.rewards.instances import Instances
+from hyper_sd.rewards.mask_rcnn import URL, MaskRCNN, _target, require_torchvision
 
 pytest.importorskip("torchvision.models.detection", exc_type=ImportError)
 
@@ -56,7 +57,7 @@ def labels():
     first, second = torch.zeros(1, 64, 64), torch.zeros(2, 32, 32)
     first[0, 10:40, 20:50] = 1
     second[0, 2:20, 2:20] = second[1, 16:30, 10:30] = 1
-    return [Things(first, torch.tensor([3])), Things(second, torch.tensor([1, 18]))]
+    return [Instances(first, torch.tensor([3])), Instances(second, torch.tensor([1, 18]))]
 
 
 def test_loss_has_a_gradient_to_the_pictures_and_to_no_weight(seer, labels):
@@ -98,8 +99,8 @@ def test_norms_keep_their_statistics_whatever_is_asked(seer, labels):
 
 
 def test_picture_without_things_has_a_loss_too(seer):
-    nothing = Things(torch.zeros(0, 64, 64), torch.zeros(0, dtype=torch.long))
-    covered = Things(torch.zeros(1, 64, 64), torch.tensor([2]))
+    nothing = Instances(torch.zeros(0, 64, 64), torch.zeros(0, dtype=torch.long))
+    covered = Instances(torch.zeros(1, 64, 64), torch.tensor([2]))
     assert seer.loss(torch.rand(2, 3, 64, 64), [nothing, covered]).isfinite()
 
 
