@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling
+from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling, score
 from .model_routes import ModelRoutes
 from .training import loss_plot, save_lora, train_lora, training_data
 
@@ -15,6 +15,6 @@ class HyperSDExtension(ComfyExtension):
         dropdowns.register()
         model_downloads.register_folder()
         ModelRoutes(model_downloads.DOWNLOADS).register()
-        models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads)
+        models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads, score)
         training = (training_data, train_lora, save_lora, loss_plot)
         return [node for module in (*models, *training) for node in module.NODES]
