@@ -40,7 +40,7 @@ def server(comfyui_path, tmp_path_factory):
         for number in range(PICTURES):
             image.crop((64 * number, 0, 64 * number + SIZE, SIZE)).convert("RGB").save(folder / f"{number}.png")
             (folder / f"{number}.txt").write_text("a girl on a green hill", encoding="utf-8")
-    folders = {name: name for name in ("checkpoints", "loras", "controlnet")}
+    folders = {name: name for name in ("checkpoints", "loras", "controlnet", "hyper_sd_rewards")}
     paths = base / "paths.yaml"  # JSON is YAML
     paths.write_text(json.dumps({"real": {"base_path": str(Path(MODELS).resolve()), **folders}}), encoding="utf-8")
     device = device_arguments()
