@@ -23,7 +23,7 @@ from hyper_sd.training.launch.diffusers_models import DiffusersModel
 from hyper_sd.training.launch.embedded_model import load_embedded_model
 from hyper_sd.training.loop import train
 from hyper_sd.training.lora_layers import STUDENT, LoraLayers
-from hyper_sd.training.preview import sample_latents
+from hyper_sd.training.sampling import sample_latents
 from PIL import Image
 
 DRAWINGS = Path(__file__).resolve().parents[1] / "demo" / "style"

@@ -29,7 +29,9 @@ class Scorer(nn.Module, ABC):
         return self.eval().requires_grad_(False)
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Returns the score of every picture, float32 [batch], differentiable to the pictures.
+        """Returns the score of every picture, [batch], differentiable to the pictures.
+
+        It is in float32, or in float64 where the weights are.
 
         Args:
             images: [batch, 3, height, width], from 0 to 1, of any size from 8 pixels on, on the scorer's device.
@@ -37,7 +39,9 @@ class Scorer(nn.Module, ABC):
         Raises: RewardError for pictures or prompts that it cannot take, and for a score that is not finite.
         """
         require_pictures(images, prompts)
-        scores = self.rate(images.float(), list(prompts)).float()
+        weights = next(self.parameters(), images)
+        dtype = torch.promote_types(weights.dtype, torch.float32)
+        scores = self.rate(images.to(dtype), list(prompts)).to(dtype)
         if not bool(scores.detach().isfinite().all()):
             raise RewardError(
                 f"{type(self).__name__} gave a score that is not a number ({scores.tolist()}). Its file may be damaged, "
@@ -47,7 +51,7 @@ class Scorer(nn.Module, ABC):
 
     @abstractmethod
     def rate(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        """Returns the scores [batch] of checked pictures, float32 [batch, 3, height, width] from 0 to 1."""
+        """Returns the scores [batch] of checked pictures, float32 or the weights' float64 [batch, 3, height, width], 0 to 1."""
 
 
 def require_pictures(images: torch.Tensor, prompts: Sequence[str]) -> None:

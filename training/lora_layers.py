@@ -16,9 +16,10 @@ from .bypass import add_bypass
 
 logger = logging.getLogger("hyper_sd")
 
-# The names of the adapter sets: what is trained, its moving average, a style that is distilled, a discriminator's backbone, and
-# the score of what the student draws.
+# The names of the adapter sets: what is trained, its moving average, a style that is distilled, a discriminator's backbone, the
+# score of what the student draws, and the distilled student that human feedback is learnt on top of.
 STUDENT, TARGET, TEACHER, BACKBONE, FAKE = "student", "target", "teacher", "discriminator", "fake"
+DISTILLED = "distilled"
 
 # What the released Hyper-SD LoRAs leave out (278 modules of SD1.5, 788 of SDXL are left): first and last convolution, and the
 # embeddings of time and size; in diffusers' and in the original Stable Diffusion's names.
@@ -39,7 +40,7 @@ def adaptable_layers(network: nn.Module, excluded: Sequence[str] = EXCLUDED) -> 
 
 
 class LoraLayers:
-    """The adapter sets of a network, of which one or none is active; none is the untouched network.
+    """The adapter sets of a network, of which none, one or several are active; none is the untouched network.
 
     The network keeps its parameters, buffers and modules; `detach` takes the hooks off again.
 
@@ -72,7 +73,7 @@ class LoraLayers:
             raise TrainingError(f"rank must be 1 or more, got {rank}; 64 is usual, less makes a smaller file.")
         self.rank, self.lora_alpha, self.dtype = rank, float(rank if lora_alpha is None else lora_alpha), dtype
         self.sets: dict[str, AdapterSet] = {}
-        self.active: str | None = None
+        self.active: tuple[str, ...] = ()
         self.frozen = False
         numbered = enumerate(self.layers.values())
         self._hooks = [layer.register_forward_hook(self._make_hook(position)) for position, layer in numbered]
@@ -92,15 +93,15 @@ class LoraLayers:
         return adapters
 
     @contextmanager
-    def using(self, name: str | None, frozen: bool = False) -> Iterator[None]:
-        """Activates a set and restores what was active before, also after an error.
+    def using(self, *names: str | None, frozen: bool = False) -> Iterator[None]:
+        """Activates sets, whose changes add up, and restores what was active before, also after an error.
 
         Args:
-            name: of the set; None activates the bare network.
-            frozen: whether gradients pass through the set without reaching its weights.
+            names: of the sets; none, or None alone, activates the bare network.
+            frozen: whether gradients pass through the sets without reaching their weights.
         """
         before = self.active, self.frozen
-        self.active, self.frozen = name, frozen
+        self.active, self.frozen = tuple(name for name in names if name is not None), frozen
         try:
             yield
         finally:
@@ -114,13 +115,16 @@ class LoraLayers:
 
     def _make_hook(self, position: int):
         def hook(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-            if self.active is None:
+            if not self.active:
                 return None
             if self._is_seen(layer, position):
                 output = output.clone()
-            adapters = self.sets[self.active]
-            learns = torch.is_grad_enabled() and adapters.flat.requires_grad and not self.frozen
-            return add_bypass(layer, args[0], output, adapters.ready(output.dtype, learns)[position], adapters.scale)
+            for name in self.active:
+                adapters = self.sets[name]
+                learns = torch.is_grad_enabled() and adapters.flat.requires_grad and not self.frozen
+                pair = adapters.ready(output.dtype, learns)[position]
+                output = add_bypass(layer, args[0], output, pair, adapters.scale)
+            return output
 
         return hook
 

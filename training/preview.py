@@ -10,77 +10,19 @@ import torch
 from PIL import Image
 
 from ..evaluation.contact_sheet import contact_sheet
-from ..samplers.schedule import NoiseSchedule
-from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas
+from ..samplers.timesteps import LAST_TIMESTEP
 from .config import Stage
-from .data.examples import Conditioning
-from .denoiser import Denoiser
-from .diffusion import Diffusion
 from .job import Job
 from .lora_layers import STUDENT, LoraLayers
 from .phases import stage_in_words
 from .presets import Phase
+from .sampling import sample_latents
 
 logger = logging.getLogger("hyper_sd")
 STEPS = (1, 4, 8)
 CAPTIONS = 3
 TIMES, SHARE = 8, 0.05  # sheets of a training, and the most of its time that they may take
 TILE = 512  # pixels of an image on the sheet
-
-
-def schedule_of_diffusion(diffusion: Diffusion) -> NoiseSchedule:
-    """Returns the sigma table that hosts sample this process with."""
-    ratio = 1.0 if diffusion.prediction_type == "flow" else diffusion.alpha
-    return NoiseSchedule.from_sigmas(diffusion.sigma / ratio)
-
-
-@torch.no_grad()
-def sample_latents(
-    denoiser: Denoiser,
-    conditioning: Conditioning,
-    unconditional: Conditioning,
-    shape: Sequence[int],
-    *,
-    steps: int,
-    num_segments: int = 1,
-    eta: float = 0.3,
-    guidance_scale: float = 1.0,
-    seed: int = 0,
-    start_timestep: int = LAST_TIMESTEP,
-) -> torch.Tensor:
-    """Returns latents [batch, ...] as the network sees them (scaled), drawn with whatever adapter set is active.
-
-    The same seed gives the noise that ComfyUI gives, so that a preview and an image of its sampler node agree.
-
-    Args:
-        denoiser: the network.
-        conditioning: tensors [batch, ...] on the network's device.
-        unconditional: the same of the empty prompt; not used without guidance.
-        shape: of the latents, [batch, channels, height, width].
-        steps: as samplers.timesteps.hyper_sd_timesteps() takes them.
-        num_segments: as samplers.timesteps.hyper_sd_timesteps() takes it.
-        eta: as samplers.tcd.sample_tcd() takes it.
-        guidance_scale: 1 is no guidance.
-        seed: of the starting noise, and of the noise that eta adds.
-        start_timestep: of the first step, from noise of deviation 1 as the network sees it.
-    Raises: ScheduleError where no such grid exists.
-    """
-    schedule = schedule_of_diffusion(denoiser.diffusion)
-    sigmas = hyper_sd_sigmas(schedule, steps, num_segments, start_timestep=start_timestep)
-    like = next(tensor for tensor in conditioning.values() if tensor.is_floating_point())
-    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
-    noise = noise.to(like.device, torch.promote_types(like.dtype, torch.float32))
-    scale = noise.new_full((len(noise),), guidance_scale)
-    guide = unconditional if guidance_scale != 1 else {}
-
-    def model(x: torch.Tensor, sigma: torch.Tensor, seed: int) -> torch.Tensor:
-        t = torch.full((len(x),), round(schedule.timestep(float(sigma[0]))), device=x.device)
-        scaled = x if schedule.is_flow else x * denoiser.diffusion.levels(t, x)[0]
-        return denoiser.diffusion.pred_x0(scaled, denoiser.guided(scaled, t, conditioning, guide, scale), t)
-
-    start = noise if schedule.is_flow else noise * (1 + sigmas[0] ** 2).sqrt()
-    return sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, eta=eta, num_segments=num_segments, schedule=schedule)
 
 
 @dataclass

@@ -49,10 +49,10 @@ def _recomputed(forward, layers: LoraLayers, draws: bool):
     def run(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        seen = layers.active, layers.frozen
+        names, frozen = layers.active, layers.frozen
 
         def contexts():
-            return nullcontext(), layers.using(*seen)
+            return nullcontext(), layers.using(*names, frozen=frozen)
 
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws, **kwargs)
 

@@ -97,11 +97,11 @@ def test_sets_are_switched_and_restored_also_after_an_error():
         student = network(x, t, c)
         with pytest.raises(ZeroDivisionError), layers.using(None, frozen=True):
             1 / 0  # noqa: B018
-        assert (layers.active, layers.frozen) == ("student", False)
+        assert (layers.active, layers.frozen) == (("student",), False)
         with layers.using("target"):
             assert not torch.allclose(network(x, t, c), student)
         assert torch.equal(network(x, t, c), student)
-    assert layers.active is None
+    assert layers.active == ()
 
 
 def test_frozen_set_passes_gradients_on_and_gets_none():

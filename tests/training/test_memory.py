@@ -211,7 +211,7 @@ def test_estimate_leaves_nothing_behind():
     estimate(denoiser, 3, dataclasses.replace(CONFIG, stages=(Stage(1, 1, adversarial_weight=0.1),)), (4, 32, 32), texts(1))
     assert hooks() == before
     assert layers.sets == {}
-    assert layers.active is None
+    assert layers.active == ()
     assert [p.requires_grad for p in denoiser.network.parameters()] == flags
     assert all(p.grad is None for p in denoiser.network.parameters())
 

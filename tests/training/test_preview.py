@@ -10,7 +10,7 @@ from hyper_sd.training import preview
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import PREDICTION_TYPES, Diffusion
 from hyper_sd.training.lora_layers import LoraLayers
-from hyper_sd.training.preview import sample_latents, schedule_of_diffusion
+from hyper_sd.training.sampling import sample_latents, schedule_of_diffusion
 from PIL import Image
 
 ALL = pytest.mark.parametrize("prediction", PREDICTION_TYPES)
