@@ -67,7 +67,7 @@ SCORERS: dict[str, ScorerKind] = {
         ScorerKind("pick_score", "PickScore", BOTH, pick_score.PickScore.load, (pick_score.PickScore.weights, clip.TOKENIZER)),
         ScorerKind("hps", "HPS v2.1", BOTH, hps.HumanPreference.load, (hps.HumanPreference.weights, clip.TOKENIZER)),
         ScorerKind("embedded_match", "demo model: shows what was asked for", BOTH, _embedded_match),
-        ScorerKind("embedded_quality", "demo model: cleanly drawn", PICTURE, _embedded_quality),
+        ScorerKind("embedded_quality", "demo model: noise and blur, a trial", PICTURE, _embedded_quality),
     )
 }  # fmt: skip
 

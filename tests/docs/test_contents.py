@@ -44,6 +44,7 @@ ANSWERS = {
         "scores/unified LoRA, 4 steps/retrieval_top1/mean", "teacher_25_steps/retrieval_top1",
         "scores/base, 4 steps/retrieval_top1/mean", "scores/one-step LoRA from 800/retrieval_top1/mean",
     ],
+    "demo_scorers": ["accuracy/base, 25 steps/top1", "accuracy/drawings it has learnt from/top1"],
     "demo_controlnet": ["unified LoRA, 4 steps/0.8/met/mean", "unified LoRA, 4 steps/0/met/mean"],
 }  # fmt: skip
 
