@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ..training.config import to_plain
 from ..training.data.examples import LatentExamples
+from ..training.plain_config import to_plain
 from . import digits
 from .distillation_arms import COMMON, GUIDANCE, STEPS, TOTAL_STEPS, Arm, arms
 from .distillation_judge import CONVERGED, SAMPLES, Judge, student

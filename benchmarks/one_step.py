@@ -21,9 +21,10 @@ import torch
 
 from ..evaluation.metrics import diversity
 from ..samplers.timesteps import LAST_TIMESTEP
-from ..training.config import Stage, TrainingConfig, to_plain
+from ..training.config import Stage, TrainingConfig
 from ..training.data.examples import LatentExamples
 from ..training.loop import train
+from ..training.plain_config import differences, to_plain
 from . import digits
 from .distillation_arms import COMMON, TOTAL_STEPS, Arm, Draw, arms
 from .distillation_judge import Judge, student
@@ -105,7 +106,7 @@ def measure(config: TrainingConfig, first: Arm, judge: Judge, examples: LatentEx
     path, wanted = folder / "scores.json", to_plain(config)
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if not config.differences(kept["config"]):
+        if not differences(config, kept["config"]):
             return kept["scores"]
     layers = student(first.config, judge.base, examples, start)
     try:

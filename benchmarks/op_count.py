@@ -22,7 +22,7 @@ from ..training.data.examples import Examples
 from ..training.denoiser import Denoiser
 from ..training.engine import PRECISION_DTYPES, LocalEngine
 from ..training.lora_layers import LoraLayers
-from ..training.presets import PRESETS
+from ..training.preset_table import PRESETS
 from ..training.recompute import recomputing
 from ..training.run import Run
 from . import sdxl_shape, step_cost

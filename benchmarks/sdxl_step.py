@@ -15,7 +15,7 @@ from ..training.graphs import can_record
 from ..training.loop import train
 from ..training.lora_layers import LoraLayers
 from ..training.memory import estimate
-from ..training.presets import PRESETS
+from ..training.preset_table import PRESETS
 from . import sdxl_shape
 from .card import CPU, Growth, KernelWatch, card
 from .measure import logged, logger, machine, run_again, versions

@@ -33,7 +33,8 @@ from PIL import Image
 
 from ..evaluation.contact_sheet import contact_sheet
 from ..evaluation.metrics import kid, retrieval_accuracy
-from ..training.presets import STYLE, STYLE_SHARE, STYLE_THEN_DISTIL
+from ..training.presets import STYLE_SHARE
+from ..training.words import STYLE, STYLE_THEN_DISTIL
 from .embedded import CFG, ETA, TRAINED_ON, Drawings
 from .measure import (
     Features,

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ..training.presets import PRESETS, TrainRequest
+from ..training.preset_table import PRESETS
+from ..training.presets import TrainRequest
 
 OURS, OURS_AGAIN, EAGER = "ours", "ours, checkpointing", "ours, eager"
 FP32 = {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}

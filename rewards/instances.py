@@ -5,11 +5,13 @@ arXiv 2404.05595, algorithm 1.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .embedded import INSTANCES, SIZE, Trunk, load_part
@@ -19,6 +21,7 @@ GRID, MASK = 8, 32  # cells of a side, and pixels of a mask's side
 CENTRE = 0.2  # share of a thing's width and height around its middle whose cells answer for it; SOLO's epsilon
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # source: Lin et al., arXiv 1708.02002
 DICE_WEIGHT = 3.0  # SOLO's lambda
+LAST = "kind.2.weight"  # of the layer that has an output for each kind
 CERTAIN, SAME = 0.3, 0.5  # the least probability of a thing that is found; the overlap from which two are one
 
 
@@ -104,14 +107,16 @@ class InstanceNet(nn.Module):
         return [_found(kind.sigmoid(), mask.sigmoid()) for kind, mask in zip(kinds, masks, strict=True)]
 
 
-def load_instances(file: Path, kinds: int) -> InstanceNet:
+def load_instances(file: Path) -> InstanceNet:
     """Returns the frozen network of the embedded model's world.
 
     Args:
         file: of the scorers.
-        kinds: of things that it was trained on.
     Raises: RewardError as load_part().
     """
+    kinds = 1  # where the file cannot be read, load_part() says why
+    with suppress(OSError, SafetensorError), safe_open(file, "pt") as opened:
+        kinds = opened.get_slice(f"{INSTANCES}{LAST}").get_shape()[0]
     return load_part(InstanceNet(kinds), file, INSTANCES).freeze()
 
 

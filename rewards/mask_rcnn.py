@@ -11,7 +11,8 @@ from ..errors import RewardError
 from .instances import Instances
 from .weights import read_checkpoint, require_fit
 
-URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+FILE = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+URL = f"https://download.pytorch.org/models/{FILE}"
 SHA256 = "73cbd0190fcbe3ba339921fbce2c3a0b6bb9126c9a133c85e43a2a8e060a109e"
 TITLE, HOW = "torchvision's Mask R-CNN v2", f"Download {URL} (186 MB, BSD-3-Clause) and give its path."
 CERTAIN = 0.5  # the least probability of a thing that is found, and of a pixel that belongs to it

@@ -39,7 +39,7 @@ UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.
 PATH_EDITS = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}
 FAMILIES = {"sd15", "sdxl", "sd3", "flux"}
 # Where families may be listed: in their own records, and in a training's presets, whose sizes were measured family by family.
-FAMILY_TABLES = {"models/families.py", "training/presets.py"}
+FAMILY_TABLES = {"models/families.py", "training/preset_table.py"}
 MAX_FILE, MAX_FUNCTION = 300, 40
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -146,7 +146,7 @@ GOOD = [
     ("no_unsafe_code", "demo/recipe/a.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()"),
     ("no_unsafe_code", "rewards/weights.py", "import torch\ntorch.load('x', weights_only=True, mmap=True)"),
     ("families", "models/families.py", 'ORDER = ["sd15", "sdxl"]'),
-    ("families", "training/presets.py", 'PRESETS = {"sd15": 1, "sdxl": 2}'),
+    ("families", "training/preset_table.py", 'PRESETS = {"sd15": 1, "sdxl": 2}'),
     ("families", "models/a.py", 'if family == "sdxl" and (family, steps) == ("sdxl", 4):\n    x = ["sdxl", "unified"]'),
     ("sizes", "samplers/a.py", 'def f():\n    """' + "text\n" * 60 + '    """\n    return 1'),
     ("docstrings", "samplers/a.py", '"""Module."""\ndef _private():\n    pass'),

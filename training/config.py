@@ -1,21 +1,17 @@
 """The settings of a training run, as frozen values that are checked once."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import TrainingError
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
-from .checks import require_types, two_numbers
+from .checks import require_types
+from .feedback.settings import FeedbackSettings
 from .segments import ENDPOINTS, solver_grid
 
-OBJECTIVES, DISTANCES, PRECISIONS, REALS = ("tscd", "finetune"), ("huber", "mse"), ("fp32", "bf16", "fp16"), ("target", "data")
+OBJECTIVES, DISTANCES = ("tscd", "finetune", "feedback"), ("huber", "mse")
+PRECISIONS, REALS = ("fp32", "bf16", "fp16"), ("target", "data")
 GRAPHS, OPTIMIZERS = ("auto", "off"), ("adamw", "adamw8bit")
-FREE_TO_CHANGE = {"checkpoint_every", "gradient_checkpointing", "accumulation", "cuda_graphs"}  # between two parts of one run
-# What only stages for one step read. Other runs leave them out of their settings, so that those begun before go on.
-OF_ONE_STEP = ("start_timestep", "fake_learning_rate", "fake_updates", "fake_warmup", "pairs", "pair_steps")
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Stage:
     """One stretch of training on a number of segments.
 
     Args:
-        num_segments: k; ignored by the finetune objective.
+        num_segments: k; ignored by the objectives "finetune" and "feedback".
         steps: optimizer steps.
         distance_weight: of the distance in the student's loss; in a stage for one step, of the consistency that is mixed in.
         adversarial_weight: of the discriminator's part in the student's loss.
@@ -69,7 +65,7 @@ class TrainingConfig:
 
     Args:
         stages: at least one.
-        objective: "tscd", distillation, or "finetune", plain denoising.
+        objective: "tscd", distillation, "finetune", plain denoising, or "feedback", better pictures by the measure of rewards.
         batch_size: examples per optimizer step, over all processes and accumulated parts.
         accumulation: parts a process splits its share of the batch into.
         learning_rate: of the student.
@@ -104,6 +100,7 @@ class TrainingConfig:
             card and the package bitsandbytes, and learns nearly the same.
         seed: of everything that is drawn.
         checkpoint_every: optimizer steps between two checkpoints.
+        feedback: how the objective "feedback" asks for better pictures; None for the other objectives.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
 
@@ -140,6 +137,7 @@ class TrainingConfig:
     optimizer: str = "adamw"
     seed: int = 0
     checkpoint_every: int = 200
+    feedback: FeedbackSettings | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -160,6 +158,8 @@ class TrainingConfig:
             raise TrainingError(f"a stage needs one weight above 0 to learn by, got {self.stages}; distance_weight 1 is usual.")
         if self.objective != "tscd" and any(stage.is_one_step for stage in self.stages):
             raise TrainingError(f'score_weight and pair_weight need objective "tscd", got {self.objective!r}; leave them out.')
+        if (self.objective == "feedback") != (self.feedback is not None):
+            raise TrainingError(f'Settings of feedback and the objective "feedback" belong together, got {self.objective!r}.')
         low, high = self.guidance_scale
         if not 0 <= low <= high < math.inf:
             raise TrainingError(f"guidance_scale must be (lowest, highest), 0 or more, got {self.guidance_scale}; use (2, 9).")
@@ -192,6 +192,8 @@ class TrainingConfig:
     @property
     def graphs(self) -> int:
         """How many passes of the student one loss goes back through at most."""
+        if self.feedback is not None:
+            return bool(self.feedback.rewards) + bool(self.feedback.instance_weight)
         return max(
             sum(map(bool, (s.distance_weight, s.score_weight or s.adversarial_weight, s.pair_weight))) if s.is_one_step else 1
             for s in self.stages
@@ -233,15 +235,6 @@ class TrainingConfig:
         fall = (1 + math.cos(math.pi * inside / stage.steps)) / 2
         return own * warm * (self.final_rate + (1 - self.final_rate) * fall)
 
-    def differences(self, saved: Mapping[str, Any]) -> list[str]:
-        """Returns the settings that differ from those of a saved run and must not."""
-        own, saved = ({"optimizer": OPTIMIZERS[0], **values} for values in (to_plain(self), saved))
-        return [
-            f"{name}: {saved.get(name)} then, {value} now"
-            for name, value in own.items()
-            if saved.get(name) != value and name not in FREE_TO_CHANGE
-        ]
-
 
 _CHOICES = {
     "objective": OBJECTIVES, "endpoint": ENDPOINTS, "distance": DISTANCES, "precision": PRECISIONS, "adversarial_real": REALS,
@@ -258,38 +251,3 @@ _RANGES = {
     "rank": (1, 4096, "64 is the released LoRAs'"), "lora_alpha": (1e-6, 4096, "leave it out for scale 1"),
     "seed": (0, 2**63 - 1, "any whole number"), "checkpoint_every": (1, 2**31, "200 is usual"),
 }  # fmt: skip
-
-
-def to_plain(config: TrainingConfig) -> dict[str, Any]:
-    """Returns the settings as JSON values."""
-    plain = dataclasses.asdict(config)
-    has_one_step = any(stage.is_one_step for stage in config.stages)
-    kept = {name: value for name, value in plain.items() if has_one_step or name not in OF_ONE_STEP}
-    if config.optimizer == OPTIMIZERS[0]:  # left out, so that runs begun before there was a choice go on
-        del kept["optimizer"]
-    stages = [{k: v for k, v in s.items() if v or k not in ("score_weight", "pair_weight")} for s in plain["stages"]]
-    return kept | {"stages": stages, "guidance_scale": list(config.guidance_scale)}
-
-
-def from_plain(values: Mapping[str, Any]) -> TrainingConfig:
-    """Returns the settings of a JSON or TOML table.
-
-    Raises: TrainingError for unknown or missing names.
-    """
-    known = {f.name for f in dataclasses.fields(TrainingConfig)}
-    stage_known = {f.name for f in dataclasses.fields(Stage)}
-    stages = values.get("stages")
-    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
-        raise TrainingError("The settings need a list of stages, for example [{num_segments = 8, steps = 1000}].")
-    unknown = (values.keys() - known) | set().union(*(set(s) - stage_known for s in stages))
-    if unknown:
-        raise TrainingError(
-            f"Unknown settings {sorted(unknown)}; there are {sorted(known)}, and per stage {sorted(stage_known)}."
-        )
-    try:
-        settings = {**values, "stages": tuple(Stage(**s) for s in stages)}
-        if "guidance_scale" in settings:
-            settings["guidance_scale"] = two_numbers("guidance_scale", settings["guidance_scale"], "[2.0, 9.0]")
-        return TrainingConfig(**settings)
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"The settings do not fit: {error}.") from error

@@ -191,7 +191,8 @@ class Graphs:
 
 def can_record(config: TrainingConfig, engine: LocalEngine) -> bool:
     """Returns whether the passes of such a run are recorded, as far as that is known before it."""
-    return config.cuda_graphs != "off" and engine.device.type == "cuda" and torch.version.hip is None and engine.records
+    is_wanted = config.cuda_graphs != "off" and config.feedback is None
+    return is_wanted and engine.device.type == "cuda" and torch.version.hip is None and engine.records
 
 
 def make_graphs(config: TrainingConfig, engine: LocalEngine, sets: Callable[[], Iterable[AdapterSet]]) -> Graphs | None:
@@ -206,6 +207,7 @@ def make_graphs(config: TrainingConfig, engine: LocalEngine, sets: Callable[[], 
         return None
     if not can_record(config, engine):
         why = "this torch is made for ROCm" if engine.records else "accelerate runs the steps"
+        why = "the steps of human feedback differ from one another" if config.feedback is not None else why
         logger.info("CUDA graphs are off for this run: %s.", why)
         return None
     return Graphs(CudaRecorder(engine.device), sets)

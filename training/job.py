@@ -10,6 +10,7 @@ import torch
 from .data.examples import Examples
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .feedback.judge import Judge
 from .lora_layers import EXCLUDED, LoraLayers
 from .lora_tensors import Rename
 from .presets import Phase
@@ -52,11 +53,13 @@ class Job:
         examples: what it learns from.
         phases: in order. A distillation after a style distils the network with that style. A phase for one step goes on from
             the distillation before it, and is taught by the bare network.
-        start: tensors in kohya's names that a distillation, or a style alone, starts from; may be empty.
+        start: tensors in kohya's names that a distillation, or a style alone, starts from, and that human feedback is learnt
+            on top of; may be empty.
         folder: of the checkpoints, the losses and the sheets of samples.
         excluded: patterns of layers that are left alone.
         settings: what decides the folder's name, as JSON values.
         heads: weights of a discriminator's heads, which the last phase's checkpoint holds as well.
+        judge: of human feedback; None for the other objectives.
     """
 
     trainee: Trainee
@@ -67,6 +70,7 @@ class Job:
     excluded: tuple[str, ...] = EXCLUDED
     settings: Mapping[str, Any] = field(default_factory=dict)
     heads: int = 0
+    judge: Judge | None = None
 
     @property
     def total_steps(self) -> int:

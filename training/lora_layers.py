@@ -17,9 +17,10 @@ from .bypass import add_bypass
 logger = logging.getLogger("hyper_sd")
 
 # The names of the adapter sets: what is trained, its moving average, a style that is distilled, a discriminator's backbone, the
-# score of what the student draws, and the distilled student that human feedback is learnt on top of.
+# score of what the student draws, the distilled student that human feedback is learnt on top of, and what was learnt of it
+# when a reward that it does not learn from still approved.
 STUDENT, TARGET, TEACHER, BACKBONE, FAKE = "student", "target", "teacher", "discriminator", "fake"
-DISTILLED = "distilled"
+DISTILLED, APPROVED = "distilled", "approved"
 
 # What the released Hyper-SD LoRAs leave out (278 modules of SD1.5, 788 of SDXL are left): first and last convolution, and the
 # embeddings of time and size; in diffusers' and in the original Stable Diffusion's names.
@@ -78,15 +79,22 @@ class LoraLayers:
         numbered = enumerate(self.layers.values())
         self._hooks = [layer.register_forward_hook(self._make_hook(position)) for position, layer in numbered]
 
-    def add(self, name: str, copy_of: str | None = None, seed: int | None = 0) -> AdapterSet:
+    @property
+    def drawing(self) -> tuple[str, ...]:
+        """The names of the sets that draw what is learnt: "student", on top of "distilled" where that is there."""
+        return tuple(name for name in (DISTILLED, STUDENT) if name in self.sets)
+
+    def add(self, name: str, copy_of: str | None = None, seed: int | None = 0, rank: int | None = None) -> AdapterSet:
         """Adds a set and returns it.
 
         Args:
             name: of the set; one of that name is replaced.
             copy_of: name of the set whose weights it gets; None makes a new one, which changes nothing yet.
             seed: of a new set; None leaves it at zero, where nothing is learnt from it.
+            rank: of a set of its own size, which has scale 1; None takes the rank and the alpha of all.
         """
-        adapters = AdapterSet(self.layers, self.rank, self.lora_alpha, self.dtype, None if copy_of else seed)
+        sizes = (self.rank, self.lora_alpha) if rank is None else (rank, float(rank))
+        adapters = AdapterSet(self.layers, *sizes, self.dtype, None if copy_of else seed)
         if copy_of is not None:
             adapters.copy_from(self.sets[copy_of])
         self.sets[name] = adapters

@@ -20,6 +20,11 @@ def kohya_name(module: str) -> str:
     return PREFIX + module.replace(".", "_")
 
 
+def rank_of(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Returns the highest rank of the modules of a LoRA in kohya's names, 0 for no LoRA."""
+    return max((len(tensor) for key, tensor in tensors.items() if key.endswith(DOWN)), default=0)
+
+
 def lora_state_dict(
     layers: LoraLayers, name: str, dtype: torch.dtype = torch.float16, rename: Rename | None = None
 ) -> dict[str, torch.Tensor]:
@@ -63,6 +68,7 @@ def set_from_tensors(
     rename: Rename | None = None,
     source: str = "the LoRA",
     partial: bool = False,
+    rank: int | None = None,
 ) -> AdapterSet:
     """Adds an adapter set with the weights of a LoRA in kohya's names, to train on, to teach or to sample with.
 
@@ -76,19 +82,20 @@ def set_from_tensors(
         rename: as in lora_state_dict(); None tries both namings of diffusers' networks.
         source: what messages call the LoRA.
         partial: whether modules may be missing in the LoRA, which then start as in a new set; one at least must be there.
+        rank: of a set of its own size; None takes that of the layers.
     Raises: TrainingError when its modules are not the network's, or its rank is higher than the set's; no set is added then.
     """
     keys = _matching_keys(tensors, layers, rename, source, partial)
-    _check_shapes(tensors, layers, keys, source)
-    adapters = layers.add(name)
+    _check_shapes(tensors, layers, keys, source, layers.rank if rank is None else rank)
+    adapters = layers.add(name, rank=rank)
     for key, down, up in zip(keys, adapters.down, adapters.up, strict=True):
         if f"{key}.{DOWN}" not in tensors:
             continue
         low, high = tensors[f"{key}.{DOWN}"], tensors[f"{key}.{UP}"]
-        rank = len(low)
-        scale = float(tensors.get(f"{key}.{ALPHA}", rank)) / rank / adapters.scale
+        own = len(low)
+        scale = float(tensors.get(f"{key}.{ALPHA}", own)) / own / adapters.scale
         up.zero_()
-        down[:rank], up[:, :rank] = low.to(down).view_as(down[:rank]), high.to(up).view_as(up[:, :rank]) * scale
+        down[:own], up[:, :own] = low.to(down).view_as(down[:own]), high.to(up).view_as(up[:, :own]) * scale
     return adapters
 
 
@@ -111,7 +118,7 @@ def _matching_keys(
     )
 
 
-def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str) -> None:
+def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys: list[str], source: str, most: int) -> None:
     """Refuses tensors of another shape than the layers'; kernels may be flattened, as ComfyUI's own training writes them."""
     for key, layer in zip(keys, layers.layers.values(), strict=True):
         if f"{key}.{DOWN}" not in tensors:
@@ -120,15 +127,17 @@ def _check_shapes(tensors: Mapping[str, torch.Tensor], layers: LoraLayers, keys:
         rank, (out_width, *inner) = len(low), layer.weight.shape
         flat = [math.prod(inner)]
         fits = list(low.shape[1:]) in (inner, flat) and list(high.flatten(1).shape) == [out_width, rank]
-        if rank > layers.rank or not fits:
+        if rank > most or not fits:
             raise TrainingError(
-                f"{source} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {layers.rank} and "
+                f"{source} has {key} with rank {rank} and shape {tuple(low.shape[1:])}, here are rank {most} and "
                 f"{tuple(inner)}; train with rank {rank} or more, or choose another LoRA."
             )
 
 
-def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the LoRA that changes a network by exactly as much as both together, each at strength 1.
+def concatenated(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], strength: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Returns the LoRA that changes a network by exactly as much as both together, the first one at strength 1.
 
     up1 down1 + up2 down2 = [up1 up2] [down1; down2]: the ranks add up, the `down`s stand above one another, the `up`s side by
     side. Every module gets the rank of the largest sum, filled up with zeros, and an alpha equal to it, which is scale 1.
@@ -137,9 +146,10 @@ def concatenated(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.T
     Args:
         first: tensors in kohya's names; without an alpha the scale is 1.
         second: the same of the other LoRA.
+        strength: of the second one.
     Raises: TrainingError for tensors other than pairs of `down` and `up`, and for modules whose shapes differ.
     """
-    parts = _pairs(first), _pairs(second)
+    parts = _pairs(first), {module: (down, strength * up) for module, (down, up) in _pairs(second).items()}
     modules = {module: [part[module] for part in parts if module in part] for part in parts for module in part}
     rank = max((sum(len(down) for down, _ in pairs) for pairs in modules.values()), default=0)
     tensors = {}

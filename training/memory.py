@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 
@@ -11,34 +12,19 @@ from .config import TrainingConfig
 from .data.examples import Conditioning
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .feedback.judge import Judge
+from .feedback.judged_memory import judged
 from .flat import AT_FIRST
 from .kept import Ledger
 from .lora_layers import TEACHER, LoraLayers
 from .objectives.discriminator import Features, Heads
+from .probes import NOTHING, PROBE_SIDES, Activations, at_area, is_small
 from .recompute import recomputed_blocks
 
 FLOAT32_BYTES, GB = 4, 1e9
 MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a weight
 PROBE = "probe"
-PROBE_SIDES = ((8, 8), (8, 16), (16, 16))  # of latents: little memory beside a real size, and every UNet's divisions allow them
 HEADROOM = 1.15  # for what no graph keeps: gradients on their way, a layer's own working memory, gaps between blocks
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Bytes that a forward pass keeps for the backward pass.
-
-    Args:
-        fixed: whatever the number of examples, such as weights cast to bf16.
-        each: for every example that is computed at once.
-    """
-
-    fixed: int
-    each: int
-
-    def of(self, examples: int) -> int:
-        """Returns the bytes for so many examples at once."""
-        return self.fixed + self.each * examples
 
 
 @dataclass(frozen=True)
@@ -54,6 +40,7 @@ class MemoryEstimate:
         gradients: of all that is trained, in float32.
         ending: of the gradients as the flat ones of whole sets are made, late in a backward pass.
         records: whether passes are recorded as CUDA graphs, whose gradients stay where they are.
+        judged: what decoding and scoring pictures keeps.
     """
 
     adapters: int
@@ -63,11 +50,13 @@ class MemoryEstimate:
     gradients: int = 0
     ending: int = 0
     records: bool = False
+    judged: Activations = NOTHING
 
     def needed(self, config: TrainingConfig) -> int:
         """Returns the bytes that a run of these settings takes, with some headroom; all passes of one loss are kept at once."""
         activations = self.recomputed if config.gradient_checkpointing else self.plain
-        kept = round(HEADROOM * config.graphs * activations.of(_at_once(config)))
+        at_once = _at_once(config)
+        kept = round(HEADROOM * (config.graphs * activations.of(at_once) + self.judged.of(at_once)))
         if self.records or config.accumulation > 1:
             return self.adapters + self.gradients + kept
         # What a pass keeps is let go of on the way back, while the gradients come.
@@ -87,12 +76,13 @@ def estimate(
     *,
     teacher: bool = False,
     records: bool = False,
+    judge: Judge | None = None,
+    beneath: int = 0,
 ) -> MemoryEstimate:
     """Measures forward passes on small latents and returns what the training of full ones takes.
 
-    What a pass keeps is a polynomial of the latents' area: a constant, layers proportional to it, and attention that keeps
-    its matrix and grows with its square. Three areas and a second example find it. Small latents are measured as they are.
-    What these passes took is given back to a card.
+    Passes on three small areas, and one with a second example, tell what the full size keeps. What they took is given back to a
+    card.
 
     Args:
         denoiser: the network.
@@ -102,6 +92,8 @@ def estimate(
         conditioning: tensors [batch, ...] of one example or more; the first is used.
         teacher: whether a set "teacher" will be there; one that is there counts by itself.
         records: whether passes are recorded, as graphs.can_record() says.
+        judge: of human feedback.
+        beneath: rank of the LoRA that human feedback is learnt on top of.
     """
     with ExitStack() as stack:
         stack.enter_context(denoiser.frozen())
@@ -110,12 +102,15 @@ def estimate(
         fixed, each = _at_full_size(denoiser, probe, config, shape, conditioning)
         copy = sum(tensor.nbytes for tensor in probe.sets[PROBE].copies)
         weights, has_teacher = probe.sets[PROBE].flat.numel(), teacher or TEACHER in probe.sets
+        rank, device = probe.rank, next(denoiser.network.parameters()).device
+        seen = judged(judge, shape, device) if judge is not None else NOTHING
     plain = recomputed = _activations(fixed[0], each[0])
     if len(fixed) > 2:
         largest = 2 + int(each[2:].argmax())
         recomputed = _activations(fixed[1] + fixed[largest], each[1] + each[largest])
-    give_back(next(denoiser.network.parameters()).device)
-    return _whole(config, weights, copy, heads, has_teacher, MemoryEstimate(0, plain, recomputed, heads, records=records))
+    give_back(device)
+    measured = MemoryEstimate(0, plain, recomputed, heads, records=records, judged=seen)
+    return _whole(config, weights, copy, heads, has_teacher + beneath / rank, measured)
 
 
 def give_back(device: torch.device) -> None:
@@ -125,7 +120,7 @@ def give_back(device: torch.device) -> None:
 
 
 def _whole(
-    config: TrainingConfig, weights: int, copy: int, heads: int, teacher: bool, measured: MemoryEstimate
+    config: TrainingConfig, weights: int, copy: int, heads: int, beneath: float, measured: MemoryEstimate
 ) -> MemoryEstimate:
     """Returns an estimate with what does not depend on the pictures.
 
@@ -134,17 +129,20 @@ def _whole(
         weights: of an adapter set.
         copy: bytes of a set's copy in the dtype of a pass, 0 where that is the set's own.
         heads: weights of the discriminator's heads.
-        teacher: whether there is a set "teacher".
+        beneath: how many sets stay as they are, such as "teacher", in sizes of the student.
         measured: the estimate so far.
     """
     backbone = config.is_adversarial and config.train_backbone
-    sets = 1 + config.has_target + teacher + backbone + config.has_fake  # one is the student
+    watched = config.feedback is not None and bool(config.feedback.held_out)
+    sets = 1 + config.has_target + beneath + backbone + config.has_fake + watched  # one is the student
     trained = (1 + backbone + config.has_fake) * weights + heads
     reached = 1 + backbone  # sets that one backward pass reaches
     whole, parts = FLOAT32_BYTES * weights, copy or FLOAT32_BYTES * weights
     return replace(
         measured,
-        adapters=sets * (FLOAT32_BYTES * weights + copy) + FLOAT32_BYTES * heads + MOMENT_BYTES[config.optimizer] * trained,
+        adapters=round(sets * (FLOAT32_BYTES * weights + copy))
+        + FLOAT32_BYTES * heads
+        + MOMENT_BYTES[config.optimizer] * trained,
         gradients=FLOAT32_BYTES * trained,
         ending=reached * (parts // AT_FIRST + whole) + FLOAT32_BYTES * heads,
     )
@@ -213,19 +211,18 @@ def _at_full_size(
     """Returns what a pass keeps as (fixed, for each example), both [2 + blocks], in the order of _kept_bytes()."""
     channels, height, width = shape[-3:]
 
+    @cache
     def measure(count: int, *sides: int) -> torch.Tensor:
         with LocalEngine(next(denoiser.network.parameters()).device, config.precision).autocast(denoiser):
             return _kept_bytes(denoiser, layers, (count, channels, *sides), conditioning, config.is_adversarial)
 
-    area, areas = height * width, torch.tensor([float(a * b) for a, b in PROBE_SIDES], dtype=torch.float64)
-    if min(height, width) < min(PROBE_SIDES[0]) or area < areas[-1]:
-        one = measure(1, height, width)
+    one = at_area(partial(measure, 1), height, width)
+    if is_small(height, width):
         each = measure(2, height, width) - one
         return one - each, each
-    measured = torch.stack([measure(1, *sides) for sides in PROBE_SIDES])
-    powers = torch.linalg.solve(areas[:, None] ** torch.arange(3), measured)  # [3, 2 + blocks]
-    fixed = 2 * measured[0] - measure(2, *PROBE_SIDES[0])
-    return fixed, (float(area) ** torch.arange(3, dtype=torch.float64)) @ powers - fixed
+    smallest = PROBE_SIDES[0]
+    fixed = 2 * measure(1, *smallest) - measure(2, *smallest)
+    return fixed, one - fixed
 
 
 def _inputs(denoiser: Denoiser, shape: Sequence[int], conditioning: Conditioning) -> tuple:

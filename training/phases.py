@@ -15,12 +15,13 @@ from .checkpoint import CheckpointError
 from .config import Stage
 from .job import Job
 from .loop import TrainingState, train
-from .lora_layers import STUDENT, TEACHER, LoraLayers
-from .lora_tensors import concatenated, lora_state_dict, set_from_tensors
+from .lora_layers import DISTILLED, STUDENT, TEACHER, LoraLayers
+from .lora_tensors import concatenated, lora_state_dict, rank_of, set_from_tensors
 from .losses import LossLog
 from .presets import ONE_STEP, Phase
 from .room import require_room
 from .stage_files import stage_path, write_stage
+from .words import FEEDBACK
 
 logger = logging.getLogger("hyper_sd")
 LOSSES, SETTINGS = "losses.txt", "settings.json"
@@ -78,6 +79,11 @@ class Outcome:
         """The LoRA for exactly one step; empty where no phase makes one."""
         return self.loras.get(ONE_STEP, {})
 
+    @property
+    def feedback(self) -> dict[str, torch.Tensor]:
+        """What human feedback has added to the LoRA it was learnt on top of; empty for the other objectives."""
+        return self.loras.get(FEEDBACK, {})
+
 
 OnStep = Callable[[StepReport], None]
 AtEnd = Callable[[Phase, LoraLayers], None]
@@ -115,7 +121,7 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
 
 def stage_title(phase: Phase, stage: Stage) -> str:
     """Returns what a stage is called: by its segments in a distillation, "one step" where it is for that, else as its phase."""
-    if phase.config.objective == "finetune":
+    if phase.config.objective != "tscd":
         return phase.title
     if stage.is_one_step:
         return ONE_STEP
@@ -131,6 +137,11 @@ def stage_in_words(phase: Phase, stage: Stage) -> str:
 def _add_starting_sets(job: Job, layers: LoraLayers, number: int, learnt: Mapping[str, torch.Tensor]) -> None:
     """Gives the layers what a phase starts from, and the teacher where a style was learnt before."""
     rename = job.trainee.lora_name
+    if job.phases[number].config.feedback is not None:  # it is learnt on top of the LoRA, and not into it
+        if job.start:
+            source = {"source": "The LoRA in start_from", "rank": rank_of(job.start)}
+            set_from_tensors(job.start, layers, DISTILLED, rename=rename, partial=True, **source)
+        return
     start = job.start if number == job.starting else {}
     first = concatenated(learnt, start) if learnt and start else learnt or start
     if first:
@@ -146,18 +157,19 @@ def _train_phase(
     phase, before, folder = job.phases[number], len(outcome.losses), job.phase_folder(number)
     config, trainee = phase.config, job.trainee
     log, state = LossLog(folder / LOSSES, config.total_steps, writes=trainee.engine.rank == 0), None
-    run = train(config, trainee.denoiser, layers, job.examples, folder=folder, engine=trainee.engine, stop=stop)
+    given = {"folder": folder, "engine": trainee.engine, "stop": stop, "judge": job.judge}
+    run, shown = train(config, trainee.denoiser, layers, job.examples, **given), "loss" if config.feedback else "distance"
     try:
         with contextlib.closing(run) as states:
             for state in states:
                 # The discriminator's part goes up and down as both sides learn, and does not show how far the LoRA is.
-                log.add(state.step, state.losses["distance"])
+                log.add(state.step, state.losses[shown])
                 outcome.steps_taken += 1
                 if state.stage_finished:
                     _write_stage(job, phase, config.stage_at(state.step - 1)[0], layers)
                 on_step(StepReport(phase, state, before + state.step, layers, log.values))
     except CheckpointError as error:
-        if state is None or state.step < state.total_steps:
+        if state is None or not state.is_last:
             raise
         outcome.warning = f"{error} The result is whole, but would be lost with this program's memory: save it now."
         logger.warning(outcome.warning)
@@ -171,7 +183,7 @@ def _train_phase(
     last = len(config.stages) - 1
     if state is None and not stop() and not stage_path(job.folder, stage_title(phase, config.stages[last])).is_file():
         _write_stage(job, phase, last, layers)  # it had ended before, and its file is gone
-    return not stop() if state is None else state.step == state.total_steps
+    return not stop() if state is None else state.is_last
 
 
 def _write_stage(job: Job, phase: Phase, index: int, layers: LoraLayers) -> None:

@@ -1,6 +1,6 @@
 """What a person asks of a training, and what its runs are set to where that is only an objective and a size."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from ..errors import TrainingError
 from ..models.lora_plan import EMBEDDED
 from .config import GRAPHS, OPTIMIZERS, Stage, TrainingConfig
+from .feedback.choice import SCORER_CHOICES, feedback_of
+from .preset_table import FAMILIES, PRESETS, Preset
+from .words import AUTO, DISTIL, FEEDBACK, NONE, OBJECTIVES, OFF, ON, STYLE, STYLE_THEN_DISTIL
 
-STYLE_THEN_DISTIL, STYLE, DISTIL = "style, then distil", "style finetune", "TSCD distillation"
-OBJECTIVES = (STYLE_THEN_DISTIL, STYLE, DISTIL)
 STYLE_SHARE = 0.4  # of the steps of "style, then distil"
-AUTO, NONE, ON, OFF, UNIFIED = "auto", "none", "on", "off", "Hyper-SD unified"
-MOST_SEGMENTS = 8
+MOST_SEGMENTS, MOST_STRENGTH = 8, 2
 ONE_STEP = "one step"
 SCORE_WEIGHT, PAIR_WEIGHT = 0.5, 1.0  # of a stage for one step, as measured best on small digits
 FAKE_UPDATES, FAKE_WARMUP = 2, 20
@@ -22,59 +22,6 @@ MOST_PAIRS, PAIRS_SHARE = 1024, 6  # the teacher draws its pictures in less time
 ADVERSARIAL_WEIGHT, HEADS_RATE = 0.1, 1e-3
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A size of run for one family of models.
-
-    Args:
-        steps: optimizer steps of all phases, without the one for one step.
-        rank: of the LoRA.
-        batch_size: examples a step.
-        style_rate: learning rate of a style.
-        distil_rate: learning rate of a distillation.
-        refine_rate: learning rate of a distillation after a style that starts from a distilled LoRA.
-        stages: numbers of segments of a distillation that starts from the base model.
-        one_step_rate: learning rate of the phase for one step.
-        fake_rate: learning rate of its fake score.
-        one_step_share: of the steps of a run with that phase, those of the phase; `steps` are the others.
-        pair_steps: solver steps of the pictures that the teacher draws for it.
-    """
-
-    steps: int
-    rank: int
-    batch_size: int
-    style_rate: float
-    distil_rate: float
-    refine_rate: float
-    stages: tuple[int, ...]
-    one_step_rate: float = 5e-5
-    fake_rate: float = 1e-4
-    one_step_share: float = 0.5
-    pair_steps: int = 50
-
-
-# 1e-4 is usual for LoRAs of these models; the embedded model is a fiftieth of SD1.5's size and learns
-# at 10 to 30 times that rate (demo/recipe/distill.py; 20 drawings in another style show at 4 steps after 60 steps at 3e-3).
-# What follows a style has little left to learn there, and loses of the style at a higher rate (docs/benchmarks.md).
-_EMBEDDED = {"one_step_rate": 1e-3, "fake_rate": 2e-3, "pair_steps": 25}
-PRESETS: dict[str, dict[str, Preset]] = {
-    "Small": {
-        "sd15": Preset(300, 16, 2, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
-        "sdxl": Preset(300, 16, 1, 1e-4, 1e-4, 1e-4, (4, 2, 1)),
-        EMBEDDED: Preset(60, 8, 8, 3e-3, 1.5e-3, 5e-4, (4, 1), **_EMBEDDED),
-    },
-    "Medium": {
-        "sd15": Preset(1000, 32, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "sdxl": Preset(1000, 32, 2, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        EMBEDDED: Preset(200, 8, 8, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1), **_EMBEDDED),
-    },
-    "Thorough": {
-        "sd15": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        "sdxl": Preset(3000, 64, 4, 1e-4, 1e-4, 1e-4, (8, 4, 2, 1)),
-        EMBEDDED: Preset(600, 16, 16, 3e-3, 1.5e-3, 5e-4, (8, 4, 2, 1), **_EMBEDDED),
-    },
-}
-FAMILIES = tuple(PRESETS["Small"])
 CHOICES = {
     "objective": OBJECTIVES,
     "preset": tuple(PRESETS),
@@ -83,6 +30,7 @@ CHOICES = {
     "one_step": (AUTO, ON, OFF),
     "cuda_graphs": GRAPHS,
     "optimizer": OPTIMIZERS,
+    **SCORER_CHOICES,
 }
 
 
@@ -114,6 +62,14 @@ class TrainRequest:
         cuda_graphs: as TrainingConfig.cuda_graphs: "auto", or "off" for plain steps on a card, too. Another value goes on with
             the same run.
         optimizer: as TrainingConfig.optimizer.
+        reward: the scorer that "human feedback" learns from: its id, or "auto", which is the paper's ImageReward, and
+            for the embedded model its match score.
+        second_reward: one more, "none", or "auto", which is the paper's aesthetic score beside ImageReward.
+        held_out_reward: a scorer that nothing is learnt from, whose fall ends the run; "none", or "auto", which takes one
+            whose files are there.
+        perceptual_weight: of what a network that sees things says of real pictures, noised part of the way and cleaned in
+            one step; 0 is off, and needs no pictures.
+        feedback_strength: at which the feedback is merged into the LoRA it starts from, 0 to 2.
     Raises: TrainingError for a value that its list does not have.
     """
 
@@ -134,10 +90,19 @@ class TrainRequest:
     one_step: str = AUTO
     cuda_graphs: str = AUTO
     optimizer: str = OPTIMIZERS[0]
+    reward: str = AUTO
+    second_reward: str = AUTO
+    held_out_reward: str = AUTO
+    perceptual_weight: float = 0.0
+    feedback_strength: float = 1.0
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             _require_one_of(name, getattr(self, name), allowed)
+        if not 0 <= self.feedback_strength <= MOST_STRENGTH:
+            raise TrainingError(
+                f"feedback_strength must lie in [0, {MOST_STRENGTH}], got {self.feedback_strength}; 1 is usual."
+            )
 
 
 @dataclass(frozen=True)
@@ -174,9 +139,16 @@ def parse_stages(text: str) -> tuple[int, ...]:
 
 
 def phases(
-    request: TrainRequest, family: str, *, examples: int, precision: str = "fp32", starts_distilled: bool = False
+    request: TrainRequest,
+    family: str,
+    *,
+    examples: int,
+    precision: str = "fp32",
+    starts_distilled: bool = False,
+    start_steps: int = 1,
+    scorers: Collection[str] = (),
 ) -> tuple[Phase, ...]:
-    """Returns the runs that lead to the LoRA, first to last: plain denoising, TSCD, or the one and then the other.
+    """Returns the runs that lead to the LoRA, first to last: plain denoising, TSCD, the one and then the other, or feedback.
 
     A distillation alone may be followed by a run for one step; see TrainRequest.one_step.
 
@@ -186,27 +158,22 @@ def phases(
         examples: how many there are.
         precision: of the arithmetic, as TrainingConfig.precision.
         starts_distilled: training goes on from a LoRA that is distilled to one segment, such as the unified one.
+        start_steps: that the LoRA to start from is made for, 1 for any number; feedback draws with it.
+        scorers: ids of those whose files are there.
     Raises: TrainingError naming the value, what is allowed and what to use.
     """
     _require_one_of("family", family, FAMILIES)
     preset, objective = PRESETS[request.preset][family], request.objective
-    shared = {
-        "rank": request.rank or preset.rank,
-        "batch_size": request.batch_size or max(1, min(preset.batch_size, examples)),
-        "gradient_checkpointing": request.gradient_checkpointing == ON,
-        "cuda_graphs": request.cuda_graphs,
-        "optimizer": request.optimizer,
-        "seed": request.seed,
-        "precision": precision,
-        "final_rate": 0.1,
-    }
+    shared = _shared(request, preset, examples, precision)
+    if objective == FEEDBACK:
+        feedback = feedback_of(request, is_embedded=family == EMBEDDED, start_steps=start_steps, ready=scorers)
+        rate = request.learning_rate or preset.feedback_rate
+        stages = (Stage(1, request.steps or preset.steps),)
+        return (Phase(FEEDBACK, _config(stages, objective="feedback", learning_rate=rate, feedback=feedback, **shared)),)
     automatic = (1,) if starts_distilled else preset.stages
     segments = automatic if objective == STYLE or request.stages.strip().lower() == AUTO else parse_stages(request.stages)
     once = _has_one_step(request, family, segments)
-    share = preset.one_step_share if once else 0.0
-    total = request.steps or round(preset.steps / (1 - share))
-    one_step_steps = max(1, round(share * total)) if once else 0
-    steps = total - one_step_steps
+    steps, one_step_steps = _shared_out(request, preset, once)
     style_steps = {STYLE: steps, DISTIL: 0}.get(objective, round(STYLE_SHARE * steps))
     planned = []
     if objective != DISTIL:
@@ -221,6 +188,28 @@ def phases(
     if once:
         planned.append(Phase(ONE_STEP, _one_step(request, one_step_steps, preset, shared)))
     return tuple(planned)
+
+
+def _shared(request: TrainRequest, preset: Preset, examples: int, precision: str) -> dict[str, Any]:
+    """Returns the settings that all phases have."""
+    return {
+        "rank": request.rank or preset.rank,
+        "batch_size": request.batch_size or max(1, min(preset.batch_size, examples)),
+        "gradient_checkpointing": request.gradient_checkpointing == ON,
+        "cuda_graphs": request.cuda_graphs,
+        "optimizer": request.optimizer,
+        "seed": request.seed,
+        "precision": precision,
+        "final_rate": 0.1,
+    }
+
+
+def _shared_out(request: TrainRequest, preset: Preset, once: bool) -> tuple[int, int]:
+    """Returns the steps of all phases but the one for one step, and those of that one."""
+    share = preset.one_step_share if once else 0.0
+    total = request.steps or round(preset.steps / (1 - share))
+    one_step_steps = max(1, round(share * total)) if once else 0
+    return total - one_step_steps, one_step_steps
 
 
 def _has_one_step(request: TrainRequest, family: str, segments: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from ..evaluation.contact_sheet import contact_sheet
 from ..samplers.timesteps import LAST_TIMESTEP
 from .config import Stage
 from .job import Job
-from .lora_layers import STUDENT, LoraLayers
+from .lora_layers import LoraLayers
 from .phases import stage_in_words
 from .presets import Phase
 from .sampling import sample_latents
@@ -104,10 +104,11 @@ class Previews:
 
     def _sheet(self, phase: Phase, layers: LoraLayers, stage: Stage, steps_done: int) -> Image.Image:
         numbers, size = self.job.examples.buckets[0][:CAPTIONS], phase.config.part_size()
-        distilled = phase.config.objective == "tscd"
-        cfg, segments = (1, stage.num_segments) if distilled else (self.cfg, 1)
+        feedback, is_style = phase.config.feedback, phase.config.objective == "finetune"
+        cfg, segments = (self.cfg, 1) if is_style else (1, feedback.num_segments if feedback else stage.num_segments)
         parts = [numbers[first : first + size] for first in range(0, len(numbers), size)]  # as many at once as are trained on
         counts, start = ((1,), phase.config.start_timestep) if stage.is_one_step else (STEPS, LAST_TIMESTEP)
+        counts, start = (feedback.steps, feedback.start_timestep) if feedback else (counts, start)
         images = [image for part in parts for image in self._images(layers, part, cfg, segments, counts, start)]
         labels = [f"caption {row}, {n} step{'s' if n > 1 else ''}" for row in range(1, len(numbers) + 1) for n in counts]
         title = f"{self.name}: {stage_in_words(phase, stage)}, step {steps_done} of {self.job.total_steps}"
@@ -116,15 +117,15 @@ class Previews:
     def _images(
         self, layers: LoraLayers, numbers: Sequence[int], cfg: float, segments: int, counts: Sequence[int], start: int
     ) -> list[Image.Image]:
-        """Returns the images of some captions: of each one, an image for each number of steps, from timestep `start`."""
+        """Returns the images of some captions: of each one, an image for each number of steps, a single one from `start`."""
         trainee, latents = self.job.trainee, []
         batch = self.job.examples.batch(numbers, 0).to(trainee.engine.device)
-        with trainee.engine.autocast(trainee.denoiser), layers.using(STUDENT):
+        with trainee.engine.autocast(trainee.denoiser), layers.using(*layers.drawing):
             for steps in counts:
                 drawn = sample_latents(
                     trainee.denoiser, batch.conditioning, batch.unconditional, batch.latents.shape,
                     steps=steps, num_segments=min(segments, steps), guidance_scale=cfg, seed=numbers[0],
-                    start_timestep=start,
+                    start_timestep=start if steps == 1 else LAST_TIMESTEP,
                 )  # fmt: skip
                 latents.append(drawn.float())
         images = self.decode(torch.stack(latents, 1).flatten(0, 1))

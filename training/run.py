@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,29 @@ from torch import nn
 
 from ..errors import TrainingError
 from .checkpoint import CheckpointError, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from .config import Stage, TrainingConfig, to_plain
+from .config import Stage, TrainingConfig
 from .data.examples import Batch, BatchOrder, Examples
 from .data.teacher_pairs import TeacherPairs
 from .denoiser import Denoiser
 from .engine import LocalEngine
+from .feedback.held_out import HeldOut
+from .feedback.judge import Judge, require_judge
 from .graphs import make_graphs
-from .lora_layers import BACKBONE, FAKE, STUDENT, TARGET, TEACHER, LoraLayers
+from .lora_layers import BACKBONE, DISTILLED, FAKE, STUDENT, TARGET, TEACHER, LoraLayers
 from .memory import give_back
 from .objectives.discriminator import Features, Heads
 from .objectives.draws import draw_step
+from .objectives.feedback import Feedback, draw_feedback
 from .objectives.finetune import Finetune
 from .objectives.score_distillation import FakeScore, ScoreDistillation, draw_score
 from .optimizers import make_optimizer
+from .out_of_memory import explaining_memory
+from .plain_config import differences, to_plain
 
 logger = logging.getLogger("hyper_sd")
 
 CHECKPOINT = "checkpoint.safetensors"
-Losses = dict[str, torch.Tensor]
-Inputs = dict[str, Any]  # of an objective, by name
+Losses, Inputs = dict[str, torch.Tensor], dict[str, Any]  # of an objective, by name
 
 
 class Run:
@@ -45,6 +49,7 @@ class Run:
         examples: Examples,
         engine: LocalEngine,
         folder: Path | None,
+        judge: Judge | None = None,
     ):
         self.size = config.part_size(engine.world)
         self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
@@ -56,10 +61,15 @@ class Run:
         # Nothing refers back to the run, so that what it holds on a card is free as soon as it ends.
         autocast = partial(engine.autocast, denoiser)
         self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, autocast)
+        self.judge, self.rewards, self.held_out = judge, {}, None
+        if config.feedback:
+            require_judge(config.feedback, judge, examples.batch(self.order.numbers(0)[:1], 0))
+            self.held_out = HeldOut(config, denoiser, layers, examples, judge, engine.device, autocast)
         self._prepare()
         self.graphs = make_graphs(config, engine, layers.sets.values)
-        if self.path and self.path.exists():
-            self._load()
+        saved = self._load() if self.path and self.path.exists() else {}
+        if self.held_out:
+            self.rewards.update(self.held_out.begin(saved.get("held_out")))
 
     def _context(self) -> AbstractContextManager:
         return self.engine.autocast(self.denoiser)
@@ -69,8 +79,8 @@ class Run:
             self.layers.add(STUDENT, seed=self.config.seed)
         if self.config.has_target:
             self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
-        if TEACHER in self.layers.sets:
-            self.layers.sets[TEACHER].requires_grad_(False)
+        for name in {TEACHER, DISTILLED} & self.layers.sets.keys():
+            self.layers.sets[name].requires_grad_(False)
         if self.config.train_backbone and self.config.is_adversarial:
             self.layers.add(BACKBONE, seed=self.config.seed + 1)
         if self.config.has_fake:
@@ -79,7 +89,10 @@ class Run:
     def _prepare(self) -> None:
         """Makes the objective, the fake score's own where a stage has one, and their optimizers."""
         config, given = self.config, (self.config, self.denoiser, self.layers)
-        objective = ScoreDistillation(*given, self.heads) if config.objective == "tscd" else Finetune(*given)
+        if config.feedback is not None:
+            objective = Feedback(config.feedback, self.denoiser, self.layers, self.judge, self.rewards)
+        else:
+            objective = ScoreDistillation(*given, self.heads) if config.objective == "tscd" else Finetune(*given)
         parts = [objective, self._make_optimizer()]
         if config.has_fake:
             groups = [{"params": list(self.layers.sets[FAKE].parameters()), "lr": config.fake_learning_rate}]
@@ -113,11 +126,10 @@ class Run:
 
         Raises: TrainingError as train().
         """
-        config, step = self.config, self.step
-        factor = config.rate_at(step)
+        config, factor = self.config, self.config.rate_at(self.step)
         for position, group in enumerate(self.optimizer.param_groups):
             group["lr"] = group["base_lr"] * (factor if position == 0 else 1.0)
-        index, inside = config.stage_at(step)
+        index, inside = config.stage_at(self.step)
         stage = config.stages[index]
         with explaining_memory(config):
             losses = self._learn_fake() if stage.score_weight else {}
@@ -128,6 +140,17 @@ class Run:
         self.step += 1
         self.whole = True
         return losses
+
+    def goes_on(self) -> bool:
+        """Returns whether steps are left, after a look at the held-out reward where one is due.
+
+        Raises: TrainingError where memory does not suffice; RewardError as Scorer.score().
+        """
+        if self.held_out is not None and self.held_out.is_due(self.step):
+            with explaining_memory(self.config):
+                self.held_out.look(self.step)
+            self.saved = -1  # what was found belongs into the checkpoint
+        return self.step < self.config.total_steps and not (self.held_out is not None and self.held_out.ended)
 
     def _learn_fake(self) -> dict[str, float]:
         """Takes the fake score's optimizer steps, and returns the mean of its losses."""
@@ -150,6 +173,9 @@ class Run:
         """
 
         def inputs_of(batch: Batch, own: slice, shape: tuple[int, ...]) -> Inputs:
+            if self.config.feedback is not None:
+                drawn = draw_feedback(self.config.feedback, self.config.seed, shape, self.step)
+                return {"batch": batch, "draws": drawn.part(own).to(batch.latents)}
             draws = draw_step(self.config, stage, shape, self.step).part(own).to(batch.latents)
             inputs = {"batch": batch, "draws": draws, "stage": stage}
             if stage.is_one_step:
@@ -239,6 +265,8 @@ class Run:
         if self.heads is not None:
             parts["heads"] = self.heads.state_dict()
         values = {"step": self.step, "config": to_plain(self.config), "scaler": self.engine.scaler_state()}
+        if self.held_out is not None:
+            values["held_out"] = self.held_out.state()
         save_checkpoint(self.path, parts, values)
         self.saved = self.step
 
@@ -249,11 +277,13 @@ class Run:
         except CheckpointError as error:
             logger.warning("Step %d is not saved: %s", self.step, error)
 
-    def _load(self) -> None:
+    def _load(self) -> dict[str, Any]:
+        """Takes over the checkpoint, and returns the values in it."""
         parts, values = load_checkpoint(self.path)
-        changed = self.config.differences(values["config"])
-        if (TEACHER in parts) != (TEACHER in self.layers.sets):
-            changed.append("teacher: a LoRA then, none now" if TEACHER in parts else "teacher: none then, a LoRA now")
+        changed = differences(self.config, values["config"])
+        for name in (TEACHER, DISTILLED):
+            if (name in parts) != (name in self.layers.sets):
+                changed.append(f"{name}: a LoRA then, none now" if name in parts else f"{name}: none then, a LoRA now")
         if changed:
             raise TrainingError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(changed)}). Use those again, or another folder."
@@ -267,29 +297,4 @@ class Run:
             restore_optimizer(self.fake_optimizer, parts.get("fake_optimizer", {}))
         self.engine.load_scaler_state(values["scaler"])
         self.step = self.saved = values["step"]
-
-
-@contextmanager
-def explaining_memory(config: TrainingConfig) -> Iterator[None]:
-    """Turns what torch raises where memory does not suffice into a TrainingError that says what helps."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise TrainingError(_memory_advice(config, error)) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "allocate memory" in str(error).lower()
-
-
-def _memory_advice(config: TrainingConfig, error: BaseException) -> str:
-    at_once = config.batch_size // config.accumulation
-    steps = [] if config.gradient_checkpointing else ["turn on gradient_checkpointing"]
-    less = f"raise accumulation (now {config.accumulation}, {at_once} examples at a time) or lower batch_size"
-    steps += [less] if at_once > 1 else []
-    records = isinstance(error, torch.cuda.OutOfMemoryError) and config.cuda_graphs != "off"
-    steps += ['set cuda_graphs to "off"'] if records else []
-    steps += [f"lower rank (now {config.rank})", "use smaller images"]
-    return f"Not enough memory for this training ({error}). What helps, best first: {'; '.join(steps)}."
+        return values

@@ -69,9 +69,10 @@ def walk(
     noise: torch.Tensor,
     sigmas: torch.Tensor,
     *,
-    seed: int,
     eta: float,
     num_segments: int,
+    seed: int = 0,
+    noise_sampler: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Returns latents [batch, ...] at the last of the sigmas, in the network's own scale; 0 is clean latents.
 
@@ -80,9 +81,10 @@ def walk(
         predict: (x [batch, ...] as the network sees it, timesteps [batch]) -> its prediction.
         noise: of deviation 1, [batch, ...]; one sigma alone gives it back.
         sigmas: decreasing, [steps + 1], or a beginning of a grid.
-        seed: of the noise that eta adds.
         eta: as samplers.tcd.sample_tcd() takes it.
         num_segments: as samplers.tcd.sample_tcd() takes it.
+        seed: of the noise that eta adds.
+        noise_sampler: gives that noise in place of the seed, as samplers.tcd.sample_tcd() takes it.
     """
     if len(sigmas) == 1:
         return noise
@@ -95,5 +97,5 @@ def walk(
 
     start = noise if schedule.is_flow else noise * (1 + sigmas[0] ** 2).sqrt()
     options = {"eta": eta, "num_segments": num_segments, "schedule": schedule}
-    x = sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, **options)
+    x = sample_tcd(model, start, sigmas, {"seed": seed}, disable=True, noise_sampler=noise_sampler, **options)
     return x if schedule.is_flow else x / (1 + sigmas[-1] ** 2).sqrt()

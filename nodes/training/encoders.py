@@ -8,7 +8,7 @@ import torch
 
 from ...errors import TrainingError
 from ...training.data.cache import Encoders
-from ...training.data.examples import Conditioning
+from ...training.data.examples import PROMPT, Conditioning
 
 STATES = "states"  # the name of the tensor that a CONDITIONING's entry has beside its dictionary
 SAMPLE = 8  # values of each tensor that enter a fingerprint
@@ -34,9 +34,9 @@ def encode_prompt(clip: Any, text: str) -> Conditioning:
     return {STATES: states, **finite}
 
 
-def conditioning_entry(tensors: Conditioning) -> list:
-    """Returns encoded tensors as an entry of the host's CONDITIONING."""
-    return [tensors[STATES], {"pooled_output": None, **{k: t for k, t in tensors.items() if k != STATES}}]
+def conditioning_entry(tensors: Conditioning, text: str) -> list:
+    """Returns encoded tensors as an entry of the host's CONDITIONING; its text is kept for training that scores pictures."""
+    return [tensors[STATES], {"pooled_output": None, PROMPT: text, **{k: t for k, t in tensors.items() if k != STATES}}]
 
 
 def host_encoders(clip: Any, vae: Any) -> Encoders:

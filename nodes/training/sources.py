@@ -25,6 +25,7 @@ from .encoders import conditioning_entry, encode_prompt, host_encoders
 
 PACK = Path(__file__).resolve().parents[2]
 SMALLEST = 64  # pixels of a side
+FACTOR = 8  # pixels to a latent in all families that are trained
 SMALL = 256  # resolutions below take finer buckets where the VAE allows it
 
 Report = Callable[[str, int, int, float | None], None]  # what is done, done, total, seconds left
@@ -112,7 +113,7 @@ def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Re
     for state in encode(images.items, encoders, cache, batch_size=1):
         report("Encoding", state.done, state.total, state.eta_seconds)
     texts = dict.fromkeys(["", *(item.caption for item in images.items)])
-    entries = {text: conditioning_entry(load_file(prompt_path(cache, encoders.fingerprint, text))) for text in texts}
+    entries = {text: conditioning_entry(load_file(prompt_path(cache, encoders.fingerprint, text)), text) for text in texts}
     examples = tuple(
         Example(load_file(latents_path(cache, encoders.fingerprint, item))["latents"], entries[item.caption])
         for item in images.items
@@ -149,13 +150,30 @@ def from_images(images: torch.Tensor, captions: str, clip: Any, vae: Any, rules:
     skipped = tuple(Remark(f"image {n}", reason) for n, line in enumerate(lines, 1) if line is None)
     if len(skipped) == count:
         raise TrainingError("The images have no caption; write one line for each in captions, or set default_caption.")
-    entries = {text: conditioning_entry(encode_prompt(clip, text)) for text in dict.fromkeys(["", *filter(None, lines)])}
+    entries = {text: conditioning_entry(encode_prompt(clip, text), text) for text in dict.fromkeys(["", *filter(None, lines)])}
     pixels, examples = _fitted(images[..., :3], nearest_bucket((width, height), rules.buckets)), []
     for number, (image, line) in enumerate(zip(pixels.split(1), lines, strict=True)):
         report("Encoding", number, count, None)
         if line is not None:
             examples.append(Example(vae.encode(image), entries[line]))
     return Encoded(tuple(examples), skipped, (), entries[""])
+
+
+def from_prompts(prompts: str, clip: Any, resolution: int, report: Report) -> Encoded:
+    """Returns prompts without pictures, each with empty latents of the square that is drawn for it.
+
+    Raises: TrainingError for a resolution in 1..63.
+    """
+    if 0 < resolution < SMALLEST:
+        raise TrainingError(f"resolution must be at least {SMALLEST} pixels, got {resolution}; use 0 for the model's own.")
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    texts, entries = list(dict.fromkeys(["", *lines])), {}
+    for number, text in enumerate(texts):
+        report("Encoding", number, len(texts), None)
+        entries[text] = conditioning_entry(encode_prompt(clip, text), text)
+    side = (resolution or drawn_at(clip)) // FACTOR
+    blank = torch.zeros(1, FAMILIES["sd15"].latent_channels, side, side)
+    return Encoded(tuple(Example(blank, entries[line]) for line in lines), (), (), entries[""])
 
 
 def _fitted(images: torch.Tensor, size: Size) -> torch.Tensor:
@@ -193,7 +211,12 @@ def grouped(examples: Iterable[Example]) -> tuple[list[dict], list[list]]:
 
 
 def summary(
-    examples: Sequence[Example], factor: int, skipped: Sequence[Remark], notes: Sequence[Remark] = (), others: int = 0
+    examples: Sequence[Example],
+    factor: int,
+    skipped: Sequence[Remark],
+    notes: Sequence[Remark] = (),
+    others: int = 0,
+    noun: str = "image",
 ) -> str:
     """Returns a summary: "20 images in 2 sizes (14 of 512x512, 6 of 384x640), 1 skipped: x.png has no caption".
 
@@ -203,11 +226,12 @@ def summary(
         skipped: images that were not.
         notes: what else a person is to know.
         others: latents that were encoded elsewhere.
+        noun: what the examples are.
     """
     sizes = Counter(f"{e.latents.shape[-1] * factor}x{e.latents.shape[-2] * factor}" for e in examples).most_common()
     parts = []
     if examples:
-        noun = "image" if len(examples) == 1 else "images"
+        noun = noun if len(examples) == 1 else f"{noun}s"
         each = ", ".join(f"{count} of {size}" for size, count in sizes)
         of_sizes = f"of {sizes[0][0]}" if len(sizes) == 1 else f"in {len(sizes)} sizes ({each})"
         parts.append(f"{len(examples)} {noun} {of_sizes}")

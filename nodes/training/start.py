@@ -9,8 +9,8 @@ from ...models import embedded
 from ...models.lora import plan
 from ...models.lora_keys import split_key
 from ...training.lora_tensors import ALPHA, DOWN, UP, kohya_name
-from ...training.presets import NONE, UNIFIED
 from ...training.request import StartingLora
+from ...training.words import NONE, UNIFIED
 from ..demo_model import is_embedded
 from ..lora_files import fit, known_lora, lora_path, read_file, released_path
 from .network import HostNetwork
@@ -46,8 +46,10 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
             raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} has {key}; choose another file, or none.")
         changed.add(own[split.module])
         renamed[f"{kohya_name(rename(own[split.module]))}.{PARTS[split.part]}"] = tensor
-    is_distilled = name == UNIFIED or known_lora(name).variant == "unified"
-    return StartingLora(renamed, is_distilled, frozenset(changed))
+    if name == UNIFIED:
+        return StartingLora(renamed, True, frozenset(changed))
+    known = known_lora(name)
+    return StartingLora(renamed, known.variant == "unified", frozenset(changed), known.steps or 1)
 
 
 def _unified_path(host: HostNetwork, model: Any) -> Path:

@@ -1,6 +1,6 @@
 """Trains a LoRA on the loaded model: a style, few steps, or first the one and then the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,36 +8,37 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...disk import format_bytes
 from ...errors import TrainingError
 from ...training.data.examples import GroupedExamples
-from ...training.export import TrainedLora, clean_name
+from ...training.export import clean_name
+from ...training.feedback.choice import SCORER_CHOICES
 from ...training.phases import run_job, write_settings
-from ...training.presets import CHOICES, NONE, OBJECTIVES, PRESETS, UNIFIED, Phase, TrainRequest
+from ...training.preset_table import PRESETS
+from ...training.presets import CHOICES, MOST_STRENGTH, Phase, TrainRequest
 from ...training.preview import Previews
-from ...training.request import fingerprint, fitted, job_of, metadata_of, phases_of
+from ...training.request import fingerprint, fitted, job_of, phases_of
+from ...training.words import FEEDBACK, NONE, OBJECTIVES, UNIFIED
 from ..lora_files import add_lora, lora_options, lora_path
 from ..schema import TRAINING, found_as, lasting_text, node_id_of
+from .judge import host_judge, known_scorers
 from .network import HostNetwork, Stopped, network_of
 from .previews import as_image, decoder
 from .progress import NodeText, Watch, show_last_sheet, summary
+from .results import trained_loras
 from .start import starting_lora
 
 FOLDER = "hyper_sd_training"  # below the host's output folder
 DEFAULTS = TrainRequest()
-NO_ONE_STEP = (
-    "Hyper-SD Train LoRA made no LoRA for one step. Choose the objective TSCD distillation, stages that end on 1, and one_step "
-    "on; or take away the wire from one_step_lora."
-)
 TOOLTIPS = {
     "model": "SD1.5 or SDXL with unquantised weights, as its loader gives it, or with other LoRAs on it. It is afterwards as "
     "before. It is trained in place; only under ComfyUI's dynamic VRAM a second copy is loaded for the training.",
     "latents": "The images, from Hyper-SD Training Data or VAE Encode. Batches may differ in size.",
     "positive": "The captions: one for each image in the same order, or one for all of them.",
     "objective": "style, then distil: learns the style and makes it work at 1 to 8 steps. style finetune: the style alone, for "
-    "many steps. TSCD distillation: few steps alone, the images only serve as examples.",
+    "many steps. TSCD distillation: few steps alone, the images only serve as examples. human feedback: few-step pictures that "
+    "a scorer likes better; start from Hyper-SD unified, prompts are enough.",
     "preset": "How long and how large. Small to see whether it learns, Medium for use, Thorough for the last bit. Inputs "
     "at 0 follow it.",
     "steps": "Optimizer steps of the whole run. 0 takes the preset's. More when the samples still get better at the end.",
@@ -47,7 +48,7 @@ TOOLTIPS = {
     "name": "Of the run: its folder below output/hyper_sd_training begins with it. Queue the same again to go on after a "
     "stop; another name starts anew.",
     "negative": "The empty prompt, from Hyper-SD Training Data. Distillation needs it, unless teacher_cfg is 1.",
-    "vae": "Shows the samples in full quality. Without it they are coarse previews.",
+    "vae": "Shows the samples in full quality. Without it they are coarse previews. human feedback needs it.",
     "start_from": "A LoRA to go on from. Hyper-SD unified works at 1 to 8 steps already, so a distillation from it is much "
     "shorter. After a style the two are added.",
     "stages": "Segments of the distillation, from many to few, such as 8-4-2-1; the last is the number of steps the LoRA is "
@@ -67,6 +68,17 @@ TOOLTIPS = {
     "the same. auto does so wherever it can. off when the training stops with a CUDA error, or memory is very short.",
     "optimizer": "adamw8bit keeps the optimizer's memory in 8 bits: up to 1.2 GB less for SDXL, and nearly the same result. It "
     "needs a graphics card and the package bitsandbytes in the host's Python. adamw needs neither.",
+    "reward": "In human feedback: the scorer whose scores are to rise. auto is ImageReward, and for the demo model its match "
+    "score. Get the files in the tab Hyper-SD models.",
+    "second_reward": "In human feedback: one more scorer to learn from, as two are harder to fool than one. auto is LAION "
+    "aesthetic beside ImageReward; none for one alone.",
+    "held_out_reward": "In human feedback: a scorer that nothing is learnt from. When it falls, the pictures only please the "
+    "others by a trick, and the run ends with what it approved last. auto takes one whose files are there; none never "
+    "ends it.",
+    "perceptual_weight": "In human feedback: 0.3 or so also keeps things whole, by a network that sees things; it needs your "
+    "images, and for models other than the demo one a file more (the message says which). 0 is off.",
+    "feedback_strength": "In human feedback: how strongly what it has learnt is merged into the LoRA in start_from, 0 to 2. "
+    "Lower it when pictures look burnt; queueing again with another value does not train again.",
 }
 
 
@@ -112,6 +124,9 @@ INPUTS = [
     _rare(io.Combo, "one_step", options=list(CHOICES["one_step"]), optional=True),
     _rare(io.Combo, "cuda_graphs", options=list(CHOICES["cuda_graphs"]), optional=True),
     _rare(io.Combo, "optimizer", options=list(CHOICES["optimizer"]), optional=True),
+    *(_rare(io.Combo, name, options=list(options), optional=True) for name, options in SCORER_CHOICES.items()),
+    _rare(io.Float, "perceptual_weight", min=0.0, max=10.0, step=0.1, optional=True),
+    _rare(io.Float, "feedback_strength", min=0.0, max=float(MOST_STRENGTH), step=0.05, optional=True),
 ]
 OUTPUTS = [
     io.Model.Output("trained_model", display_name="model", tooltip="With the LoRA at strength 1."),
@@ -125,6 +140,11 @@ OUTPUTS = [
         "one_step_lora",
         display_name="one_step_lora",
         tooltip="With one_step: the LoRA for exactly 1 step, for a Hyper-SD Save LoRA of its own.",
+    ),
+    io.Custom("LORA_MODEL").Output(
+        "feedback_lora",
+        display_name="feedback_lora",
+        tooltip="With human feedback: what it has added, to load after the LoRA in start_from at any strength.",
     ),
 ]
 
@@ -205,12 +225,15 @@ def train_lora(
     examples = host.examples(latents, positive, negative)
     start = starting_lora(host, model, request.start_from)
     trainee = host.trainee()
-    planned = phases_of(request, trainee, examples, start)
+    planned = phases_of(request, trainee, examples, start, known_scorers() if request.objective == FEEDBACK else ())
     _require_empty_prompt(request, examples, planned)
+    _require_pictures(request, examples)
     host.load()
     fingerprints = {"model": host.fingerprint(), "data": examples.fingerprint(), "start": fingerprint(start.tensors)}
     root = Path(folder_paths.get_output_directory(), FOLDER)
-    job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints)
+    feedback = planned[0].config.feedback
+    judge = host_judge(host, vae, feedback) if feedback else None
+    job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints, judge=judge)
     write_settings(job, request.name)
     previews = Previews(job, request.name, request.preview_every, request.teacher_cfg, decoder(host, vae), restore=host.load)
     if job.begun < len(job.phases) or previews.finished() is None:
@@ -220,19 +243,13 @@ def train_lora(
         node_text.show(text, now=True)
     outcome = run_job(job, Watch(job, previews, node_text), previews.last_sheet)
     show_last_sheet(job, previews)
-    trained = _trained(outcome.tensors, metadata_of(request, job, outcome.rank))
-    one_step: Any = ExecutionBlocker(NO_ONE_STEP)  # reaches the nodes that are wired to it alone
-    if outcome.one_step:
-        one_step = _trained(outcome.one_step, metadata_of(request, job, outcome.rank, one_step=True))
+    trained, one_step, feedback_lora = trained_loras(request, job, outcome)
     patched, _ = add_lora(model, Path(f"{request.name}.safetensors"), dict(trained), 1.0)
     text = outcome.warning or summary(job, outcome)
     node_text.show(text, now=True)
     loss_map, sheet = {"loss": outcome.losses, "stages": outcome.stages}, as_image(previews.sheet)
-    return io.NodeOutput(patched, trained, loss_map, job.total_steps, sheet, one_step, ui=lasting_text(text))
-
-
-def _trained(lora: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> TrainedLora:
-    return TrainedLora({name: tensor.to(torch.float16) for name, tensor in lora.items()}, metadata)
+    outputs = patched, trained, loss_map, len(outcome.losses), sheet, one_step, feedback_lora
+    return io.NodeOutput(*outputs, ui=lasting_text(text))
 
 
 def _require_empty_prompt(request: TrainRequest, examples: GroupedExamples, planned: Sequence[Phase]) -> None:
@@ -240,6 +257,17 @@ def _require_empty_prompt(request: TrainRequest, examples: GroupedExamples, plan
         raise TrainingError(
             f"{request.objective} guides its teacher with CFG {request.teacher_cfg:g} and needs the empty prompt: wire the "
             "negative output of Hyper-SD Training Data into negative, or set teacher_cfg to 1."
+        )
+
+
+def _require_pictures(request: TrainRequest, examples: GroupedExamples) -> None:
+    """Raises: TrainingError where prompts without pictures are given to what learns from pictures."""
+    learns = request.objective != FEEDBACK or request.perceptual_weight
+    if learns and any(not bool(group.latents.any()) for group in examples.groups):
+        what = f"perceptual_weight {request.perceptual_weight:g}" if request.objective == FEEDBACK else request.objective
+        raise TrainingError(
+            f"{what} learns from pictures, and these latents are empty: they are prompts alone, or Empty Latent Image. Give "
+            f"Hyper-SD Training Data a folder or images; prompts alone are enough for {FEEDBACK}."
         )
 
 

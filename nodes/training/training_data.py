@@ -28,8 +28,8 @@ def reporter(node_id: str | None) -> sources.Report:
     return report
 
 
-def _require(clip: Any, vae: Any) -> None:
-    missing = " and ".join(name for name, value in (("clip", clip), ("vae", vae)) if value is None)
+def _require(**models: Any) -> None:
+    missing = " and ".join(name for name, value in models.items() if value is None)
     if missing:
         raise TrainingError(
             f"{missing} must be wired in, to turn images and captions into training data; take them from the loader of "
@@ -37,11 +37,19 @@ def _require(clip: Any, vae: Any) -> None:
         )
 
 
+def _from_prompts(prompts: str, clip: Any, resolution: int, report: sources.Report) -> list[sources.Encoded]:
+    """Returns prompts without pictures, nothing where there are none."""
+    if not prompts.strip():
+        return []
+    _require(clip=clip)
+    return [sources.from_prompts(prompts, clip, resolution, report)]
+
+
 def _negative(parts: Sequence[sources.Encoded], clip: Any) -> Any:
     if parts:
         return [parts[0].negative]
     if clip is not None:
-        return [conditioning_entry(encode_prompt(clip, ""))]
+        return [conditioning_entry(encode_prompt(clip, ""), "")]
     return ExecutionBlocker("negative is that of the empty prompt; wire clip into Hyper-SD Training Data to have it.")
 
 
@@ -78,7 +86,8 @@ INPUTS = [
         default="",
         multiline=True,
         optional=True,
-        tooltip="For the images input: one line for each image, in order, or one line for all. A folder's captions lie in it.",
+        tooltip="For the images input: one line for each image, in order, or one line for all. A folder's captions lie in it. "
+        "Without a folder and images: prompts, one a line, for the objective human feedback, which draws its own pictures.",
     ),
     io.Latent.Input(
         "latents", optional=True, tooltip="Latents that were encoded elsewhere, a further group of their own; needs positive."
@@ -143,29 +152,32 @@ class HyperSDTrainingData(io.ComfyNode):
         latents=None,
         positive=None,
     ) -> io.NodeOutput:
-        node_id, path = node_id_of(cls), sources.folder_path(folder)
-        passed, parts, factor = sources.passed_through(latents, positive), [], 1
-        if captions.strip() and images is None:
+        path, passed = sources.folder_path(folder), sources.passed_through(latents, positive)
+        if captions.strip() and path and images is None:
             raise TrainingError(
                 "captions belong to the images input, where nothing is wired in; a folder's captions lie in it."
             )
-        if path or images is not None:
-            _require(clip, vae)
+        if path is None and images is None and not captions.strip() and passed is None:
+            raise TrainingError(
+                "There is nothing to train on; give a folder, wire in images, or latents with positive. For human feedback "
+                "prompts in captions are enough."
+            )
+        has_pictures, report = path is not None or images is not None, reporter(node_id_of(cls))
+        if has_pictures:
+            _require(clip=clip, vae=vae)
             rules, factor = sources.image_rules(clip, vae, resolution, default_caption), vae.spacial_compression_encode()
-            report = reporter(node_id)
-            if path:
-                parts.append(sources.from_folder(path, clip, vae, rules, report))
-            if images is not None:
-                parts.append(sources.from_images(images, captions, clip, vae, rules, report))
-        elif passed is None:
-            raise TrainingError("There is nothing to train on; give a folder, wire in images, or latents with positive.")
+            parts = [sources.from_folder(path, clip, vae, rules, report)] if path else []
+            parts += [sources.from_images(images, captions, clip, vae, rules, report)] if images is not None else []
+        else:
+            parts, factor = _from_prompts(captions, clip, resolution, report), sources.FACTOR
         examples = [example for part in parts for example in part.examples]
         groups = sources.grouped(examples)
         if passed:
             groups = groups[0] + [passed[0]], groups[1] + [passed[1]]
         skipped = [entry for part in parts for entry in part.skipped]
         notes = [entry for part in parts for entry in part.notes]
-        text = sources.summary(examples, factor, skipped, notes, len(passed[1]) if passed else 0)
+        noun = "image" if has_pictures else "prompt"
+        text = sources.summary(examples, factor, skipped, notes, len(passed[1]) if passed else 0, noun)
         return io.NodeOutput(*groups, _negative(parts, clip), text, ui=lasting_text(text))
 
 

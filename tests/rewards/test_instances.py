@@ -70,7 +70,7 @@ def test_gradient_reaches_the_picture_and_no_weight():
 
 
 def test_embedded_network_sees_one_disc_where_it_is():
-    network, there = load_instances(SCORERS, KINDS), disc(0.5, 0.5, 0.35)
+    network, there = load_instances(SCORERS), disc(0.5, 0.5, 0.35)
     page = torch.stack([1 - 0.1 * there, 1 - 0.9 * there, 1 - 0.9 * there])[None]
     (found,) = network.labels(page)
     assert len(found.masks) >= 1

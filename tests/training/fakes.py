@@ -95,4 +95,5 @@ def make_examples(count: int = 12, dtype: torch.dtype = torch.float64, channels:
         torch.randn(count, channels, size, size, generator=g, dtype=dtype),
         {"context": torch.randn(count, TOKENS, WIDTH, generator=g, dtype=dtype)},
         {"context": torch.randn(1, TOKENS, WIDTH, generator=g, dtype=dtype)},
+        [f"thing {number}" for number in range(count)],
     )

@@ -21,12 +21,12 @@ def make_trainee(family: str = "sd15", is_embedded: bool = False) -> Trainee:
     return Trainee(make_denoiser(dtype=torch.float32), LocalEngine(), family, is_embedded, "fp32", str)
 
 
-def make_job(root, *, start=None, trainee=None, examples=None, fingerprints=FINGERPRINTS, **settings):
+def make_job(root, *, start=None, trainee=None, examples=None, fingerprints=FINGERPRINTS, judge=None, **settings):
     """Returns the job of a request with these settings."""
     request, start = make_request(**settings), start or StartingLora({})
     trainee, examples = trainee or make_trainee(), examples or make_examples(10, torch.float32)
     planned = phases_of(request, trainee, examples, start)
-    return job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints)
+    return job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints, judge=judge)
 
 
 class Follower:

@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 from hyper_sd.errors import TrainingError
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.tests.training.fakes import SMALL, make_denoiser, make_examples
-from hyper_sd.training.config import Stage, TrainingConfig, to_plain
+from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.data.examples import LatentExamples
 from hyper_sd.training.denoiser import Denoiser
 from hyper_sd.training.diffusion import Diffusion
@@ -15,6 +15,7 @@ from hyper_sd.training.kept import Ledger
 from hyper_sd.training.lora_layers import LoraLayers
 from hyper_sd.training.memory import HEADROOM, Activations, MemoryEstimate, estimate, fit
 from hyper_sd.training.objectives.discriminator import Features, Heads
+from hyper_sd.training.plain_config import differences, to_plain
 from hyper_sd.training.recompute import recomputing
 from hyper_sd.training.run import Run
 
@@ -253,7 +254,7 @@ FOUND = MemoryEstimate(adapters=GB, plain=Activations(0, 2 * GB), recomputed=Act
 def test_settings_change_as_little_as_lets_them_fit(free, checkpointing, accumulation):
     fitted = fit(FOUND, free * GB, CONFIG)
     assert (fitted.gradient_checkpointing, fitted.accumulation) == (checkpointing, accumulation)
-    assert fitted.differences(to_plain(CONFIG)) == []
+    assert differences(fitted, to_plain(CONFIG)) == []
 
 
 def test_what_cannot_fit_names_gigabytes_and_remedies():

@@ -7,8 +7,9 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.runs import CONFIG, equal, run, start, weights
 from hyper_sd.training.checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
-from hyper_sd.training.config import TrainingConfig, from_plain, to_plain
+from hyper_sd.training.config import TrainingConfig
 from hyper_sd.training.optimizers import make_optimizer, require_optimizer
+from hyper_sd.training.plain_config import differences, from_plain, to_plain
 
 IN_8_BITS = dataclasses.replace(CONFIG, optimizer="adamw8bit")
 COUNT = 5000  # bitsandbytes keeps tensors below 4096 values in 32 bits
@@ -46,9 +47,9 @@ def test_a_run_is_refused_before_it_starts(tmp_path):
 def test_optimizer_decides_what_is_learnt_and_runs_begun_before_it_go_on():
     assert "optimizer" not in to_plain(CONFIG)
     assert from_plain(to_plain(IN_8_BITS)) == IN_8_BITS
-    assert CONFIG.differences(to_plain(CONFIG)) == []
-    assert IN_8_BITS.differences(to_plain(CONFIG)) == ["optimizer: adamw then, adamw8bit now"]
-    assert CONFIG.differences(to_plain(IN_8_BITS)) == ["optimizer: adamw8bit then, adamw now"]
+    assert differences(CONFIG, to_plain(CONFIG)) == []
+    assert differences(IN_8_BITS, to_plain(CONFIG)) == ["optimizer: adamw then, adamw8bit now"]
+    assert differences(CONFIG, to_plain(IN_8_BITS)) == ["optimizer: adamw8bit then, adamw now"]
     with pytest.raises(TrainingError, match="optimizer must be one of adamw, adamw8bit"):
         TrainingConfig(CONFIG.stages, optimizer="sgd")
 

@@ -2,7 +2,9 @@ import math
 
 import pytest
 from hyper_sd.errors import TrainingError
-from hyper_sd.training.presets import FAMILIES, OBJECTIVES, PRESETS, TrainRequest, parse_stages, phases
+from hyper_sd.training.preset_table import FAMILIES, PRESETS
+from hyper_sd.training.presets import TrainRequest, parse_stages, phases
+from hyper_sd.training.words import OBJECTIVES
 
 KNOWN = ("precision", "starts_distilled")
 

@@ -11,9 +11,9 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.tests.repository import ROOT
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, make_examples
 from hyper_sd.tests.training.jobs import FINGERPRINTS, make_job, make_request, make_trainee
-from hyper_sd.training.config import FREE_TO_CHANGE
 from hyper_sd.training.data.examples import Group, GroupedExamples
 from hyper_sd.training.lora_layers import EXCLUDED
+from hyper_sd.training.plain_config import FREE_TO_CHANGE
 from hyper_sd.training.presets import TrainRequest
 from hyper_sd.training.request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
 

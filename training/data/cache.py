@@ -220,14 +220,18 @@ class CachedExamples:
         items: as encode() took them; the latents of other items than images are in the cache by now too.
         folder: of the cache.
         fingerprint: of the encoders.
+        blank: [channels, height, width] of latents that are all zeros in place of those in the cache, for a training that draws
+            all its pictures itself; None reads them.
     Raises: TrainingError when there are none, some are not encoded, or prompts differ in shape.
     """
 
-    def __init__(self, items: Sequence[Item], folder: Path | str, fingerprint: str):
+    def __init__(self, items: Sequence[Item], folder: Path | str, fingerprint: str, blank: tuple[int, int, int] | None = None):
+        self.blank = blank
         self._latents = [latents_path(folder, fingerprint, item) for item in items]
         self._prompts = [prompt_path(folder, fingerprint, item.caption) for item in items]
+        self._texts = [item.caption for item in items]
         empty = prompt_path(folder, fingerprint, "")
-        shapes = {path: _shapes(path) for path in {empty, *self._latents, *self._prompts}}
+        shapes = {path: _shapes(path) for path in {empty, *self._prompts, *(() if blank else self._latents)}}
         missing = sum(shape is None for shape in shapes.values())
         if missing or not items:
             raise TrainingError(
@@ -242,7 +246,7 @@ class CachedExamples:
                 )
         groups: dict[Hashable, list[int]] = {}
         for number, path in enumerate(self._latents):
-            groups.setdefault(shapes[path]["latents"], []).append(number)
+            groups.setdefault(blank or shapes[path]["latents"], []).append(number)
         self.buckets, self._unconditional = list(groups.values()), load_rows([empty])
 
     def fingerprint(self) -> str:
@@ -252,9 +256,13 @@ class CachedExamples:
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
-        latents = load_rows([self._latents[number] for number in numbers])["latents"]
+        if self.blank:
+            latents = torch.zeros(len(numbers), *self.blank)
+        else:
+            latents = load_rows([self._latents[number] for number in numbers])["latents"]
         conditioning = load_rows([self._prompts[number] for number in numbers])
-        return Batch(latents, conditioning, repeated(self._unconditional, len(numbers)))
+        prompts = tuple(self._texts[number] for number in numbers)
+        return Batch(latents, conditioning, repeated(self._unconditional, len(numbers)), prompts)
 
     def largest(self) -> Batch:
         """Returns an example as Examples.largest(); all texts are of one length."""

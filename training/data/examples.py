@@ -13,6 +13,8 @@ import torch
 from ...errors import TrainingError
 from .texts import Conditioning, stacked
 
+PROMPT = "hyper_sd_prompt"  # in the options of a CONDITIONING's entry: its text, which other nodes leave alone
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -22,11 +24,13 @@ class Batch:
         latents: [batch, ...], scaled as the network sees them.
         conditioning: tensors [batch, ...].
         unconditional: tensors [batch, ...] of the empty prompt; may be empty when no guidance is used.
+        prompts: the texts themselves, which scorers of pictures read; empty where they are not known.
     """
 
     latents: torch.Tensor
     conditioning: Conditioning
     unconditional: Conditioning
+    prompts: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """Returns the batch on `device`, floating tensors in `dtype`."""
@@ -35,7 +39,7 @@ class Batch:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
         moved = ({key: move(t) for key, t in part.items()} for part in (self.conditioning, self.unconditional))
-        return Batch(move(self.latents), *moved)
+        return Batch(move(self.latents), *moved, self.prompts)
 
 
 class Examples(Protocol):
@@ -64,20 +68,31 @@ class LatentExamples:
         latents: [count, ...], scaled as the network sees them.
         conditioning: tensors [count, ...].
         unconditional: tensors [1, ...] of the empty prompt; may be left out when no guidance is used.
+        prompts: the texts themselves, for training that scores pictures; may be left out otherwise.
     Raises: TrainingError when there are no examples, or counts differ.
     """
 
-    def __init__(self, latents: torch.Tensor, conditioning: Conditioning, unconditional: Conditioning | None = None):
-        counts = {name: len(tensor) for name, tensor in {"latents": latents, **conditioning}.items()}
+    def __init__(
+        self,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning | None = None,
+        prompts: Sequence[str] = (),
+    ):
+        counted = {"latents": latents, **conditioning, **({"prompts": prompts} if prompts else {})}
+        counts = {name: len(tensor) for name, tensor in counted.items()}
         if not len(latents) or len(set(counts.values())) > 1:
             raise TrainingError(f"Training needs at least one example and one caption for each, got {counts}.")
         self.latents, self.conditioning, self.unconditional = latents, conditioning, unconditional or {}
+        self.prompts = tuple(prompts)
         self.buckets = [list(range(len(latents)))]
 
     def batch(self, numbers: Sequence[int], draw: int) -> Batch:
         """Returns the examples of these numbers, as Examples.batch(); nothing is drawn anew."""
         chosen = list(numbers)
-        return Batch(self.latents[chosen], rows(self.conditioning, chosen), repeated(self.unconditional, len(chosen)))
+        prompts = tuple(self.prompts[number] for number in chosen) if self.prompts else ()
+        unconditional = repeated(self.unconditional, len(chosen))
+        return Batch(self.latents[chosen], rows(self.conditioning, chosen), unconditional, prompts)
 
     def largest(self) -> Batch:
         """Returns the first example, as large as all are."""
@@ -140,11 +155,13 @@ class Group:
         latents: [count, channels, height, width], scaled as the network sees them.
         captions: one conditioning, tensors [1, ...], for each of the latents.
         empty: the conditioning of the empty prompt; an empty dict is none.
+        prompts: the texts of the captions; none where one of them is not known.
     """
 
     latents: torch.Tensor
     captions: tuple[Conditioning, ...]
     empty: Conditioning
+    prompts: tuple[str, ...] = ()
 
 
 class GroupedExamples:
@@ -168,7 +185,8 @@ class GroupedExamples:
         texts = [group.captions[row] for _, row in places] + ([group.empty] if group.empty else [])
         joined = stacked(texts)
         unconditional = repeated(rows(joined, slice(count, None)), count) if group.empty else {}
-        return Batch(latents, rows(joined, slice(count)), unconditional)
+        prompts = tuple(group.prompts[row] for _, row in places) if group.prompts else ()
+        return Batch(latents, rows(joined, slice(count)), unconditional, prompts)
 
     def largest(self) -> Batch:
         """Returns an example as Examples.largest()."""
@@ -241,4 +259,6 @@ def _group(as_conditioning: Callable, latents: torch.Tensor, captions: list[list
         if id(entry) not in known:
             known[id(entry)] = as_conditioning(entry, latents[:1], "positive")
     unconditional = as_conditioning(empty[0], latents[:1], "negative") if empty else {}
-    return Group(latents, tuple(known[id(entry)] for entry in captions), unconditional)
+    prompts = tuple(options[PROMPT] for _, options in captions if PROMPT in options)
+    texts = prompts if len(prompts) == len(captions) else ()
+    return Group(latents, tuple(known[id(entry)] for entry in captions), unconditional, texts)

@@ -16,23 +16,25 @@ from ...models import embedded
 from ...models.catalog import load_catalog
 from ...models.lora import check_family, read_lora
 from ...models.lora_keys import is_text_encoder
-from ...models.recognition import recognise
+from ...models.recognition import Recognition, recognise
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, clean_name, numbered, save_trained
+from ..feedback.make import make_judge, ready_scorers
 from ..job import Job
 from ..lora_layers import LoraLayers, adaptable_layers
-from ..lora_tensors import kohya_name, set_from_tensors
+from ..lora_tensors import kohya_name, rank_of, set_from_tensors
 from ..losses import smoothed
 from ..optimizers import require_optimizer
 from ..phases import Outcome, StepReport, run_job, stage_in_words, write_settings
-from ..presets import NONE, UNIFIED, Phase, TrainRequest, phases
+from ..presets import Phase, TrainRequest, phases
 from ..preview import Previews
-from ..request import StartingLora, fingerprint, fitted, job_of, metadata_of, phases_of
+from ..request import StartingLora, fingerprint, fitted, job_of, merged, metadata_of, phases_of
 from ..run import CHECKPOINT
+from ..words import NONE, UNIFIED
 from .diffusers_models import DiffusersModel
 from .one_process import OneProcess
-from .run_file import ONE_STEP_ENDING, RunFile
+from .run_file import FEEDBACK_ENDING, ONE_STEP_ENDING, RunFile
 from .step_log import StepLog
 
 logger = logging.getLogger("hyper_sd")
@@ -46,7 +48,8 @@ def check(request: TrainRequest, model: DiffusersModel, engine: OneProcess) -> N
     """
     start = starting_lora(request.start_from, model)
     family = embedded.EMBEDDED if model.is_embedded else model.name
-    planned = phases(request, family, examples=sys.maxsize, starts_distilled=start.is_distilled)
+    known = {"starts_distilled": start.is_distilled, "start_steps": start.steps}
+    planned = phases(request, family, examples=sys.maxsize, **known)
     require_optimizer(planned[0].config, engine.device)
     if request.batch_size:  # otherwise the number of examples is needed to know the batch
         planned[0].config.part_size(engine.world)
@@ -72,15 +75,21 @@ def train(file: RunFile, model: DiffusersModel, examples: CachedExamples, engine
     """
     request, trainee = file.training, model.trainee(engine, file.precision)
     start = starting_lora(request.start_from, model)
-    planned = phases_of(request, trainee, examples, start)
-    planned[0].config.part_size(engine.world)  # all phases have the same batch
+    folders = [Path(file.model.scorers)] if file.model.scorers else []
+    planned = phases_of(request, trainee, examples, start, ready_scorers(folders))
+    config = planned[0].config
+    config.part_size(engine.world)  # all phases have the same batch
+    judge = None
+    if config.feedback is not None:
+        to = {"folders": folders, "device": engine.device, "is_embedded": model.is_embedded}
+        judge = make_judge(config.feedback, model.pixels, model.pipeline.vae, **to)
     fingerprints = {
         "model": fingerprint(model.network.state_dict()),
         "data": examples.fingerprint(),
         "start": fingerprint(start.tensors),
     }
     root = Path(file.output.folder)
-    job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints)
+    job = job_of(request, trainee, examples, planned, start, root=root, fingerprints=fingerprints, judge=judge)
     checkpoints = [job.phase_folder(number) / CHECKPOINT for number in range(len(job.phases))]
     engine.require_shared(checkpoints, f"checkpoints in {job.folder}")
     if not engine.rank:
@@ -121,19 +130,20 @@ def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
     if info.text_encoder_modules:
         logger.warning("%s also changes a text encoder; training starts from the rest.", path.name)
     tensors = {key: tensor for key, tensor in load_file(path).items() if not is_text_encoder(key)}
-    return _renamed(tensors, path, model, is_distilled=recognise(path).variant == "unified")
+    return _renamed(tensors, path, model, recognise(path))
 
 
-def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, is_distilled: bool) -> StartingLora:
+def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel, known: Recognition) -> StartingLora:
     """Brings a file's tensors, named after diffusers' or the original modules, to the names that the trained LoRA has."""
     rename = lora_names(model.network)
     split = {key: key.partition(".") for key in tensors}
     changed = {module for module, _, _ in split.values()}
     for naming in (rename, str, *([original_names(model.network)] if model.is_unet else [])):
-        known = {kohya_name(naming(module)): module for module in adaptable_layers(model.network, ())}
-        if changed and changed <= known.keys():
-            renamed = {f"{kohya_name(rename(known[module]))}.{part}": tensors[key] for key, (module, _, part) in split.items()}
-            return StartingLora(renamed, is_distilled, frozenset(known[module] for module in changed))
+        own = {kohya_name(naming(module)): module for module in adaptable_layers(model.network, ())}
+        if changed and changed <= own.keys():
+            renamed = {f"{kohya_name(rename(own[module]))}.{part}": tensors[key] for key, (module, _, part) in split.items()}
+            modules = frozenset(own[module] for module in changed)
+            return StartingLora(renamed, known.variant == "unified", modules, known.steps or 1)
     raise UnsupportedModelError(
         f"{path.name} changes modules that this model has not; choose a LoRA in kohya's names that was made for {model.name}."
     )
@@ -168,9 +178,14 @@ def _run(job: Job, previews: Previews, engine: OneProcess) -> Outcome:
 
 def _save(request: TrainRequest, job: Job, outcome: Outcome, root: Path) -> None:
     """Writes the LoRAs, each under the next free number, unless an earlier call of the same run has done so."""
-    path = _saved(root, request.name, outcome.tensors, metadata_of(request, job, outcome.rank))
-    what = f"{job.total_steps} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}"
+    lora = merged(request, job, outcome)
+    path = _saved(root, request.name, lora, metadata_of(request, job, rank_of(lora)))
+    what = f"{len(outcome.losses)} steps, loss {smoothed(outcome.losses):.4g}, rank {outcome.rank}"
     logger.info("Finished: %s; the LoRA is %s, samples are in %s", what, path, job.folder)
+    if outcome.feedback:
+        metadata = metadata_of(request, job, outcome.rank, feedback_alone=True)
+        path = _saved(root, f"{request.name}{FEEDBACK_ENDING}", outcome.feedback, metadata)
+        logger.info("What the feedback has added, for use beside the LoRA in start_from at any strength, is %s", path)
     if outcome.one_step:
         metadata = metadata_of(request, job, outcome.rank, one_step=True)
         path = _saved(root, f"{request.name}{ONE_STEP_ENDING}", outcome.one_step, metadata)

@@ -172,11 +172,19 @@ class DiffusersModel:
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Returns the pictures of latents [count, ...] as the network sees them, decoded on their device one by one."""
+        pixels = torch.cat([self.pixels(one) for one in latents.split(1)])
+        self.pipeline.vae.to("cpu")
+        return as_images(pixels.permute(0, 2, 3, 1))
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns pictures [batch, 3, height, width] of about 0 to 1, with a gradient; the autoencoder stays where they are.
+
+        Args:
+            latents: [batch, ...] as the network sees them.
+        """
         vae = self.pipeline.vae.to(latents.device)
         unscaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        pixels = torch.cat([vae.decode(one).sample for one in unscaled.to(vae.dtype).split(1)])
-        self.pipeline.vae.to("cpu")
-        return as_images(pixels.permute(0, 2, 3, 1).add(1).div(2))
+        return vae.decode(unscaled.to(vae.dtype)).sample.add(1).div(2)
 
 
 def encode_images(vae: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,8 @@ def make_examples(file: RunFile, model: DiffusersModel, engine: OneProcess) -> C
     model.release_encoders(keep_autoencoder=file.is_by_preset)
     model.network.to(engine.device)
     engine.wait()  # a process trains on what others have encoded, and draws for their prompts
+    if data.prompts and not file.needs_pictures:
+        return CachedExamples(items, folder, model.fingerprint, teacher.latent_shape)
     if data.prompts:
         denoiser = model.denoiser
         context = partial(engine.autocast, denoiser)

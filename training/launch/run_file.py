@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import torch
 
 from ...errors import TrainingError
-from ..config import PRECISIONS, TrainingConfig, from_plain
+from ..config import PRECISIONS, TrainingConfig
 from ..engine import usual_precision
-from ..presets import AUTO, NONE, OBJECTIVES, OFF, ON, UNIFIED, TrainRequest
+from ..plain_config import from_plain
+from ..presets import TrainRequest
+from ..words import AUTO, FEEDBACK, NONE, OBJECTIVES, OFF, ON, UNIFIED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,10 +25,11 @@ else:
 
 USUAL_RESOLUTION = 512  # of runs of stages
 ONE_STEP_ENDING = "-one-step"  # of the name of a LoRA for exactly one step
+FEEDBACK_ENDING = "-feedback"  # of the name of what human feedback has added to a LoRA
 SWITCHES = {  # settings that may also be (false, true); of them a run of stages has cuda_graphs
     "gradient_checkpointing": (AUTO, ON), "adversarial": (OFF, ON), "one_step": (OFF, ON), "cuda_graphs": (OFF, AUTO),
 }  # fmt: skip
-PATHS = {"folder", "shards", "prompts", "cache"}
+PATHS = {"folder", "shards", "prompts", "cache", "scorers"}
 BACKSLASHES = (
     "in double quotes a backslash begins a code; write paths in single quotes, 'D:\\test\\bears', or with / in its place"
 )
@@ -42,6 +45,7 @@ class ModelTable:
         hub_id: "owner/name" on the Hugging Face hub.
         embedded: True for the small model that ships with the pack.
         dtype: of the frozen weights; "" takes that of training.precision.
+        scorers: folder of the scorers' files, for human feedback.
     Raises: TrainingError for other than one model, and for an unknown dtype.
     """
 
@@ -49,6 +53,7 @@ class ModelTable:
     hub_id: str = ""
     embedded: bool = False
     dtype: str = ""
+    scorers: str = ""
 
     def __post_init__(self) -> None:
         _require_one(self, "model", "folder", "hub_id", "embedded")
@@ -165,6 +170,12 @@ class RunFile:
         """Whether the training is a request with a preset, which draws samples on the way."""
         return isinstance(self.training, TrainRequest)
 
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether something is learnt from pictures; human feedback alone draws its own."""
+        asked = self.training
+        return not self.is_by_preset or asked.objective != FEEDBACK or bool(asked.perceptual_weight)
+
     def resolution(self, drawn_at: int) -> int:
         """Returns the side in pixels of the square whose area no image exceeds.
 
@@ -214,6 +225,8 @@ def _training(table: Mapping[str, Any], name: str, root: Path) -> tuple[Training
     """Returns the [training] table, stages in every detail or a request by preset, and its precision."""
     if "preset" not in table and table.get("objective") not in OBJECTIVES:
         config = from_plain(_in_words(table, "cuda_graphs"))
+        if config.feedback is not None:
+            raise TrainingError(f'Human feedback goes by preset: set objective = "{FEEDBACK}" and a preset.')
         return config, config.precision
     values = {"objective": OBJECTIVES[0], **table}
     precision = values.pop("precision", "")

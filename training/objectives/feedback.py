@@ -3,25 +3,26 @@
 What is learnt is an adapter set of its own on top of the distilled student, so that it can be taken at any strength.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ...errors import TrainingError
-from ...rewards.instances import InstanceNet, Instances
+from ...rewards.instances import Instances
 from ...rewards.scorer import Scorer
 from ...samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas, hyper_sd_timesteps
 from ..data.examples import Batch, seeded
 from ..denoiser import Denoiser
+from ..feedback.judge import Judge, in_full
+from ..feedback.settings import FeedbackSettings
 from ..lora_layers import DISTILLED, STUDENT, LoraLayers
 from ..sampling import schedule_of_diffusion, walk
 from .draws import distance
 
 FEEDBACK_DRAW = 5  # what tells the random numbers of this objective from a run's other ones
-Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,50 +31,13 @@ class Reward:
 
     Args:
         scorer: a frozen scorer; a higher score is a better picture.
-        enough: the score from which on no more is asked for: about the mean of pictures that people like. A value too high
-            burns pictures.
+        enough: the score from which on no more is asked for. A value too high burns pictures.
         weight: of what is missing to that.
     """
 
     scorer: Scorer
     enough: float
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class FeedbackSettings:
-    """How a student is asked for better pictures.
-
-    Args:
-        steps: numbers of steps that the student is drawn with; one of them is drawn each time.
-        num_segments: that the student was distilled on.
-        start_timestep: of a single step, from noise of deviation 1.
-        eta: of the steps, as samplers.tcd.sample_tcd() takes it.
-        brake_weight: of the distance to what the student draws without the feedback.
-        instance_weight: of the perceptual term.
-        noised_to: (lowest, highest) timestep that a real picture is noised to for the perceptual term.
-    Raises: TrainingError for numbers that are not allowed.
-    """
-
-    steps: tuple[int, ...] = (1, 2, 4, 8)
-    num_segments: int = 1
-    start_timestep: int = LAST_TIMESTEP
-    eta: float = 0.3
-    brake_weight: float = 1.0
-    instance_weight: float = 0.0
-    noised_to: tuple[int, int] = (100, 400)
-
-    def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1:
-            raise TrainingError(f"The steps of feedback must be 1 or more each, got {self.steps}; (1, 2, 4, 8) is usual.")
-        if min(self.brake_weight, self.instance_weight) < 0:
-            raise TrainingError(
-                f"Weights of feedback must be 0 or more, got brake {self.brake_weight:g} and instances "
-                f"{self.instance_weight:g}; 1 and 0 are usual."
-            )
-        low, high = self.noised_to
-        if not 0 <= low <= high <= LAST_TIMESTEP:
-            raise TrainingError(f"noised_to must be (lowest, highest) of 0 to {LAST_TIMESTEP}, got {self.noised_to}.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +48,8 @@ class FeedbackDraws:
         steps: that the student draws with.
         stop: the step that learns, counted from 0; those before it run without a gradient.
         start: noise of deviation 1, [batch, ...].
-        seed: of the noise between the steps.
+        between: the same that the steps before the one that learns add, [stop, batch, ...].
+        views: how each picture is scaled, moved right and down, from -1 to 1, [batch, 3].
         t: timesteps that real pictures are noised to, int [batch].
         noise: that these are noised with, [batch, ...].
     """
@@ -92,9 +57,20 @@ class FeedbackDraws:
     steps: int
     stop: int
     start: torch.Tensor
-    seed: int
+    between: torch.Tensor
+    views: torch.Tensor
     t: torch.Tensor
     noise: torch.Tensor
+
+    def part(self, rows: slice) -> "FeedbackDraws":
+        """Returns the draws of some rows of the batch."""
+        own = {name: getattr(self, name)[rows] for name in ("start", "views", "t", "noise")}
+        return replace(self, between=self.between[:, rows], **own)
+
+    def to(self, like: torch.Tensor) -> "FeedbackDraws":
+        """Returns the draws on the device of `like`, noise in its dtype."""
+        noise = {name: getattr(self, name).to(like) for name in ("start", "between", "views", "noise")}
+        return replace(self, t=self.t.to(like.device), **noise)
 
 
 def draw_feedback(settings: FeedbackSettings, seed: int, shape: tuple[int, ...], step: int) -> FeedbackDraws:
@@ -103,7 +79,7 @@ def draw_feedback(settings: FeedbackSettings, seed: int, shape: tuple[int, ...],
     Args:
         settings: of the feedback.
         seed: of the run.
-        shape: of the latents, [batch, channels, ...].
+        shape: of the whole batch's latents, [batch, channels, ...].
         step: counted from 0.
     """
     generator = seeded(seed, step, FEEDBACK_DRAW)
@@ -112,10 +88,11 @@ def draw_feedback(settings: FeedbackSettings, seed: int, shape: tuple[int, ...],
         return int(torch.randint(low, high + 1, (1,), generator=generator))
 
     steps = settings.steps[draw(0, len(settings.steps) - 1)]
-    stop, between = draw(0, steps - 1), draw(0, 2**31)
+    stop = draw(0, steps - 1)
     start, noise = (torch.randn(shape, generator=generator) for _ in range(2))
     t = torch.randint(settings.noised_to[0], settings.noised_to[1] + 1, (shape[0],), generator=generator)
-    return FeedbackDraws(steps, stop, start, between, t, noise)
+    between, views = torch.randn((stop, *shape), generator=generator), torch.rand(shape[0], 3, generator=generator)
+    return FeedbackDraws(steps, stop, start, between, 2 * views - 1, t, noise)
 
 
 class Feedback(nn.Module):
@@ -130,11 +107,10 @@ class Feedback(nn.Module):
     Args:
         settings: of the feedback.
         denoiser: the network.
-        layers: with the sets "distilled", the student as it was, and "student", what is learnt on top of it.
-        decode: latents [batch, ...] as the network sees them -> pictures [batch, 3, height, width] of about 0 to 1, with a
-            gradient.
+        layers: with the set "student", what is learnt, on top of "distilled", the student as it was; without that one the
+            network by itself is the student as it was.
+        judge: decodes pictures, and sees things in them for an instance_weight.
         rewards: by name.
-        instances: sees things in pictures, for an instance_weight.
     """
 
     def __init__(
@@ -142,41 +118,36 @@ class Feedback(nn.Module):
         settings: FeedbackSettings,
         denoiser: Denoiser,
         layers: LoraLayers,
-        decode: Decode,
+        judge: Judge,
         rewards: Mapping[str, Reward],
-        instances: InstanceNet | None = None,
     ):
         super().__init__()
-        if not rewards and not settings.instance_weight:
-            raise TrainingError("Feedback needs a reward, or an instance_weight above 0; name a scorer.")
-        if settings.instance_weight and instances is None:
+        if settings.instance_weight and judge.instances is None:
             raise TrainingError("An instance_weight needs a network that sees instances; set it to 0, or give one.")
         self.settings, self.layers, self.student = settings, layers, layers.sets[STUDENT]
         # not parts of this module: their weights are not trained
-        held = {"denoiser": denoiser, "decode": decode, "rewards": dict(rewards), "instances": instances}
-        for name, value in held.items():
+        for name, value in {"denoiser": denoiser, "judge": judge, "rewards": rewards}.items():
             object.__setattr__(self, name, value)
 
-    def forward(
-        self, batch: Batch, prompts: Sequence[str], draws: FeedbackDraws, labels: Sequence[Instances] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: FeedbackDraws, labels: Sequence[Instances] | None = None) -> dict[str, torch.Tensor]:
         """Returns {"loss", "distance"}, the scores by the names of the rewards, and "instances" where that counts.
 
         Args:
-            batch: whose conditioning is drawn, and whose latents are the real pictures of the perceptual term.
-            prompts: of the batch, for the scorers.
+            batch: whose prompts are drawn, and whose latents are the real pictures of the perceptual term.
             draws: of the step.
             labels: of the real pictures; None asks the network that sees instances.
         Raises: RewardError as Scorer.score().
         """
+        prompts = batch.prompts or [""] * len(batch.latents)
         x, t = self.reached(batch, draws)
         x0, before = self._predicted(x, t, batch), self._predicted(x, t, batch, feedback=False)
         brake = distance(x0, before, "mse", 0.0)
         loss, found = self.settings.brake_weight * brake, {"distance": brake.detach()}
         if self.rewards:
-            pictures = self.pictures(x0)
+            pictures = moved(self.judge.pictures(x0), self.settings.jitter * draws.views)
             for name, reward in self.rewards.items():
-                scores = reward.scorer.score(pictures, prompts)
+                with in_full(x0):
+                    scores = reward.scorer.score(pictures, prompts)
                 loss = loss + reward.weight * (reward.enough - scores).relu().mean()
                 found[name] = scores.detach().mean()
         if self.settings.instance_weight:
@@ -194,28 +165,43 @@ class Feedback(nn.Module):
         sigmas = hyper_sd_sigmas(schedule_of_diffusion(diffusion), *grid, start_timestep=first)[: draws.stop + 1]
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            with self.layers.using(DISTILLED, STUDENT):
+            with self.layers.using(*self.layers.drawing):
                 return self.denoiser.predict(x, t, batch.conditioning)
 
-        options = {"seed": draws.seed, "eta": settings.eta, "num_segments": settings.num_segments}
-        x = walk(diffusion, predict, draws.start.to(batch.latents), sigmas, **options)
+        between = iter(draws.between)
+        options = {"eta": settings.eta, "num_segments": settings.num_segments}
+        x = walk(diffusion, predict, draws.start, sigmas, noise_sampler=lambda *levels: next(between), **options)
         return x, torch.full((len(x),), timestep, device=x.device)
 
     def _predicted(self, x: torch.Tensor, t: torch.Tensor, batch: Batch, feedback: bool = True) -> torch.Tensor:
         """Returns the x0 [batch, ...] that the student sees from x at t; without the feedback, also without a gradient."""
-        sets = (DISTILLED, STUDENT) if feedback else (DISTILLED,)
+        sets = [name for name in self.layers.drawing if feedback or name == DISTILLED]
         with torch.set_grad_enabled(feedback and torch.is_grad_enabled()), self.layers.using(*sets):
             return self.denoiser.diffusion.pred_x0(x, self.denoiser.predict(x, t, batch.conditioning), t)
-
-    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """Returns pictures [batch, 3, height, width] from 0 to 1; what the decoder computes is computed again going back."""
-        return checkpoint(self.decode, latents, use_reentrant=False, preserve_rng_state=False).clamp(0, 1)
 
     def _instances(self, batch: Batch, draws: FeedbackDraws, labels: Sequence[Instances] | None) -> torch.Tensor:
         """Returns SOLO's loss of real pictures that were noised part of the way and cleaned in one step."""
         if labels is None:
             with torch.no_grad():
-                labels = self.instances.labels(self.decode(batch.latents).clamp(0, 1))
-        t = draws.t.to(batch.latents.device)
-        noisy = self.denoiser.diffusion.add_noise(batch.latents, draws.noise.to(batch.latents), t)
-        return self.instances.loss(self.pictures(self._predicted(noisy, t, batch)), labels)
+                labels = self.judge.instances.labels(self.judge.pictures(batch.latents))
+        noisy = self.denoiser.diffusion.add_noise(batch.latents, draws.noise, draws.t)
+        cleaned = self._predicted(noisy, draws.t, batch)
+        pictures = self.judge.pictures(cleaned)
+        with in_full(cleaned):
+            return self.judge.instances.loss(pictures, labels)
+
+
+def moved(pictures: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    """Returns pictures [batch, 3, height, width] scaled and moved, each in its own way; what comes in is what lies at the edge.
+
+    Args:
+        pictures: of any size.
+        views: by how much each is made larger, and moved right and down, as shares of a side, [batch, 3]; zeros change nothing.
+    """
+    if not bool(views.any()):
+        return pictures
+    theta = pictures.new_zeros(len(pictures), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / (1 + views[:, 0])
+    theta[:, :, 2] = -2 * views[:, 1:]  # the grid goes from -1 to 1
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

@@ -9,6 +9,8 @@ from hyper_sd.tests.nodes.training import small_sd15
 from hyper_sd.tests.nodes.training.lora_runs import NODE, OBJECTIVES, QUICK, sent
 from hyper_sd.tests.nodes.training.training_folder import SIZES, write
 
+OUTPUTS = "model", "lora", "loss_map", "steps", "samples", "one_step", "feedback"
+
 
 @pytest.fixture
 def folders(host, tmp_path, monkeypatch):
@@ -86,7 +88,9 @@ def train(host, pack, tmp_path, monkeypatch):
             "objective": OBJECTIVES[0], "preset": "Small", "name": "my_style", **QUICK, **changes,
         }  # fmt: skip
         outputs = pack[NODE].execute(model=[model], **sent(**given)).args
-        return SimpleNamespace(**dict(zip(("model", "lora", "loss_map", "steps", "samples", "one_step"), outputs, strict=True)))
+        return SimpleNamespace(
+            **dict(zip(("model", "lora", "loss_map", "steps", "samples", "one_step", "feedback"), outputs, strict=True))
+        )
 
     return run
 

@@ -123,7 +123,10 @@ def test_demo_model_makes_one_step_by_itself_and_its_file_starts_where_it_was_tr
 
 def test_inputs_and_outputs_of_saved_workflows_keep_their_places(pack):
     schema = pack["HyperSDTrainLora"].define_schema()
-    assert [given.id for given in schema.inputs][-4:] == ["adversarial", "one_step", "cuda_graphs", "optimizer"]
+    assert [given.id for given in schema.inputs][-9:] == [
+        "adversarial", "one_step", "cuda_graphs", "optimizer", "reward", "second_reward", "held_out_reward",
+        "perceptual_weight", "feedback_strength",
+    ]  # fmt: skip
     assert [made.id for made in schema.outputs] == [
         "trained_model",
         "lora",
@@ -131,6 +134,7 @@ def test_inputs_and_outputs_of_saved_workflows_keep_their_places(pack):
         "total_steps",
         "samples",
         "one_step_lora",
+        "feedback_lora",
     ]
 
 

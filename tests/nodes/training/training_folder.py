@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hyper_sd.training.data.examples import PROMPT
 from PIL import Image
 
 SIZES = {
@@ -32,10 +33,10 @@ def prompt(host, clip, text: str) -> list:
 
 
 def same(one: list, other: list) -> bool:
-    """Whether two entries of CONDITIONING are equal to the last bit."""
-    return (
-        one[0].equal(other[0]) and one[1].keys() == other[1].keys() and one[1]["pooled_output"].equal(other[1]["pooled_output"])
-    )
+    """Whether two entries of CONDITIONING are equal to the last bit, but for the text that this pack's own carry."""
+    keys = [entry[1].keys() - {PROMPT} for entry in (one, other)]
+    pooled = [entry[1]["pooled_output"] for entry in (one, other)]
+    return one[0].equal(other[0]) and keys[0] == keys[1] and pooled[0].equal(pooled[1])
 
 
 def cached(folders: Path) -> list[Path]:

@@ -20,7 +20,8 @@ from hyper_sd.training.launch import __main__ as launch
 from hyper_sd.training.launch import by_preset
 from hyper_sd.training.launch.embedded_model import load_embedded_model
 from hyper_sd.training.launch.run_file import read_run_file
-from hyper_sd.training.presets import OBJECTIVES, TrainRequest
+from hyper_sd.training.presets import TrainRequest
+from hyper_sd.training.words import OBJECTIVES
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.tests.training.launch.tiny_pipelines import PROMPTS, save_pipeline, write_preset_run, write_run
-from hyper_sd.training.config import from_plain
 from hyper_sd.training.launch import __main__ as launch
 from hyper_sd.training.loop import train
 from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.plain_config import from_plain
 from safetensors.torch import load_file
 
 AcceleratorState = pytest.importorskip("accelerate").state.AcceleratorState

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import conftest  # noqa: F401 - binds the package
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
-from hyper_sd.training.config import from_plain
 from hyper_sd.training.launch.__main__ import StopRequest
 from hyper_sd.training.launch.accelerate_engine import AccelerateEngine
 from hyper_sd.training.loop import train
 from hyper_sd.training.lora_layers import LoraLayers
+from hyper_sd.training.plain_config import from_plain
 
 RANK = int(os.environ["RANK"])
 

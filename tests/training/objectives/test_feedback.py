@@ -11,8 +11,10 @@ from hyper_sd.rewards.scorer import Scorer
 from hyper_sd.samplers.timesteps import hyper_sd_timesteps
 from hyper_sd.tests.training.world import World, check_gradients
 from hyper_sd.training.diffusion import PREDICTION_TYPES
+from hyper_sd.training.feedback.judge import Judge
+from hyper_sd.training.feedback.settings import FeedbackSettings
 from hyper_sd.training.lora_layers import DISTILLED, STUDENT
-from hyper_sd.training.objectives.feedback import Feedback, FeedbackSettings, Reward, draw_feedback
+from hyper_sd.training.objectives.feedback import Feedback, Reward, draw_feedback, moved
 from torch import nn
 
 PROMPTS = ["apple"] * 6
@@ -50,20 +52,24 @@ class FeedbackWorld(World):
         for parameter in self.layers.add(DISTILLED).parameters():
             nn.init.normal_(parameter, std=0.2)
         self.layers.sets[DISTILLED].requires_grad_(False)
-        self.settings, self.decode = FeedbackSettings(**{"brake_weight": 0.5, **settings}), Decoder()
+        self.settings = FeedbackSettings(**{"rewards": ("bright", "other"), "brake_weight": 0.5, "jitter": 0.0, **settings})
+        self.decode, self.batch = Decoder(), dataclasses.replace(self.batch, prompts=tuple(PROMPTS))
         weights = {
             "bright": Reward(Brightness().freeze(), enough[0]),
             "other": Reward(Brightness(2.0).freeze(), enough[1], 0.3),
         }
-        self.feedback = Feedback(self.settings, self.denoiser, self.layers, self.decode, weights, instances)
-        drawn = draw_feedback(self.settings, 3, tuple(self.batch.latents.shape), 7)
-        self.given = dataclasses.replace(drawn, steps=steps, stop=stop, start=drawn.start.double(), noise=drawn.noise.double())
+        self.judge = Judge(self.decode, {name: reward.scorer for name, reward in weights.items()}, instances)
+        self.feedback = Feedback(self.settings, self.denoiser, self.layers, self.judge, weights)
+        shape = tuple(self.batch.latents.shape)
+        drawn = draw_feedback(self.settings, 3, shape, 7).to(self.batch.latents)
+        between = torch.randn((stop, *shape), generator=torch.Generator().manual_seed(4)).double()
+        self.given = dataclasses.replace(drawn, steps=steps, stop=stop, between=between)
         self.held = self.feedback.reached(self.batch, self.given)
 
     def losses(self):
         """The losses, the steps before the one that learns held fixed: no gradient goes through them."""
         self.feedback.reached = lambda batch, draws: self.held
-        return self.feedback(self.batch, PROMPTS, self.given)
+        return self.feedback(self.batch, self.given)
 
     def x0(self, *names):
         x, t = self.held
@@ -100,7 +106,7 @@ def test_gradient_goes_through_exactly_one_step(prediction, stop):
 
 def test_nothing_but_the_student_gets_a_gradient():
     w = FeedbackWorld()
-    w.feedback(w.batch, PROMPTS, w.given)["loss"].backward()
+    w.feedback(w.batch, w.given)["loss"].backward()
     assert all(p.grad.abs().max() > 0 for p in w.layers.sets[STUDENT].parameters())
     scorers = [reward.scorer for reward in w.feedback.rewards.values()]
     for part in (w.denoiser.network, w.decode, w.layers.sets[DISTILLED], *scorers):
@@ -125,10 +131,11 @@ def test_step_that_learns_is_one_of_the_students_own_grid(steps, stop):
 
 
 def test_draws_depend_on_the_step_alone_and_reach_every_step_of_every_grid():
-    settings, shape = FeedbackSettings(), (2, 2, 4, 4)
+    settings, shape = FeedbackSettings(("bright",)), (2, 2, 4, 4)
     first, again = (draw_feedback(settings, 1, shape, 5) for _ in range(2))
-    assert (first.steps, first.stop, first.seed) == (again.steps, again.stop, again.seed)
+    assert (first.steps, first.stop) == (again.steps, again.stop)
     assert torch.equal(first.start, again.start)
+    assert torch.equal(first.between, again.between)
     seen = {(d.steps, d.stop) for d in (draw_feedback(settings, 1, shape, step) for step in range(400))}
     assert seen == {(steps, stop) for steps in (1, 2, 4, 8) for stop in range(steps)}
 
@@ -139,16 +146,17 @@ def test_perceptual_term_is_solos_loss_of_the_cleaned_picture():
     labels = [Instances(torch.ones(1, 16, 16), torch.tensor([2]))] * 6
     w = FeedbackWorld(instances=network, instance_weight=0.7)
     w.feedback.reached = lambda batch, draws: w.held
-    losses = w.feedback(w.batch, PROMPTS, w.given, labels)
+    losses = w.feedback(w.batch, w.given, labels)
     noisy = w.denoiser.diffusion.add_noise(w.batch.latents, w.given.noise, w.given.t)
     with w.layers.using(DISTILLED, STUDENT):
         prediction = w.denoiser.predict(noisy, w.given.t, w.batch.conditioning)
     cleaned = w.denoiser.diffusion.pred_x0(noisy, prediction, w.given.t)
     seen = network.loss(torch.sigmoid(w.decode.up(cleaned)), labels)
     torch.testing.assert_close(losses["instances"], seen.detach())
-    without = Feedback(FeedbackSettings(brake_weight=0.5), w.denoiser, w.layers, w.decode, w.feedback.rewards)
+    settings = dataclasses.replace(w.settings, instance_weight=0.0)
+    without = Feedback(settings, w.denoiser, w.layers, w.judge, w.feedback.rewards)
     without.reached = w.feedback.reached
-    rest = without(w.batch, PROMPTS, w.given)["loss"]
+    rest = without(w.batch, w.given)["loss"]
     torch.testing.assert_close(losses["loss"] - rest, 0.7 * seen)
 
 
@@ -164,18 +172,50 @@ def test_reward_that_is_not_a_number_stops_with_a_clear_sentence():
     [
         ({"steps": ()}, "1 or more each"),
         ({"steps": (0,)}, "1 or more each"),
-        ({"brake_weight": -1.0}, "0 or more"),
+        ({"brake_weight": -1.0}, "brake_weight"),
+        ({"rewards": ()}, "needs a reward"),
+        ({"held_out": "bright"}, "one part"),
+        ({"rewards": ("bright", "bright")}, "one part"),
+        ({"patience": 0}, "patience"),
+        ({"eta": 2.0}, "eta"),
         ({"noised_to": (400, 100)}, "lowest, highest"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, said):
     with pytest.raises(TrainingError, match=said):
-        FeedbackSettings(**settings)
+        FeedbackSettings(**{"rewards": ("bright",), **settings})
 
 
-def test_feedback_without_any_judge_is_refused():
+def test_perceptual_term_without_a_network_that_sees_things_is_refused():
     w = FeedbackWorld()
-    with pytest.raises(TrainingError, match="needs a reward"):
-        Feedback(w.settings, w.denoiser, w.layers, w.decode, {})
+    settings = dataclasses.replace(w.settings, instance_weight=1.0)
     with pytest.raises(TrainingError, match="sees instances"):
-        Feedback(FeedbackSettings(instance_weight=1.0), w.denoiser, w.layers, w.decode, {})
+        Feedback(settings, w.denoiser, w.layers, w.judge, w.feedback.rewards)
+
+
+def test_parts_of_a_batch_draw_what_the_whole_would():
+    w = FeedbackWorld(stop=3)
+    whole, parts = w.feedback.reached(w.batch, w.given)[0], []
+    for rows in (slice(0, 4), slice(4, 6)):
+        batch = dataclasses.replace(
+            w.batch, latents=w.batch.latents[rows], conditioning={k: v[rows] for k, v in w.batch.conditioning.items()}
+        )
+        parts.append(w.feedback.reached(batch, w.given.part(rows))[0])
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_views_move_and_scale_pictures_by_shares_of_a_side():
+    picture = torch.zeros(1, 3, 20, 20)
+    picture[:, :, 8:12, 8:12] = 1
+    assert moved(picture, torch.zeros(1, 3)) is picture
+    right = moved(picture, torch.tensor([[0.0, 0.1, 0.0]]))
+    torch.testing.assert_close(right, picture.roll(2, 3), atol=1e-5, rtol=0)
+    down = moved(picture, torch.tensor([[0.0, 0.0, -0.25]]))
+    torch.testing.assert_close(down, picture.roll(-5, 2), atol=1e-5, rtol=0)
+    larger = moved(picture, torch.tensor([[0.5, 0.0, 0.0]]))
+    assert float(larger.sum()) == pytest.approx(1.5**2 * float(picture.sum()), rel=0.05)
+
+
+def test_gradient_passes_through_moved_pictures():
+    w = FeedbackWorld(jitter=0.2)
+    assert check_gradients(w, list(w.layers.sets[STUDENT].parameters()), lambda losses: losses["loss"]) >= 3
