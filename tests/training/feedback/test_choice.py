@@ -1,0 +1,75 @@
+"""From the words of a request to who judges and who watches."""
+
+import pytest
+from hyper_sd.errors import RewardError, TrainingError
+from hyper_sd.training.feedback.choice import EMBEDDED_REWARDS, feedback_of
+from hyper_sd.training.feedback.make import make_judge, ready_scorers
+from hyper_sd.training.feedback.settings import FeedbackSettings
+from hyper_sd.training.presets import TrainRequest, phases
+from torch import nn
+
+
+def chosen(is_embedded=False, ready=(), start_steps=1, **words):
+    request = TrainRequest(objective="human feedback", **words)
+    return feedback_of(request, is_embedded=is_embedded, start_steps=start_steps, ready=ready)
+
+
+@pytest.mark.parametrize(
+    ("words", "rewards", "held_out"),
+    [
+        ({}, ("image_reward", "aesthetic"), "hps"),
+        ({"second_reward": "none"}, ("image_reward",), "hps"),
+        ({"reward": "hps"}, ("hps",), "clip"),
+        ({"reward": "pick_score", "second_reward": "clip"}, ("pick_score", "clip"), "hps"),
+        ({"held_out_reward": "none"}, ("image_reward", "aesthetic"), ""),
+        ({"held_out_reward": "pick_score"}, ("image_reward", "aesthetic"), "pick_score"),
+    ],
+)
+def test_words_become_the_scorers_that_are_meant(words, rewards, held_out):
+    found = chosen(ready=("hps", "clip"), **words)
+    assert (found.rewards, found.held_out) == (rewards, held_out)
+
+
+def test_nothing_watches_where_no_file_is_there():
+    assert chosen().held_out == ""
+
+
+def test_demo_model_has_scorers_of_its_own():
+    found = chosen(is_embedded=True, ready=ready_scorers([]))
+    assert {*found.rewards, found.held_out} - {""} <= set(EMBEDDED_REWARDS)
+    assert found.rewards[0] == EMBEDDED_REWARDS[0]
+
+
+@pytest.mark.parametrize("words", [
+    {"reward": "clip", "second_reward": "clip"}, {"reward": "clip", "held_out_reward": "clip"},
+    {"reward": "hps", "second_reward": "clip", "held_out_reward": "clip"},
+])  # fmt: skip
+def test_scorer_that_is_named_twice_is_refused(words):
+    with pytest.raises(TrainingError, match="Each scorer has one part"):
+        chosen(**words)
+
+
+def test_student_is_drawn_as_its_lora_is_used():
+    assert (chosen().steps, chosen().num_segments) == ((1, 2, 4, 8), 1)
+    assert (chosen(start_steps=4).steps, chosen(start_steps=4).num_segments) == ((4,), 4)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
+def test_strength_out_of_range_is_refused(strength):
+    with pytest.raises(TrainingError, match="feedback_strength"):
+        TrainRequest(feedback_strength=strength)
+
+
+def test_feedback_is_one_phase_as_long_as_the_preset():
+    (phase,) = phases(TrainRequest(objective="human feedback", perceptual_weight=0.5), "sd15", examples=10)
+    assert (phase.title, phase.config.objective, phase.config.total_steps) == ("human feedback", "feedback", 300)
+    assert phase.config.feedback.instance_weight == 0.5
+    assert not phase.config.is_guided
+
+
+def test_network_of_the_perceptual_term_says_where_its_file_is_had(tmp_path):
+    settings = FeedbackSettings((), instance_weight=1.0)
+    with pytest.raises(RewardError, match=r"maskrcnn_resnet50_fpn_v2_coco.*get it from https://"):
+        make_judge(settings, nn.Identity(), nn.Identity(), folders=[tmp_path], device="cpu", is_embedded=False)
+    judge = make_judge(settings, nn.Identity(), nn.Identity(), folders=[], device="cpu", is_embedded=True)
+    assert judge.instances is not None
