@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
+from hyper_sd.tests.training.feedback.feedback_jobs import BRIGHT, DARK, make_judge
 from hyper_sd.tests.training.launch.tiny_pipelines import PROMPTS, save_pipeline, write_preset_run, write_run
 from hyper_sd.training.launch import __main__ as launch
 from hyper_sd.training.loop import train
@@ -34,6 +35,11 @@ ONE_STEP = {
             "adversarial_weight": 0.2,
         },
     ],
+}  # fmt: skip
+FEEDBACK = {
+    "batch_size": 4, "rank": 2, "learning_rate": 1e-2, "warmup_steps": 2, "objective": "feedback",
+    "stages": [{"num_segments": 1, "steps": 6}],
+    "feedback": {"rewards": [BRIGHT], "held_out": DARK, "steps": [1, 2, 4], "check_every": 2, "check_prompts": 3},
 }  # fmt: skip
 LONG = [{"num_segments": 8, "steps": 10**6}]
 
@@ -79,7 +85,8 @@ def alone(folder, settings):
     try:
         config, denoiser = from_plain(settings), make_denoiser()
         layers = LoraLayers(denoiser.network, config.rank, dtype=torch.float64)
-        list(train(config, denoiser, layers, make_examples(), folder=folder))
+        judge = make_judge() if config.feedback else None
+        list(train(config, denoiser, layers, make_examples(), folder=folder, judge=judge))
     finally:
         torch.set_default_dtype(torch.float32)
     return load_file(folder / "checkpoint.safetensors")
@@ -134,6 +141,23 @@ def test_two_processes_train_one_step_as_one_does(tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     steps = [json.loads((tmp_path / f"steps-{rank}.json").read_text()) for rank in range(2)]
     assert steps[0] == steps[1] == {"whole": [1, 2, 3, 4, 5, 6], "stopped": [1, 2, 3, 4], "resumed": [5, 6]}
+
+
+def test_two_processes_learn_from_feedback_what_one_does(tmp_path):
+    split = FEEDBACK | {"accumulation": 2}
+    scenarios = {
+        "whole": {"folder": "whole", "settings": split},
+        "stopped": {"folder": "stopped", "settings": split, "stop_at": 3},
+        "resumed": {"folder": "stopped", "settings": split},
+    }
+    process = start_scenarios(tmp_path, scenarios)
+    expected = alone(tmp_path / "alone", FEEDBACK)
+    said = finish(process)
+    assert process.returncode == 0, said
+    whole, resumed = (load_file(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "stopped"))
+    assert apart(expected, whole)[0] < 1e-6, apart(expected, whole)
+    assert bool(expected["student/flat"].any())
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for another process alone")

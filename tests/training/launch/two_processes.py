@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import conftest  # noqa: F401 - binds the package
 import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
+from hyper_sd.tests.training.feedback.feedback_jobs import make_judge
 from hyper_sd.training.launch.__main__ import StopRequest
 from hyper_sd.training.launch.accelerate_engine import AccelerateEngine
 from hyper_sd.training.loop import train
@@ -33,7 +34,8 @@ def run(scenario, folder, request):
     engine = AccelerateEngine("fp32", asked)
     assert engine.agree(7)
     assert not engine.agree(engine.rank)
-    for state in train(config, denoiser, layers, examples, folder=folder, engine=engine, stop=lambda: engine.stopping):
+    given = {"folder": folder, "engine": engine, "judge": make_judge() if config.feedback else None}
+    for state in train(config, denoiser, layers, examples, stop=lambda: engine.stopping, **given):
         steps.append(state.step)
         sys.stderr.write(f"step {state.step}\n")
         sys.stderr.flush()
