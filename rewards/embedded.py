@@ -3,6 +3,7 @@
 They stand in for CLIP and for the aesthetic predictor where nothing is downloaded, and know nothing but that world.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from torch import nn
 from ..errors import RewardError
 from .scorer import Scorer, resized
 
+logger = logging.getLogger("hyper_sd")
 SIZE, TOKENS = 128, 77  # pixels of a picture's side, and tokens of a text
 WIDTHS, WIDTH = (64, 96, 160), 128  # of the picture's levels, each half as large; of what pictures and texts become
 VOCABULARY = 4096
@@ -182,8 +184,14 @@ def tokenizer(folder: Path) -> Tokenize:
 
     read = CLIPTokenizer.from_pretrained(str(folder))
 
+    told: set[str] = set()
+
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
         settings = {"padding": "max_length", "max_length": TOKENS, "truncation": True, "return_tensors": "pt"}
+        cut = next((text for text in texts if len(read(text, verbose=False).input_ids) > TOKENS), None)
+        if cut is not None and not told:
+            told.add(cut)
+            logger.warning("A score reads the first %d tokens of a prompt; the rest of %r is not read.", TOKENS, cut[:80])
         return read(list(texts), **settings).input_ids
 
     return tokenize

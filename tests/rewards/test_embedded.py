@@ -40,9 +40,14 @@ def test_score_depends_on_neither_the_batch_nor_the_length_of_other_prompts(matc
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-3)
 
 
-def test_prompt_longer_than_the_text_tower_is_cut(match, drawings):
+def test_prompt_longer_than_the_text_tower_is_cut_and_that_is_said_once(match, drawings, caplog):
+    images, names = drawings
+    long = [" ".join(["apple"] * 200)] * 2
     with torch.no_grad():
-        assert match.score(drawings[0][:1], ["apple " * 500]).isfinite().all()
+        assert match.score(images[:2], long).isfinite().all()
+        match.score(images[:2], long)
+        match.score(images[:2], names[:2])
+    assert [record.getMessage()[:35] for record in caplog.records] == ["A score reads the first 77 tokens o"]
 
 
 def test_quality_is_lower_for_noise_and_for_blur(drawings):
