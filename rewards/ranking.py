@@ -1,5 +1,6 @@
 """A batch of pictures in the order of their scores: which prompt belongs to which picture, the order, and the text about it."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -53,3 +54,19 @@ def ranking_text(scores: Sequence[float], order: Sequence[int], keep: int) -> st
     if keep < len(lines):
         lines.insert(keep, "not kept:")
     return "\n".join(lines)
+
+
+def score_note(score: float, title: str) -> str:
+    """Returns what a picture's own text says of its score: "27.31 (CLIP score)".
+
+    Args:
+        score: of the picture.
+        title: of the scorer.
+    """
+    return f"{score:.4g} ({title})"
+
+
+def noted_title(note: str) -> str | None:
+    """Returns the scorer's title in what score_note() made, None for any other text."""
+    found = re.fullmatch(r"\S+ \((.+)\)", note.strip())
+    return found[1] if found else None

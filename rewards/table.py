@@ -112,6 +112,21 @@ def _copy_of(entry: Entry, index: Index) -> Path | None:
     return None
 
 
+def require_files(scorer_id: str, folders: Path | Sequence[Path]) -> dict[str, Path]:
+    """Returns the paths of a scorer's files by the catalogue's ids. It only looks whether they are there, and reads none.
+
+    Args:
+        scorer_id: a key of SCORERS.
+        folders: where the scorers' files lie, one or several.
+    Raises: RewardError for an unknown id; naming every file that is missing or damaged, and how it is had.
+    """
+    kind = scorer_kind(scorer_id)
+    paths, problems = find_files(kind.files, folders)
+    if problems:
+        raise RewardError(f"{kind.title} lacks its files: {'; '.join(problems.values())}. {remedy(*problems)}")
+    return paths
+
+
 def load(scorer_id: str, folders: Path | Sequence[Path], device: torch.device | str = "cpu") -> Scorer:
     """Returns a frozen scorer, read from its files.
 
@@ -119,10 +134,6 @@ def load(scorer_id: str, folders: Path | Sequence[Path], device: torch.device | 
         scorer_id: a key of SCORERS.
         folders: where the scorers' files lie, one or several.
         device: that does the work.
-    Raises: RewardError for an unknown id; naming every file that is missing or damaged, and how it is had.
+    Raises: RewardError as require_files(), and for files that are not what they should be.
     """
-    kind = scorer_kind(scorer_id)
-    paths, problems = find_files(kind.files, folders)
-    if problems:
-        raise RewardError(f"{kind.title} lacks its files: {'; '.join(problems.values())}. {remedy(*problems)}")
-    return kind.make(paths, device)
+    return scorer_kind(scorer_id).make(require_files(scorer_id, folders), device)
