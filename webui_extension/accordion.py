@@ -10,16 +10,18 @@ from ..errors import DownloadError, HyperSDError
 from ..models.catalog import load_catalog
 from ..models.lora import LoraPlan
 from ..models.progress import State
-from . import host_models
+from . import host_models, scoring
 from .chosen_model import Model
 from .lora_activation import Activation
 from .planning import Written, choose, describe, run_for
-from .settings_table import TABLE, Settings, Spec, read_settings
+from .settings_table import TABLE, UNSORTED, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
 # A checkbox has a row for itself: its sentence stands above it, so that of two neighbours the one with more lines is lower.
 SHOWN = (("enabled",), ("steps", "variant"))
-FOLDED = (("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",))
+FOLDED = (
+    ("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",), ("sort_by",),
+)  # fmt: skip
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
 HINT = "Switch on to see what will be used. Eta, segments and start, under More, always count for the sampler Hyper-SD TCD."
 
@@ -48,7 +50,7 @@ def _component(spec: Spec, elem_id: str) -> Any:
     if spec.kind is bool:
         return gr.Checkbox(**common)
     if spec.kind is str:
-        return gr.Dropdown(choices=list(spec.choices), **common)
+        return gr.Dropdown(choices=list(spec.choices), **{**common, "value": spec.options[spec.default]})
     return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
 
 
@@ -89,16 +91,21 @@ def look(*values: Any) -> tuple[str, Any]:
     """Returns the line under the controls, and whether the download button is seen."""
     try:
         settings, plan = _wanted(values)
-        if plan is None:
-            return HINT, gr.update(visible=False)
-        if plan.file and host_models.listed_lora(plan.entry_id) is None:
-            size = format_bytes(load_catalog().get(plan.entry_id).approximate_size)
-            return f"**{plan.file} is missing** ({size}).", gr.update(visible=True)
-        strength = find_lora(settings, plan).strength if plan.file else 0.0
-        text = describe(plan, run_for(settings, plan, plan.eta), strength)
-        return text if settings.recommended else f"{text} {OWN}", gr.update(visible=False)
+        text, is_missing = _plan_line(settings, plan) if plan else (HINT, False)
+        problem = "" if settings.sort_by == UNSORTED else scoring.problem_of(settings.sort_by)
+        return f"{text}\n\n**{problem}**" if problem else text, gr.update(visible=is_missing)
     except HyperSDError as error:
         return f"**{error}**", gr.update(visible=False)
+
+
+def _plan_line(settings: Settings, plan: LoraPlan) -> tuple[str, bool]:
+    """Returns what will be used, and whether its file is missing."""
+    if plan.file and host_models.listed_lora(plan.entry_id) is None:
+        size = format_bytes(load_catalog().get(plan.entry_id).approximate_size)
+        return f"**{plan.file} is missing** ({size}).", True
+    strength = find_lora(settings, plan).strength if plan.file else 0.0
+    text = describe(plan, run_for(settings, plan, plan.eta), strength)
+    return (text if settings.recommended else f"{text} {OWN}"), False
 
 
 def fetch(*values: Any) -> Iterator[tuple[str, Any]]:

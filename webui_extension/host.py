@@ -1,17 +1,20 @@
 """Where the hosts differ. A: AUTOMATIC1111 1.10; F: Forge; R: reForge; C: Forge-classic. The rest is the same on all four."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import shared
+from modules import devices, extra_networks, prompt_parser, shared
 
 from ..models.families import FAMILIES, model_of_network
 from ..models.network_shapes import shapes_of
 
 AUTOMATIC = "Automatic"
+PROBLEM = "Hyper-SD problem"  # in the infotext, and in what the API answers
+MANAGEMENT = ("backend.memory_management", "ldm_patched.modules.model_management")  # F; R and C. A has none
 
 
 def kind() -> str:
@@ -94,12 +97,38 @@ def stop(p: Any, message: str) -> None:
 
     What a script raises the hosts only log, and then go on.
     """
+    p.extra_generation_params[PROBLEM] = message
+    warn(p, message)
+    shared.state.interrupted = True
+
+
+def warn(p: Any, message: str) -> None:
+    """Says something in the page and below the gallery, and lets the run go on."""
     import gradio as gr
 
     p.comment(message)
-    p.extra_generation_params["Hyper-SD problem"] = message
     gr.Warning(message)
-    shared.state.interrupted = True
+
+
+def words_of(prompt: str, steps: int) -> str:
+    """Returns what a prompt asks for at the last step, in plain words: without LoRAs, weights, alternatives and BREAK."""
+    text, _ = extra_networks.parse_prompt(prompt)
+    ((*_, (_, last)),) = prompt_parser.get_learned_conditioning_prompt_schedules([text], steps)
+    parts = prompt_parser.parse_prompt_attention(last)
+    return " ".join(" ".join(part for part, _ in parts if part != "BREAK").split())
+
+
+def has_chosen_script(p: Any) -> bool:
+    """Whether one of the host's scripts, such as X/Y/Z plot, makes this job and lays its pictures out by itself."""
+    values = getattr(p, "script_args", None)
+    return bool(values and values[0])
+
+
+def make_room(size: int) -> None:
+    """Has the host move models off the card until so many bytes are free there."""
+    management = next((sys.modules[name] for name in MANAGEMENT if name in sys.modules), None)
+    if management is not None:
+        management.free_memory(size, devices.device)
 
 
 def _evaluates_negative_at_one(sampler: Any, extra_args: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from modules import scripts
 
 from ..errors import HyperSDError
 from ..models.lora import LoraPlan
-from . import accordion, host, one_step, options, sampler, settings_table
+from . import accordion, host, one_step, options, sampler, settings_table, sorting
 from .chosen_model import Model
 from .lora_activation import activate, written_in
 from .planning import apply, choose, run_for
@@ -17,7 +17,7 @@ from .settings_table import Settings, read_settings
 TITLE = "Hyper-SD"
 AXES = "hyper_sd_axes"  # values of XYZ axes on the host's processing object, by the settings' names
 LORA = "hyper_sd_lora"  # the Activation there
-KEYS = {*settings_table.KEYS, *sampler.KEYS, "Hyper-SD LoRA", "Hyper-SD problem"}
+KEYS = {*settings_table.KEYS, *sampler.KEYS, "Hyper-SD LoRA", host.PROBLEM}
 _log = logging.getLogger("hyper_sd")
 
 
@@ -44,16 +44,20 @@ class HyperSDScript(scripts.Script):
         """Plans the image. By now its checkpoint is loaded, and nothing has looked at the steps yet."""
         setattr(p, LORA, None)
         setattr(p, sampler.RUN, None)
+        sorting.begin(p, settings_table.UNSORTED)
         for key in KEYS:  # an XYZ grid's images share this dictionary
             p.extra_generation_params.pop(key, None)
         one_step.refuse_unet_only(p)
         chosen = getattr(p, AXES, {})
         if not chosen and not (values and values[0]):
-            setattr(p, sampler.RUN, _plain_run(values))
+            settings = _plain_settings(values)
+            setattr(p, sampler.RUN, settings and _run(settings))
+            sorting.begin(p, settings.sort_by if settings else settings_table.UNSORTED)
             return
         try:
             settings = read_settings(values, chosen)
             plan_image(p, settings) if settings.enabled else setattr(p, sampler.RUN, _run(settings))
+            sorting.begin(p, settings.sort_by)
         except HyperSDError as error:
             host.stop(p, str(error))
 
@@ -63,15 +67,23 @@ class HyperSDScript(scripts.Script):
         if lora is not None:
             activate(p, lora)
 
+    def postprocess_image_after_composite(self, p: Any, pp: Any, *values: Any) -> None:
+        """Scores a picture that is whole by now. The next that the host does is to save it, with its infotext."""
+        sorting.score(p, pp.image)
+
+    def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
+        """Sorts what the gallery gets."""
+        sorting.finish(p, processed)
+
 
 def _run(settings: Settings, plan: LoraPlan | None = None) -> Run:
     return run_for(settings, plan, options.default_eta())
 
 
-def _plain_run(values: tuple) -> Run | None:
-    """Returns what the sampler's own sliders say with the panel off. Wrong ones must not break another sampler's image."""
+def _plain_settings(values: tuple) -> Settings | None:
+    """Returns what counts with the panel off. Wrong values must not break another sampler's image."""
     try:
-        return _run(read_settings(values, {}))
+        return read_settings(values, {})
     except HyperSDError as error:
         _log.warning("%s The defaults are used.", error)
         return None

@@ -7,6 +7,8 @@ from typing import Any
 
 from ..errors import ScheduleError
 from ..models.lora_plan import MAX_STEPS
+from ..rewards.ranking import noted_title
+from ..rewards.table import SCORERS
 from ..samplers.timesteps import LAST_TIMESTEP
 
 VARIANTS = {
@@ -17,6 +19,9 @@ VARIANTS = {
     "merged": "merged checkpoint",
     "one-step": "one-step checkpoint",
 }
+UNSORTED = "none"
+SCORES = {UNSORTED: "None"} | {scorer_id: kind.title for scorer_id, kind in SCORERS.items()}
+SCORE_KEY = "Hyper-SD score"  # in a picture's own infotext, with the scorer's title
 START_KEY = "Hyper-SD start"  # in the infotext where the person chose it
 MARK = "Hyper-SD variant"  # an infotext that has it was made with the panel on
 
@@ -104,6 +109,12 @@ def _start(infotext: Mapping[str, str]) -> Any:
     return infotext.get(START_KEY, 0 if MARK in infotext or "Hyper-SD eta" in infotext else None)
 
 
+def _scorer(infotext: Mapping[str, str]) -> str | None:
+    """Returns the title of the scorer that the image was scored by, None where it was not, or by one that is not known."""
+    title = noted_title(str(infotext.get(SCORE_KEY, "")))
+    return title if title in SCORES.values() else None
+
+
 def _setting(default: Any, label: str, info: str, **more: Any) -> Any:
     return field(default=default, metadata={"spec": (label, info, more)})
 
@@ -159,6 +170,13 @@ class Settings:
         "0 follows the file; the authors' own is 999. Lower makes a single step cleaner, but below 700 it invents less and "
         "looks paler. Try 800 with the released unified LoRA at 1 step. For SD1.5 and SDXL with the sampler Hyper-SD TCD.",
         high=LAST_TIMESTEP, step=1, key=START_KEY, axis=True, paste=_start,
+    )  # fmt: skip
+    sort_by: str = _setting(
+        UNSORTED, "Sort by score",
+        "The best picture comes first, and every infotext has its score: draw many, keep the best. It counts without Enable, "
+        "too. Those that begin with demo model come with the pack and know its drawings alone; the tab Hyper-SD models has "
+        "the others' files.",
+        options=SCORES, key=SCORE_KEY, paste=_scorer,
     )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 NAMES = (
     "enabled", "steps", "variant", "strength", "hires_strength", "recommended", "auto_eta", "eta", "segments",
-    "start_timestep",
+    "start_timestep", "sort_by",
 )  # fmt: skip
-DEFAULTS = dict(zip(NAMES, (False, 4, "auto", 0.0, 0.0, True, True, 0.3, 0, 0), strict=True))
+DEFAULTS = dict(zip(NAMES, (False, 4, "auto", 0.0, 0.0, True, True, 0.3, 0, 0, "None"), strict=True))
 
 
 def panel(**chosen) -> dict:

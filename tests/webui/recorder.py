@@ -5,6 +5,7 @@ drawn ahead as for a graphics card.
 """
 
 import ast
+import gc
 import json
 import sys
 import threading
@@ -91,6 +92,12 @@ def on_app(_, app) -> None:
         threads = [*THREADS]
         _set_ahead(on)
         return {"threads": threads}
+
+    @app.get("/recorder/scorers")
+    def scorers() -> dict:  # returns the scorers that are in memory
+        kind = sys.modules["hyper_sd.rewards.scorer"].Scorer
+        gc.collect()
+        return {"held": [type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), kind)]}
 
     @app.get("/recorder/blip")
     def blip() -> dict:  # imports what Interrogate CLIP imports, without its gigabytes of weights

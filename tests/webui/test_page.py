@@ -11,6 +11,7 @@ PANEL = "#script_{tab}_hypersd_panel"
 OURS = re.compile("hyper.?sd", re.IGNORECASE)
 SHOWN, FOLDED = ("enabled", "steps", "variant"), (
     "recommended", "strength", "hires_strength", "auto_eta", "eta", "segments", "start_timestep",
+    "sort_by",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_lists_of_the_page_offer_it_once(webui, name, entry):
 
 def _run(page, webui) -> tuple:
     """Presses Generate; returns the infotext under the picture and the latents."""
-    before = len(list((webui.data / "records").iterdir()))
+    before = len(list((webui.data / "records").glob("*")))
     page.locator("#txt2img_generate").click()
     page.wait_for_function("() => document.querySelector('#html_info_txt2img')?.innerText.includes('Steps:')", timeout=400_000)
     tensors, loras, _ = webui.record()
@@ -144,6 +145,61 @@ def test_start_set_in_the_accordion_counts_for_the_sampler_where_the_panel_is_of
     assert torch.equal(latents, expected.latents)
 
 
+def _choose(page, name: str, label: str) -> None:
+    """Picks an entry of one of the panel's lists, as a person does."""
+    page.locator(f"#script_txt2img_hypersd_{name} input").click()
+    page.locator("ul.options li").filter(has_text=label).click()
+
+
+def _gallery(page, count: int) -> list[str]:
+    """Returns the infotext that the page shows for each picture of its gallery, in its order."""
+    thumbnails, texts = page.locator("#txt2img_gallery .thumbnail-item"), []
+    for i in range(count):
+        before = page.locator("#html_info_txt2img").first.inner_text()
+        thumbnails.nth(i).click()
+        if i:
+            page.wait_for_function(
+                "before => document.querySelector('#html_info_txt2img').innerText !== before", arg=before, timeout=60_000
+            )
+        texts.append(page.locator("#html_info_txt2img").first.inner_text())
+    return texts
+
+
+def _sorted_batch(page, webui, sort_by: str) -> list[str]:
+    """Makes four pictures with the panel off, and returns what the page shows for the grid and for each of them."""
+    _open_panel(page, seed=40)
+    page.locator("#txt2img_batch_size input[type=number]").fill("4")
+    page.locator("#txt2img_steps input[type=number]").fill("4")
+    _choose(page, "sort_by", sort_by)
+    _run(page, webui)
+    return _gallery(page, 5)
+
+
+def test_gallery_is_sorted_by_the_score_that_was_chosen_in_the_accordion(webui, page):
+    grid, *texts = _sorted_batch(page, webui, "demo model: shows what was asked for")
+    assert "Hyper-SD score" not in grid
+    scores = [float(re.search(r'Hyper-SD score: "(\S+) \(demo model', text)[1]) for text in texts]
+    assert scores == sorted(scores, reverse=True)
+    seeds = [int(re.search(r"Seed: (\d+)", text)[1]) for text in texts]
+    assert sorted(seeds) == [40, 41, 42, 43]
+    page.locator("#txt2img_reuse_seed, #txt2img_seed_row button").last.click()  # of the picture that is shown, the last
+    page.wait_for_function(f"() => document.querySelector('#txt2img_seed input').value === '{seeds[-1]}'")
+    assert webui.ask("/recorder/scorers") == {"held": []}
+
+
+def test_scorer_without_its_files_is_told_before_and_below_the_pictures(webui, page):
+    accordion = _open_panel(page, seed=40)
+    page.locator("#txt2img_batch_size input[type=number]").fill("2")
+    _choose(page, "sort_by", "PickScore")
+    accordion.get_by_text("PickScore lacks its files: ").first.wait_for()
+    _, latents, _ = _run(page, webui)
+    said = page.locator("#txt2img_results").get_by_text("Hyper-SD: the pictures are not sorted.").first
+    said.wait_for()
+    assert "in the tab Hyper-SD models" in said.inner_text()
+    assert len(latents) == 2
+    assert page.locator("#txt2img_gallery .thumbnail-item").count() in (3, 6)  # a grid and two, in newer pages also as a strip
+
+
 def test_panel_shows_three_controls_and_no_checkbox_has_a_neighbour(page):
     accordion = page.locator(PANEL.format(tab="txt2img"))
     parts = {name: page.locator(f"#script_txt2img_hypersd_{name}") for name in (*SHOWN, *FOLDED)}
@@ -165,6 +221,16 @@ def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
     webui.draw(seed=2)
     _paste(page, first.infotext, seed=12345)
     assert page.locator("#script_txt2img_hypersd_start_timestep input[type=number]").input_value() == "900"
+    infotext, latents, _ = _run(page, webui)
+    assert torch.equal(latents, first.latents)
+    assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)
+
+
+def test_pasted_infotext_with_a_score_brings_the_option_back(webui, page):
+    first = webui.draw(seed=55, cfg_scale=1.5, **panel(enabled=False, sort_by="demo model: noise and blur, a trial"))
+    assert "Hyper-SD score: " in first.infotext
+    _paste(page, first.infotext, seed=55)
+    assert page.locator("#script_txt2img_hypersd_sort_by input").input_value() == "demo model: noise and blur, a trial"
     infotext, latents, _ = _run(page, webui)
     assert torch.equal(latents, first.latents)
     assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)

@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 import torch
 from hyper_sd.tests.webui.panel import by_name, panel
-from hyper_sd.tests.webui.webui_host import WebUIError
 
 FOUR, ONE = "Hyper-SD15-4steps-lora", "Hyper-SD15-1step-lora"
-
-
-@pytest.fixture(scope="module")
-def pasting(webui):
-    """The host, where its API takes an infotext; Forge's own answers any with "isinstance() argument 2 ..."."""
-    try:
-        webui.ask("/sdapi/v1/txt2img", {"infotext": "red apple\nSteps: 1, Sampler: Euler, CFG scale: 1, Seed: 1, Size: 64x64"})
-    except WebUIError as error:
-        if "isinstance()" not in str(error):
-            raise
-        pytest.skip("this host's API fails on every infotext; test_page.py pastes one into its page")
-    return webui
 
 
 def _names(batch) -> list[list[str]]:

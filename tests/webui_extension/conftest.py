@@ -7,6 +7,8 @@ import types
 from collections.abc import Iterator
 
 import pytest
+from hyper_sd.tests.webui_extension.sorting_jobs import SHARES
+from hyper_sd.tests.webui_extension.stub_gallery import noisy
 from hyper_sd.tests.webui_extension.stub_host import StubHost
 from hyper_sd.tests.webui_extension.stub_run import load_extension
 
@@ -46,3 +48,9 @@ def k_diffusion(monkeypatch) -> types.ModuleType:
     package.__path__ = list(found.submodule_search_locations)
     monkeypatch.setitem(sys.modules, "k_diffusion", package)
     return importlib.import_module("k_diffusion.external")
+
+
+@pytest.fixture
+def pictures():
+    """Six, from clean to mostly noise."""
+    return noisy(SHARES)

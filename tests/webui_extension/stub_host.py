@@ -20,8 +20,11 @@ from . import stub_samplers
 from .stub_samplers import module
 
 PACKAGE = "hyper_sd.webui_extension"
-CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded")
-OPTIONS = {"skip_early_cond": 0.0, "img2img_fix_steps": False, "sgm_noise_multiplier": False, "eta_ancestral": 1.0}
+CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded", "on_image_grid")
+OPTIONS = {
+    "skip_early_cond": 0.0, "img2img_fix_steps": False, "sgm_noise_multiplier": False, "eta_ancestral": 1.0,
+    "return_mask": False, "return_mask_composite": False,
+}  # fmt: skip
 FLAGS = {"sd15": "is_sd1", "sdxl": "is_sdxl", "sd3": "is_sd3"}
 
 
@@ -134,7 +137,12 @@ class StubHost:
         root, on = str(Path(__file__).resolve().parents[2]), self.callbacks
         found = stub_samplers.install(self.shared, denoiser, schedule_types) | {
             "shared": self.shared,
-            "devices": module("devices", autocast=nullcontext),
+            "devices": module("devices", autocast=nullcontext, device=torch.device("cpu"), torch_gc=lambda: None),
+            "prompt_parser": module(
+                "prompt_parser",
+                get_learned_conditioning_prompt_schedules=lambda prompts, steps: [[[steps, _last(text)]] for text in prompts],
+                parse_prompt_attention=parse_prompt_attention,
+            ),
             "extra_networks": module(
                 "extra_networks", ExtraNetworkParams=ExtraNetworkParams, parse_prompt=parse_prompt, activate=self.activate
             ),
@@ -206,6 +214,20 @@ def parse_prompt(prompt: str) -> tuple[str, dict[str, list]]:
     for kind, rest in re.findall(r"<(\w+):([^>]+)>", prompt):
         data[kind].append(ExtraNetworkParams([*rest.split(":"), "1"][:2]))
     return re.sub(r"<\w+:[^>]+>", "", prompt), data
+
+
+def _last(prompt: str) -> str:
+    """Returns a prompt as the last step has it: [from:to:when] is to."""
+    return re.sub(r"\[[^\[\]:]*:([^\[\]:]*):[\d.]+\]", r"\1", prompt)
+
+
+def parse_prompt_attention(prompt: str) -> list[list]:
+    """Returns a prompt's parts with their weights."""
+    parts = []
+    for weighted, weight, plain in re.findall(r"\(([^()]*?)(?::([\d.]+))?\)|([^()]+)", prompt):
+        for i, text in enumerate((weighted or plain).split("BREAK")):
+            parts += [["BREAK", -1], [text, float(weight or 1)]] if i else [[text, float(weight or 1)]]
+    return parts
 
 
 def _component(name: str) -> type[Component]:

@@ -8,9 +8,11 @@ from hyper_sd.tests.models import synthetic_checkpoints
 from hyper_sd.tests.webui_extension.lora_files import FOUR, UNIFIED, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_host import StubHost
 from hyper_sd.tests.webui_extension.stub_run import ImageRNG, Processing, parse, paste, process_images
+from hyper_sd.webui_extension.settings_table import TABLE
 from safetensors.torch import load_file, save_file
 
 OURS = {"sampler_name": "Hyper-SD TCD", "cfg_scale": 1.0, "steps": 1}
+START = [spec.name for spec in TABLE].index("start_timestep")
 
 
 def make(host: StubHost, named: dict, **given) -> Processing:
@@ -89,16 +91,16 @@ def test_a_pasted_infotext_gives_the_same_image_whatever_the_page_had(host, pane
     place(host, UNIFIED)
     first = make(host, panel | {"start_timestep": start}, **OURS)
     assert parse(first.infotext).get("Hyper-SD start") == (str(start) if start else None)
-    host.scripts[0].controls[-1].value = before
+    host.scripts[0].controls[START].value = before
     again = paste(host, host.scripts[0], first.infotext)
-    assert again.args[-1] == start
+    assert again.args[START] == start
     assert torch.equal(process_images(host, again)[0], first.images[0])
 
 
 def test_another_samplers_infotext_leaves_the_start_as_it_is(host):
     first = make(host, {})
-    host.scripts[0].controls[-1].value = 800
-    assert paste(host, host.scripts[0], first.infotext).args[-1] == 800
+    host.scripts[0].controls[START].value = 800
+    assert paste(host, host.scripts[0], first.infotext).args[START] == 800
 
 
 def test_a_grids_axis_counts_before_the_panel(host):
