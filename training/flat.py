@@ -1,7 +1,8 @@
 """How the pairs of an adapter set lie in one flat tensor, and how their gradients come back into one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -48,8 +49,8 @@ class Layout:
 class FlatGradient:
     """Gathers what a backward pass finds for the parts of a flat tensor, so that no second copy of all of it is there.
 
-    Where `flat` has a gradient already, the parts are added to that one where it stands. This is meant for backward():
-    torch.autograd.grad() sees the whole gradient only while flat.grad is None.
+    Where `flat` has a gradient already, the parts are added to that one where it stands. This is done only in a pass that adds
+    to it: torch.autograd.grad(), and hooks of `flat` itself, get the whole gradient of their pass.
 
     Args:
         flat: the leaf that learns.
@@ -58,58 +59,112 @@ class FlatGradient:
 
     def __init__(self, flat: torch.Tensor, layout: Layout):
         self.flat, self.layout = flat, layout
-        self._begin(None)
+        self._parts: Callable[[], Any] = lambda: None
+        self._passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()  # by torch's number of the backward pass
 
-    def _begin(self, task: int | None) -> None:
-        self._task = task  # torch's number of the backward pass
+    def follow(self, parts: Any) -> None:
+        """Notes which node of autograd's graph takes what is gathered.
+
+        Args:
+            parts: the node that the views of the flat tensor come from.
+        """
+        self._parts = ref(parts)
+
+    def give(self, place: int, gradient: torch.Tensor) -> None:
+        """Adds the gradient of a part, from within a backward pass; one that does not go as far as `flat` leaves it out.
+
+        Args:
+            place: of the part, as in Layout.parts_of().
+            gradient: in any dtype.
+        """
+        here = self._here()
+        if here is not None:
+            here.give(place, gradient)
+
+    def take(self) -> torch.Tensor | None:
+        """Returns what is still to be added to the gradient of `flat`, and starts anew; None where nothing was given."""
+        here = self._here()
+        del self._passes[here.number]
+        return here.take()
+
+    def _here(self) -> "_Pass | None":
+        """Returns what the backward pass that runs has found; a pass may run inside another one."""
+        number, node = torch._C._current_graph_task_id(), self._parts()
+        if number not in self._passes and torch._C._will_engine_execute_node(node):
+            found = self._passes[number] = _Pass(self.flat, self.layout, number, _is_run(node.next_functions[0][0]))
+            # torch's pass holds it from here on, and lets go of it even where it fails
+            torch.autograd.Variable._execution_engine.queue_callback(found)
+        return self._passes.get(number)
+
+
+class _Pass:
+    """What one backward pass has found for a flat tensor so far.
+
+    Args:
+        flat: the leaf that learns.
+        layout: of its parts.
+        number: torch's, of the pass.
+        adds: whether the pass adds to the gradient of `flat`.
+    """
+
+    def __init__(self, flat: torch.Tensor, layout: Layout, number: int, adds: bool):
+        self.flat, self.layout, self.number, self.adds = flat, layout, number, adds
         self._waiting: dict[int, torch.Tensor] = {}
         self._count = 0  # of the values that wait
         self._made: torch.Tensor | None = None
         self._views: list[torch.Tensor] = []
         self._stream: torch.cuda.Stream | None = None
 
-    def _follow(self) -> None:
-        """Starts anew where another backward pass runs; what one that failed has left does not count."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._begin(task)
+    def __call__(self) -> None:
+        """Is called at the end of the pass, when there is nothing left to do."""
 
     def give(self, place: int, gradient: torch.Tensor) -> None:
-        """Adds the gradient of a part, from within a backward pass.
-
-        Args:
-            place: of the part, as in Layout.parts_of().
-            gradient: in any dtype.
-        """
-        self._follow()
+        """Adds the gradient of a part."""
         if place in self._waiting:  # of another pass of the network
             self._pour()
         self._waiting[place] = gradient
         self._count += gradient.numel()
-        portions = AT_ONCE if self._views or self.flat.grad is not None else AT_FIRST
+        portions = AT_ONCE if self._views or self._stands() else AT_FIRST
         if self._count * portions >= self.layout.count:
             self._pour()
 
     def take(self) -> torch.Tensor | None:
-        """Returns what is still to be added to the gradient of `flat`, and starts anew; None where nothing was given."""
-        self._follow()
+        """Returns what is still to be added to the gradient of `flat`, and holds it no longer, or torch would copy it.
+
+        Returns: None where nothing was given.
+        """
         if self._stream not in (None, _stream_of(self.flat)):
             torch.cuda.current_stream(self.flat.device).wait_stream(self._stream)
         if self._waiting:
             self._pour()
-        found = self._made
-        if found is None and self._views:  # torch is told that the gradient has changed
-            found = self.flat.new_zeros(()).expand_as(self.flat)
-        self._begin(None)
+        found, views, self._made, self._views = self._made, self._views, None, []
+        if found is None and views:  # torch is told that the gradient has changed
+            return self.flat.new_zeros(()).expand_as(self.flat)
         return found
+
+    def _stands(self) -> bool:
+        """Returns whether parts are added to a gradient that is there; hooks of `flat` are to see this pass alone."""
+        return self.adds and self.flat.grad is not None and not self.flat._backward_hooks
 
     def _pour(self) -> None:
         if not self._views:
-            self._made = torch.zeros_like(self.flat) if self.flat.grad is None else None
+            self._made = None if self._stands() else torch.zeros_like(self.flat)
             self._views = self.layout.parts_of(self.flat.grad if self._made is None else self._made)
         torch._foreach_add_([self._views[place] for place in self._waiting], list(self._waiting.values()))
         self._waiting.clear()
         self._count, self._stream = 0, _stream_of(self.flat)
+
+
+def _is_run(leaf: Any) -> bool:
+    """Returns whether the backward pass that runs adds to a leaf's gradient.
+
+    Args:
+        leaf: its node of autograd's graph.
+    """
+    try:
+        return torch._C._will_engine_execute_node(leaf)
+    except RuntimeError:  # torch.autograd.grad() gives the gradient to its caller
+        return False
 
 
 def _stream_of(tensor: torch.Tensor) -> torch.cuda.Stream | None:
@@ -140,6 +195,7 @@ def learning_parts(flat: torch.Tensor, values: torch.Tensor, layout: Layout) -> 
     """
     gradient = FlatGradient(flat, layout)
     parts = list(_Parts.apply(flat, values, gradient))
+    gradient.follow(parts[0].grad_fn)
     return parts, [Slot(gradient, layer, layout.layers + layer) for layer in range(layout.layers)]
 
 

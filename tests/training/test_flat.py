@@ -7,6 +7,7 @@ from hyper_sd.tests.training.fakes import TOKENS, WIDTH, TinyUNet
 from hyper_sd.training import flat
 from hyper_sd.training.lora_layers import LoraLayers
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class World:
@@ -80,10 +81,86 @@ def test_gradient_that_is_there_is_added_to_where_it_stands():
     assert seen == [place.data_ptr()]  # torch's hooks, which others wait for, know of it
 
 
+def test_gradient_that_is_gathered_becomes_the_leafs_own_without_a_copy(monkeypatch):
+    world, places = World(), []
+    inner = flat._Pass.take
+
+    def take(self):
+        found = inner(self)
+        places.append(found.data_ptr())
+        return found
+
+    monkeypatch.setattr(flat._Pass, "take", take)
+    world.loss(0).backward()
+    assert places == [world.student.flat.grad.data_ptr()]
+
+
+def asked_for_the_input(world, loss, x):
+    return torch.autograd.grad(loss, x)
+
+
+def asked_for_the_input_by_name(world, loss, x):
+    loss.backward(inputs=[x])
+    return [x.grad]
+
+
+def asked_for_the_flat_one(world, loss, x):
+    return torch.autograd.grad(loss, world.student.flat)
+
+
+def seen_by_a_hook(world, loss, x):
+    seen = []
+    with world.student.flat.register_hook(lambda gradient: seen.append(gradient.clone())):
+        loss.backward()
+    return [*seen, x.grad]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize(
+    "ask", [asked_for_the_input, asked_for_the_input_by_name, asked_for_the_flat_one, seen_by_a_hook]
+)  # fmt: skip
+def test_passes_that_do_not_simply_add_to_the_flat_gradient_are_autograds_own(ask, held, monkeypatch):
+    def found():
+        world = World()
+        x = world.inputs[0][0].requires_grad_()
+        if held:
+            world.student.flat.grad = torch.ones_like(world.student.flat)
+        loss = world.loss(0)
+        return [*ask(world, loss, x), world.student.flat.grad]
+
+    ours = found()
+    monkeypatch.setattr("hyper_sd.training.adapter_set.learning_parts", by_autograd)
+    for a, b in zip(ours, found(), strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_pass_back_inside_another_one_takes_nothing_from_it(held, monkeypatch):
+    def found():
+        world = World()
+        block, names = world.network.mid_block, ("student",)
+        inner = block.forward
+
+        def again(*args):
+            with world.layers.using(*names):
+                return inner(*args)
+
+        block.forward = lambda *args: checkpoint(again, *args, use_reentrant=True)
+        if held:
+            world.student.flat.grad = torch.ones_like(world.student.flat)
+        world.loss(0, 1).backward()
+        return world.student.flat.grad
+
+    ours = found()
+    monkeypatch.setattr("hyper_sd.training.adapter_set.learning_parts", by_autograd)
+    assert torch.allclose(ours, found(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("held", "most"), [(False, 1 / flat.AT_FIRST), (True, 1 / flat.AT_ONCE)])
 def test_a_part_of_the_gradients_at_most_waits_for_the_flat_one(held, most, monkeypatch):
     world, waiting = World(), []
-    inner = flat.FlatGradient._pour
+    inner = flat._Pass._pour
 
     def pour(self):
         largest = max(part.numel() for part in self.layout.parts_of(self.flat))
@@ -92,7 +169,7 @@ def test_a_part_of_the_gradients_at_most_waits_for_the_flat_one(held, most, monk
         assert self._count - largest <= most * self.layout.count
         inner(self)
 
-    monkeypatch.setattr(flat.FlatGradient, "_pour", pour)
+    monkeypatch.setattr(flat._Pass, "_pour", pour)
     if held:
         world.student.flat.grad = torch.zeros_like(world.student.flat)
     world.loss(0).backward()
@@ -110,6 +187,8 @@ def test_pass_back_that_fails_on_the_way_leaves_nothing_to_the_next():
     with pytest.raises(KeyboardInterrupt):
         world.loss(0).backward()
     assert world.student.flat.grad is None
+    slot = next(pair.slot for pair in world.student.ready(torch.float32, True))
+    assert not slot.gradient._passes  # nor does it hold memory
     fails.append(False)
     world.loss(0).backward()
     assert torch.equal(world.student.flat.grad, gradient("one pass"))
