@@ -97,6 +97,8 @@ class Run:
         if config.has_fake:
             groups = [{"params": list(self.layers.sets[FAKE].parameters()), "lr": config.fake_learning_rate}]
             parts += [FakeScore(*given), make_optimizer(groups, config)]
+        for optimizer in parts[1::2]:
+            optimizer.zero_grad()  # of a step in whose middle an earlier run was stopped
         self.objective, self.optimizer, *fake = self.engine.prepare(*parts)
         self.fake_objective, self.fake_optimizer = fake or (None, None)
 
@@ -199,10 +201,12 @@ class Run:
         if not all(map(math.isfinite, losses.values())):
             raise TrainingError(self._not_finite("loss", losses))
         self.whole = False  # an interrupt in here leaves a state that must not be saved
-        if not self.engine.update(optimizer, self.config.max_grad_norm):
-            raise TrainingError(self._not_finite("gradient", losses))
-        for adapters in self.layers.sets.values():
-            adapters.forget()  # torch's fused kernels do not count the change they make
+        try:
+            if not self.engine.update(optimizer, self.config.max_grad_norm):
+                raise TrainingError(self._not_finite("gradient", losses))
+        finally:
+            for adapters in self.layers.sets.values():
+                adapters.forget()  # torch's fused kernels do not count the change they make
 
     def _accumulate(
         self, objective: nn.Module, inputs_of: Callable[[Batch, slice, tuple[int, ...]], Inputs], learns: bool = True

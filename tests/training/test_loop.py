@@ -117,6 +117,48 @@ def test_ctrl_c_inside_a_step_saves_the_last_whole_one(tmp_path):
     assert equal(weights(resumed), weights(layers))
 
 
+@pytest.mark.parametrize("where", ["second part of a step", "after the optimizer's step"])
+def test_run_goes_on_with_layers_that_an_interrupted_one_left_a_gradient_in(where, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, accumulation=2, checkpoint_every=1)
+    whole = weights(run(config)[1])
+    denoiser, examples = make_denoiser(dtype=torch.float32), make_examples(10, torch.float32)
+    layers = LoraLayers(denoiser.network, config.rank)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    states = train(config, denoiser, layers, examples, folder=tmp_path)
+    next(states)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if where == "second part of a step":
+            draws = iter([examples.batch, interrupted])
+            patch.setattr(LatentExamples, "batch", lambda self, *asked: next(draws)(*asked))
+        else:
+            patch.setattr(torch.optim.AdamW, "zero_grad", interrupted)
+        next(states)
+    assert layers.sets["student"].flat.grad is not None
+    for _ in train(config, denoiser, layers, examples, folder=tmp_path):
+        pass
+    assert equal(weights(layers), whole)
+
+
+def test_interrupted_update_leaves_no_copy_of_older_weights(monkeypatch):
+    states, layers, _ = start()
+    next(states)
+    student = layers.sets["student"]
+    old = student.ready(torch.bfloat16, False)[0].down.clone()
+
+    def update(self, optimizer, max_grad_norm, original=LocalEngine.update):
+        student.ready(torch.bfloat16, False)
+        original(self, optimizer, max_grad_norm)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalEngine, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        next(states)
+    assert not torch.equal(student.ready(torch.bfloat16, False)[0].down, old)
+
+
 def test_ctrl_c_inside_an_update_keeps_the_older_checkpoint(tmp_path, monkeypatch):
     calls = []
 
