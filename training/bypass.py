@@ -19,7 +19,7 @@ def add_bypass(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: Re
 
     Args:
         layer: Linear or Conv2d, which convolves with `down` as it does with its own weights.
-        x: its input, [..., inner] or [batch, inner, height, width].
+        x: its input, [..., inner] or [batch, inner, height, width], whose batch may be missing.
         output: what it made of that, in the dtype of the pair; nothing else may need its values.
         pair: of the layer.
         scale: factor.
@@ -38,6 +38,8 @@ def _added(layer: nn.Module, x: torch.Tensor, output: torch.Tensor, pair: ReadyP
             return _Linear.apply(x, output, *pair, scale)
         _add_linear(x.reshape(-1, x.shape[-1]), output, pair.down_t, pair.up_t, scale)
         return output
+    if x.ndim == 3:  # one picture without a batch
+        return _added(layer, x[None], output[None], pair, scale)[0]
     down = Given.apply(pair.down, pair.slot) if pair.slot is not None and torch.is_grad_enabled() else pair.down
     low = layer._conv_forward(x, down, None)  # its padding may be circular, or a host's own for seamless pictures
     return _Pointwise.apply(low, output, pair.up, pair.slot, scale)
