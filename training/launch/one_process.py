@@ -21,11 +21,16 @@ def is_launched() -> bool:
 
 def runs_alone() -> bool:
     """Returns whether this process trains without accelerate: nothing launched it, and it has a CUDA card or a processor."""
-    return not is_launched() and (torch.cuda.is_available() or not (torch.backends.mps.is_available() or _has_xpu()))
+    return not is_launched() and (torch.cuda.is_available() or not _has_other_device())
 
 
-def _has_xpu() -> bool:
-    return hasattr(torch, "xpu") and torch.xpu.is_available()
+def _has_other_device() -> bool:
+    """Returns whether there is a device that is no CUDA card: Apple's, Intel's, or one that a plug-in of torch brings."""
+    if torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available()):
+        return True
+    accelerator = getattr(torch, "accelerator", None)  # since torch 2.6
+    found = accelerator.current_accelerator() if accelerator is not None and accelerator.is_available() else None
+    return found is not None and found.type != "cuda"
 
 
 class OneProcess(LocalEngine):

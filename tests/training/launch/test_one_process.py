@@ -103,6 +103,15 @@ def test_process_that_a_launcher_has_started_is_told_by_its_variables(monkeypatc
     assert not runs_alone()
 
 
+def test_device_of_a_plug_in_is_left_to_accelerate(monkeypatch):
+    monkeypatch.setattr(one_process, "is_launched", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for name, is_alone in (("cuda", True), ("hpu", False)):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda name=name: torch.device(name))
+        assert runs_alone() == is_alone
+
+
 def test_devices_that_only_accelerate_knows_are_left_to_it(monkeypatch):
     monkeypatch.setattr(one_process, "is_launched", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
