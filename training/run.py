@@ -75,8 +75,8 @@ class Run:
         return self.engine.autocast(self.denoiser)
 
     def _make_sets(self) -> None:
-        if STUDENT not in self.layers.sets:
-            self.layers.add(STUDENT, seed=self.config.seed)
+        student = self.layers.sets.get(STUDENT) or self.layers.add(STUDENT, seed=self.config.seed)
+        student.zero_grad()  # of a step in whose middle an earlier run was stopped
         if self.config.has_target:
             self.layers.add(TARGET, copy_of=STUDENT).requires_grad_(False)
         for name in {TEACHER, DISTILLED} & self.layers.sets.keys():
@@ -97,8 +97,6 @@ class Run:
         if config.has_fake:
             groups = [{"params": list(self.layers.sets[FAKE].parameters()), "lr": config.fake_learning_rate}]
             parts += [FakeScore(*given), make_optimizer(groups, config)]
-        for optimizer in parts[1::2]:
-            optimizer.zero_grad()  # of a step in whose middle an earlier run was stopped
         self.objective, self.optimizer, *fake = self.engine.prepare(*parts)
         self.fake_objective, self.fake_optimizer = fake or (None, None)
 
@@ -201,12 +199,10 @@ class Run:
         if not all(map(math.isfinite, losses.values())):
             raise TrainingError(self._not_finite("loss", losses))
         self.whole = False  # an interrupt in here leaves a state that must not be saved
-        try:
-            if not self.engine.update(optimizer, self.config.max_grad_norm):
-                raise TrainingError(self._not_finite("gradient", losses))
-        finally:
-            for adapters in self.layers.sets.values():
-                adapters.forget()  # torch's fused kernels do not count the change they make
+        for adapters in self.layers.sets.values():
+            adapters.forget()  # torch's fused kernels do not count the change they make
+        if not self.engine.update(optimizer, self.config.max_grad_norm):
+            raise TrainingError(self._not_finite("gradient", losses))
 
     def _accumulate(
         self, objective: nn.Module, inputs_of: Callable[[Batch, slice, tuple[int, ...]], Inputs], learns: bool = True
