@@ -29,8 +29,8 @@ class FeedbackSettings:
         eta: of the steps, as samplers.tcd.sample_tcd() takes it.
         jitter: how far a picture is moved and scaled before it is scored, as a share of a side: what fools a scorer at exact
             pixels alone gains nothing. 0 is off.
-        brake_weight: of the distance to what the student draws without the feedback. 5 is measured on the embedded model: less
-            raises the scores of prompts that were learnt from, more than those of others (docs/benchmarks.md).
+        brake_weight: of the distance to what the student draws without the feedback. 5 was the best of a few trials on the
+            embedded model; with less the scores of prompts that were not learnt from rose less.
         instance_weight: of the perceptual term.
         noised_to: (lowest, highest) timestep that a real picture is noised to for the perceptual term.
         check_every: optimizer steps between two looks at the held-out reward.
