@@ -63,8 +63,8 @@ class Run:
         self.pairs = TeacherPairs(config, denoiser, layers, examples, engine.device, folder, autocast)
         self.judge, self.rewards, self.held_out = judge, {}, None
         if config.feedback:
-            require_judge(config.feedback, judge, examples.batch(self.order.numbers(0)[:1], 0))
-            self.held_out = HeldOut(config, denoiser, layers, examples, judge, engine.device, autocast)
+            require_judge(config.feedback, judge, examples)
+            self.held_out = HeldOut(config, denoiser, layers, examples, judge, engine, autocast)
         self._prepare()
         self.graphs = make_graphs(config, engine, layers.sets.values)
         saved = self._load() if self.path and self.path.exists() else {}
@@ -149,7 +149,7 @@ class Run:
         if self.held_out is not None and self.held_out.is_due(self.step):
             with explaining_memory(self.config):
                 self.held_out.look(self.step)
-            self.saved = -1  # what was found belongs into the checkpoint
+            self.saved = min(self.saved, self.step - 1)  # what was found belongs into the checkpoint
         return self.step < self.config.total_steps and not (self.held_out is not None and self.held_out.ended)
 
     def _learn_fake(self) -> dict[str, float]:

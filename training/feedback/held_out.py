@@ -10,6 +10,7 @@ import torch
 from ..config import TrainingConfig
 from ..data.examples import Examples
 from ..denoiser import Denoiser
+from ..engine import LocalEngine
 from ..lora_layers import APPROVED, DISTILLED, STUDENT, LoraLayers
 from ..objectives.feedback import Reward
 from ..sampling import sample_latents
@@ -32,7 +33,7 @@ class HeldOut:
         layers: with the set "student"; the set "approved" is added where there is a held-out reward.
         examples: whose prompts are drawn: the first of the largest bucket.
         judge: decodes and scores.
-        device: of the network.
+        engine: of the run; what is decided is the same in all of its processes.
         context: returns what each call of the network runs in, for example autocast.
     Attributes:
         ended: whether the run is over, as the reward has fallen.
@@ -45,12 +46,12 @@ class HeldOut:
         layers: LoraLayers,
         examples: Examples,
         judge: Judge,
-        device: torch.device,
+        engine: LocalEngine,
         context: Callable[[], AbstractContextManager],
     ):
         self.config, self.settings = config, config.feedback
         self.denoiser, self.layers, self.examples, self.judge = denoiser, layers, examples, judge
-        self.device, self.context = device, context
+        self.engine, self.context = engine, context
         self.first: dict[str, torch.Tensor] = {}  # scores before the run, by the scorer's id
         self.seen, self.falls, self.ended = 0, 0, False  # the last step that was looked at, and falls in a row
         if self.settings.held_out:
@@ -92,17 +93,18 @@ class HeldOut:
         change = now - self.first[name]
         error = float(change.std() / len(change) ** 0.5)
         has_fallen = float(change.mean()) < -SURE * error
-        self.seen, self.falls = step, self.falls + 1 if has_fallen else 0
+        falls = self.falls + 1 if has_fallen else 0
+        ends = has_fallen and (is_last or falls >= self.settings.patience)
         logger.info("Step %d: held-out %s %.4g, %.4g before", step, name, now.mean(), self.first[name].mean())
-        if not has_fallen:
-            self.layers.sets[APPROVED].copy_from(self.layers.sets[STUDENT])
-        elif is_last or self.falls >= self.settings.patience:
-            self.ended = True
-            self.layers.sets[STUDENT].copy_from(self.layers.sets[APPROVED])
+        if ends:
             logger.warning(
                 "%s, which nothing is learnt from, has fallen: the run ends after %d steps with what it approved last.",
                 name, step,
             )  # fmt: skip
+            self.layers.sets[STUDENT].copy_from(self.layers.sets[APPROVED])
+        elif not has_fallen:
+            self.layers.sets[APPROVED].copy_from(self.layers.sets[STUDENT])
+        self.seen, self.falls, self.ended = step, falls, ends  # at the end: an interrupted look is taken again
 
     def _look(self, *sets: str | None) -> dict[str, torch.Tensor]:
         """Returns the scores of every picture by the scorer's id, the pictures drawn with these sets."""
@@ -110,15 +112,22 @@ class HeldOut:
         with self.context(), self.layers.using(*sets):
             for steps in settings.steps:
                 start = {"start_timestep": settings.start_timestep} if steps == 1 else {}
-                for number in max(self.examples.buckets, key=len)[: settings.check_prompts]:
+                for number, seed in self._drawn():
                     # one by one, so that it is the same picture however a batch is split
-                    batch = self.examples.batch([number], 0).to(self.device)
+                    batch = self.examples.batch([number], 0).to(self.engine.device)
                     latents = sample_latents(
                         self.denoiser, batch.conditioning, {}, batch.latents.shape, steps=steps, eta=settings.eta,
-                        num_segments=min(settings.num_segments, steps), seed=self.config.seed + number, **start,
+                        num_segments=settings.num_segments, seed=seed, **start,
                     )  # fmt: skip
                     found.append(self.judge.scores(latents, batch.prompts or [""]))
-        return {name: torch.cat([scores[name] for scores in found]) for name in self.judge.scorers}
+        scores = {name: torch.cat([scores[name] for scores in found]) for name in self.judge.scorers}
+        return {name: self.engine.mean(own.to(self.engine.device)).cpu() for name, own in scores.items()}
+
+    def _drawn(self) -> list[tuple[int, int]]:
+        """Returns the example and the seed of every picture; too few prompts are drawn again, from other noise."""
+        bucket, count = max(self.examples.buckets, key=len), sum(map(len, self.examples.buckets))
+        places = [divmod(place, len(bucket)) for place in range(self.settings.check_prompts)]
+        return [(bucket[own], self.config.seed + bucket[own] + again * count) for again, own in places]
 
     def _reward(self, name: str) -> Reward:
         scores = self.first[name]

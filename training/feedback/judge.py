@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ...errors import TrainingError
 from ...rewards.instances import InstanceNet
 from ...rewards.scorer import Scorer
-from ..data.examples import Batch
+from ..data.examples import Examples
 from .settings import FeedbackSettings
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -74,21 +74,21 @@ class Judge:
             return {name: scorer.score(pictures, prompts).cpu() for name, scorer in self.scorers.items()}
 
 
-def require_judge(settings: FeedbackSettings, judge: Judge | None, batch: Batch) -> None:
+def require_judge(settings: FeedbackSettings, judge: Judge | None, examples: Examples) -> None:
     """Refuses feedback without its scorers, or without the prompts that they read.
 
     Args:
         settings: of the feedback.
         judge: that is given, or None.
-        batch: of the examples.
+        examples: that are trained on.
     Raises: TrainingError saying what is missing.
     """
     wanted = {*settings.rewards, *filter(None, [settings.held_out])}
     missing = wanted - (judge.scorers.keys() if judge else set())
     if judge is None or missing:
         raise TrainingError(f'The objective "feedback" needs its scorers, and {", ".join(sorted(missing))} is not there.')
-    if judge.reads_prompts and not batch.prompts:
+    if judge.reads_prompts and not all(examples.batch(bucket[:1], 0).prompts for bucket in examples.buckets if bucket):
         raise TrainingError(
-            "The rewards read the prompts, and these examples have none: take them from Hyper-SD Training Data, which keeps "
-            "the texts, or choose a reward that looks at the picture alone."
+            "The rewards read the prompts, and some of these examples have none: take them from Hyper-SD Training Data, which "
+            "keeps the texts, or choose a reward that looks at the picture alone."
         )

@@ -34,7 +34,8 @@ class FeedbackSettings:
         instance_weight: of the perceptual term.
         noised_to: (lowest, highest) timestep that a real picture is noised to for the perceptual term.
         check_every: optimizer steps between two looks at the held-out reward.
-        check_prompts: how many prompts it is looked at with, at each number of steps.
+        check_prompts: how many pictures are looked at, at each number of steps; each has a prompt of its own where there are
+            so many. It takes two to tell how far scores lie apart.
         patience: how many looks in a row may find it fallen before the run ends.
     Raises: TrainingError for numbers that are not allowed.
     """
@@ -69,6 +70,11 @@ class FeedbackSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise TrainingError(f"{name} of feedback must lie in [{low:g}, {high:g}], got {value}; {usual:g} is usual.")
+        if min(self.steps) < self.num_segments:
+            raise TrainingError(
+                f"The steps of feedback must be {self.num_segments} or more, as num_segments is, got {self.steps}; draw with "
+                "more steps, or take a student of fewer segments."
+            )
         low, high = self.noised_to
         if not 0 <= low <= high <= LAST_TIMESTEP:
             raise TrainingError(f"noised_to must be (lowest, highest) of 0 to {LAST_TIMESTEP}, got {self.noised_to}.")
@@ -78,7 +84,7 @@ _RANGES = {
     "reach": (-100, 100, 2), "num_segments": (1, 1000, 1), "start_timestep": (1, LAST_TIMESTEP, LAST_TIMESTEP),
     "eta": (0, 1, 0.3),
     "jitter": (0, 0.5, 0.1), "brake_weight": (0, 1e6, 5), "instance_weight": (0, 1e6, 0), "check_every": (1, 2**31, 25),
-    "check_prompts": (1, 2**16, 8), "patience": (1, 2**16, 2),
+    "check_prompts": (2, 2**16, 8), "patience": (1, 2**16, 2),
 }  # fmt: skip
 _LISTS = {"rewards": str, "steps": int, "noised_to": int}
 
