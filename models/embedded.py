@@ -16,10 +16,11 @@ SIZE = 128  # side in pixels of the squares it draws
 UNIFIED_STEPS = 8  # the most that its unified LoRA is made for
 
 LoraKey = tuple[str, int]  # variant and steps, as an entry of the catalogue has them: the unified LoRA's number is 1
+UNIFIED: LoraKey = ("unified", 1)
 ONE_STEP: LoraKey = ("n-step", 1)  # trained for one step from the timestep that its metadata says
 LORAS: dict[LoraKey, Path] = {
     key: FOLDER / f"hyper_sd_demo_{key[1]}step{'s' * (key[1] > 1)}_lora.safetensors"
-    for key in (("unified", 1), ("n-step", 8), ("n-step", 4), ("n-step", 2))
+    for key in (UNIFIED, ("n-step", 8), ("n-step", 4), ("n-step", 2))
 }
 LORAS[ONE_STEP] = FOLDER / "hyper_sd_demo_one_step_lora.safetensors"
 

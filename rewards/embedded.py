@@ -1,4 +1,4 @@
-"""The scorers of the embedded model's small world: whether a picture shows what was asked for, and its noise and blur.
+"""The scorers of the embedded model's small world: whether a picture shows what was asked for, and how well it is drawn.
 
 They stand in for CLIP and for the aesthetic predictor where nothing is downloaded, and know nothing but that world.
 """
@@ -116,10 +116,9 @@ class EmbeddedMatch(Scorer):
 
 
 class EmbeddedQuality(Scorer):
-    """How little noise and blur a picture has, about 10 for a drawing: a trial.
+    """How well a picture is drawn, about 10 for a drawing: its strokes and shapes, its noise and blur, and not what it shows.
 
-    It sees what was added to a picture, but takes the base's one-step pictures (7.7) for cleaner than its 25-step ones (6.4):
-    they lie outside of what it has learnt from. Compare pictures of one kind with it alone (benchmarks/demo_scorers.py).
+    It has learnt which of two pictures is the better one, so its differences count, not its values.
     """
 
     reads_prompt = False

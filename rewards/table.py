@@ -30,8 +30,6 @@ class ScorerKind:
         reads: what it looks at, in words.
         make: paths of its files by the catalogue's ids, and a device -> the frozen scorer.
         files: the catalogue's ids of what has to be downloaded; none for a scorer that comes with the pack.
-        hinge: the reward from which on training asks for no more, None where no source gives one. It is meant to be the mean
-            reward of pictures that people like, so another value can be measured on such pictures.
     """
 
     id: str
@@ -39,7 +37,6 @@ class ScorerKind:
     reads: str
     make: Make
     files: tuple[str, ...] = ()
-    hinge: float | None = None
 
 
 PICTURE, BOTH = "the picture", "the picture and its prompt"
@@ -53,8 +50,6 @@ def _embedded_quality(paths: Mapping[str, Path], device: torch.device | str) -> 
     return embedded.load_quality(EMBEDDED_FILE).to(device)
 
 
-# The hinge of ImageReward is that of its authors' training code, relu(2 - r). UniFL (arXiv 2404.05595) trains with such values
-# for its rewards without naming them, and so does Hyper-SD's paper: the others have none here.
 SCORERS: dict[str, ScorerKind] = {
     kind.id: kind
     for kind in (
@@ -62,12 +57,12 @@ SCORERS: dict[str, ScorerKind] = {
         ScorerKind("aesthetic", "LAION aesthetic v2", PICTURE, aesthetic.Aesthetic.load, (aesthetic.CLIP, aesthetic.HEAD)),
         ScorerKind(
             "image_reward", "ImageReward", BOTH, image_reward.ImageReward.load,
-            (image_reward.WEIGHTS, image_reward.TOKENIZER), hinge=2.0,
+            (image_reward.WEIGHTS, image_reward.TOKENIZER),
         ),
         ScorerKind("pick_score", "PickScore", BOTH, pick_score.PickScore.load, (pick_score.PickScore.weights, clip.TOKENIZER)),
         ScorerKind("hps", "HPS v2.1", BOTH, hps.HumanPreference.load, (hps.HumanPreference.weights, clip.TOKENIZER)),
         ScorerKind("embedded_match", "demo model: shows what was asked for", BOTH, _embedded_match),
-        ScorerKind("embedded_quality", "demo model: noise and blur, a trial", PICTURE, _embedded_quality),
+        ScorerKind("embedded_quality", "demo model: how well it is drawn", PICTURE, _embedded_quality),
     )
 }  # fmt: skip
 

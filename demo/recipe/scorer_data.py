@@ -1,6 +1,6 @@
 """What the small scorers learn from: drawings, what the model makes of them on the way from noise, and several on one page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ...rewards.instances import Instances
 from ...training.launch.embedded_model import noise_schedule
 from .emoji import FLUENT, IMAGE_SIZE, NOTO, Concept, page
 from .sample import encode
+from .scorer_samples import chosen_things, draw_samples
 from .train_denoiser import Denoiser
 
 LEVELS = 5  # renditions of each drawing
@@ -33,6 +34,8 @@ class World:
         renditions: what the model predicts of each drawing from its noised latents, uint8 [count, LEVELS, 128, 128, 3].
         timesteps: that these come from, int [count, LEVELS].
         kinds: the number of the kind of each drawing.
+        samples: what the model draws from noise, uint8 [things, ways of SAMPLINGS, 128, 128, 3].
+        sampled: the numbers of these things.
     """
 
     images: np.ndarray
@@ -40,6 +43,8 @@ class World:
     renditions: np.ndarray
     timesteps: torch.Tensor
     kinds: list[int]
+    samples: np.ndarray
+    sampled: list[int]
 
     def masks(self) -> torch.Tensor:
         """Returns where each drawing is, float [count, 128, 128]."""
@@ -49,7 +54,7 @@ class World:
 def load_world(
     images: np.ndarray, concepts: Sequence[Concept], vae: AutoencoderKL, denoiser: Denoiser, latents: torch.Tensor, work: Path
 ) -> World:
-    """Returns the drawings and their renditions, which are made once and kept in `work`.
+    """Returns the drawings, their renditions and the samples; the last two are made once and kept in `work`.
 
     Args:
         images: of both vendors, Noto's first.
@@ -64,14 +69,20 @@ def load_world(
     generator = torch.Generator().manual_seed(3)
     edges = torch.linspace(LOWEST, HIGHEST, LEVELS + 1)
     timesteps = (edges[:-1] + torch.rand(len(images), LEVELS, generator=generator) * edges.diff()).long()
-    path = work / "renditions.npy"
+    labels, kinds = [concept.label for concept in concepts] * 2, [concept.kind for concept in concepts] * 2
+    renditions = _kept(work / "renditions.npy", lambda: _renditions(vae, denoiser, latents, labels, timesteps, generator))
+    sampled = chosen_things(len(concepts))
+    samples = _kept(work / "samples.npy", lambda: draw_samples(vae, denoiser, [labels[thing] for thing in sampled]))
+    return World(images, cut_outs, renditions, timesteps, kinds, samples, sampled)
+
+
+def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns what is kept in a file, made once, and read from the disk as it is used."""
     if not path.exists():
-        labels = [concept.label for concept in concepts] * 2
-        made = _renditions(vae, denoiser, latents, labels, timesteps, generator)
+        made = make()
         with whole_file(path) as partial, partial.open("wb") as file:
             np.save(file, made)
-    kinds = [concept.kind for concept in concepts] * 2
-    return World(images, cut_outs, np.load(path, mmap_mode="r"), timesteps, kinds)
+    return np.load(path, mmap_mode="r")
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -17,11 +19,13 @@ from ...rewards.instances import InstanceNet, Instances
 from ...training.data.examples import seeded
 from .emoji import SUBGROUPS
 from .scorer_data import LEVELS, World, as_floats, moved, paste
+from .scorer_samples import DRAWING, HELD_OUT, LADDERS, SAMPLINGS
 from .train_denoiser import load_state, save_state
 
 SAVE_EVERY = 50  # steps
 CLEAR = 700  # a rendition from a higher timestep may show another thing than its drawing
 SHARPNESS = 20.0  # of the softmax over cosines, at the start; it is learnt
+CLEAN_STEPS, TIE = 4, 0.05  # samples of fewer steps are not clean; weight of the drawings' squared distance from 10
 
 
 @dataclass(frozen=True)
@@ -73,36 +77,64 @@ class MatchTraining(nn.Module):
 
 
 class QualityTraining(nn.Module):
-    """Learns how far a picture is from a drawing: by the timestep that it was predicted from, and by what was done to it."""
+    """Learns which of two pictures is better, -log sigmoid(better - worse), and that a drawing's score is 10.
+
+    Half of the pairs are samples of one thing from the same noise, or a sample and the drawing of that thing. The others are
+    a clean picture and the same one with noise, with blur, or with another one shining through. Nothing held out is among them.
+    """
 
     def __init__(self, world: World, batch: int):
         super().__init__()
-        self.scorer, self.world, self.batch = EmbeddedQuality(), world, batch
+        self.scorer, self.world, self.count = EmbeddedQuality(), world, batch // 4
+        self.things = len(world.images) // 2
+        self.known = [number for number in range(len(world.images)) if number % self.things % HELD_OUT]
+        self.pairs = [pair for ladder in LADDERS for pair in combinations(ladder, 2)]
+        self.clean = [number for number, way in enumerate(SAMPLINGS) if way.steps >= CLEAN_STEPS]
 
     def forward(self, step: int, generator: torch.Generator) -> torch.Tensor:
-        """Returns the mean squared error of a tenth of the score."""
-        numbers = torch.randint(len(self.world.images), (self.batch,), generator=generator)
-        level = torch.randint(-2, LEVELS, (self.batch,), generator=generator)
-        pictures, worth = [], []
-        for number, one in zip(numbers.tolist(), level.tolist(), strict=True):
-            pictures.append(self.world.images[number] if one < 0 else self.world.renditions[number, one])
-            worth.append(1.0 if one < 0 else 1 - float(self.world.timesteps[number, one]) / 1000)
-        images, worth = torch.cat([as_floats(picture[None]) for picture in pictures]), torch.tensor(worth)
-        images, worth = self._spoilt(moved(images, generator), worth, generator)
-        return F.mse_loss(self.scorer.rate(images, []) / 10, worth)
+        """Returns the mean loss of the pairs, and what the drawings' distance from 10 costs."""
+        worse, better = (moved(as_floats(np.stack(side)), generator) for side in zip(*self._pairs(generator), strict=True))
+        clean = moved(as_floats(np.stack(list(self._clean(generator)))), generator)
+        scores = self.scorer.rate(torch.cat([worse, spoilt(clean, generator), better, clean]), [])
+        low, high = scores.chunk(2)
+        drawings = scores[-len(clean) :: 2]
+        return TIE * (drawings - 10).square().mean() - F.logsigmoid(high - low).mean()
 
-    def _spoilt(
-        self, images: torch.Tensor, worth: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spoils a part of the pictures with noise, with blur, or with another picture that shines through."""
-        how = torch.randint(6, (len(images), 1, 1, 1), generator=generator)
-        amount = torch.rand(len(images), 1, 1, 1, generator=generator)
-        noise = torch.randn(images.shape, generator=generator)
-        noisy = (images + 0.25 * amount * noise).clamp(0, 1)
-        coarse = F.interpolate(F.avg_pool2d(images, 8), images.shape[2:], mode="bilinear")
-        blurred, ghost = torch.lerp(images, coarse, amount), torch.lerp(images, images.roll(1, 0), 0.5 * amount)
-        images = torch.where(how == 0, noisy, torch.where(how == 1, blurred, torch.where(how == 2, ghost, images)))
-        return images, torch.where(how.flatten() < 3, worth * (1 - 0.8 * amount.flatten()), worth)
+    def _pairs(self, generator: torch.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields pairs of pictures of one thing, the worse one first."""
+        for _ in range(self.count):
+            pair, row, vendor = (_draw(n, generator) for n in (len(self.pairs), len(self.world.sampled), 2))
+            drawing = self.world.images[self.world.sampled[row] + self.things * vendor]
+            worse, better = (drawing if way == DRAWING else self.world.samples[row, way] for way in self.pairs[pair])
+            yield worse, better
+
+    def _clean(self, generator: torch.Generator) -> Iterator[np.ndarray]:
+        """Yields drawings and clean samples in turn."""
+        for place in range(self.count):
+            if place % 2:
+                row, way = _draw(len(self.world.sampled), generator), self.clean[_draw(len(self.clean), generator)]
+                yield self.world.samples[row, way]
+            else:
+                yield self.world.images[self.known[_draw(len(self.known), generator)]]
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def spoilt(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Returns pictures [n, 3, h, w] with noise, with blur, or with another one shining through, a little of it or much.
+
+    Args:
+        images: from 0 to 1.
+        generator: decides what is done to each, and how strongly.
+    """
+    how = torch.randint(3, (len(images), 1, 1, 1), generator=generator)
+    amount = 0.1 + 0.9 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    noisy = (images + 0.25 * amount * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    coarse = F.interpolate(F.avg_pool2d(images, 8), images.shape[2:], mode="bilinear")
+    blurred, ghost = torch.lerp(images, coarse, amount), torch.lerp(images, images.roll(1, 0), 0.5 * amount)
+    return torch.where(how == 0, noisy, torch.where(how == 1, blurred, ghost))
 
 
 class InstanceTraining(nn.Module):

@@ -53,7 +53,7 @@ def test_prompt_longer_than_the_text_tower_is_cut_and_that_is_said_once(match, d
 def test_quality_is_lower_for_noise_and_for_blur(drawings):
     scorer, (images, names) = load_quality(SCORERS), drawings
     noisy = (images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, 8), images.shape[2:])
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, 8), images.shape[2:], mode="bilinear")
     with torch.no_grad():
         clean, worse, worst = (scorer.score(x, names) for x in (images, blurred, noisy))
     assert (worse < clean).sum() >= 9

@@ -20,7 +20,6 @@ def test_every_scorer_names_files_of_the_catalogue():
     named = {entry_id for kind in SCORERS.values() for entry_id in kind.files}
     assert named == {entry.id for entry in catalog if entry.is_reward}
     assert list(SCORERS) == ["clip", "aesthetic", "image_reward", "pick_score", "hps", *EMBEDDED]
-    assert {scorer_id: kind.hinge for scorer_id, kind in SCORERS.items() if kind.hinge} == {"image_reward": 2.0}
 
 
 def test_unknown_scorer_names_those_that_there_are():

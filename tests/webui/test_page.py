@@ -227,10 +227,10 @@ def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
 
 
 def test_pasted_infotext_with_a_score_brings_the_option_back(webui, page):
-    first = webui.draw(seed=55, cfg_scale=1.5, **panel(enabled=False, sort_by="demo model: noise and blur, a trial"))
+    first = webui.draw(seed=55, cfg_scale=1.5, **panel(enabled=False, sort_by="demo model: how well it is drawn"))
     assert "Hyper-SD score: " in first.infotext
     _paste(page, first.infotext, seed=55)
-    assert page.locator("#script_txt2img_hypersd_sort_by input").input_value() == "demo model: noise and blur, a trial"
+    assert page.locator("#script_txt2img_hypersd_sort_by input").input_value() == "demo model: how well it is drawn"
     infotext, latents, _ = _run(page, webui)
     assert torch.equal(latents, first.latents)
     assert re.sub(r"\s+", " ", first.infotext) in re.sub(r"\s+", " ", infotext)

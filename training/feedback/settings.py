@@ -22,7 +22,8 @@ class FeedbackSettings:
         rewards: ids of the scorers that are learnt from; may be empty with an instance_weight.
         held_out: id of a scorer that nothing is learnt from. The run ends early where it falls; "" takes none.
         reach: how far above the mean of the student's first scores a score is good enough, in standard deviations of them.
-            Higher asks for more, and burns pictures sooner.
+            Higher asks for more, and burns pictures sooner. 2 is that of ImageReward's own training code, relu(2 - r), whose
+            scores have mean 0 and deviation 1.
         steps: numbers of steps that the student is drawn with; one of them is drawn each time.
         num_segments: that the student was distilled on.
         start_timestep: of a single step, from noise of deviation 1.
