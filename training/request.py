@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import TrainingError
 from ..models.families import FAMILIES
 from ..models.lora_plan import EMBEDDED
 from .config import TrainingConfig
@@ -26,6 +27,7 @@ from .optimizers import require_optimizer
 from .phases import Outcome
 from .plain_config import FREE_TO_CHANGE, to_plain
 from .presets import ONE_STEP, Phase, TrainRequest, phases
+from .words import FEEDBACK
 
 SAMPLED = 16  # values of each tensor that enter a fingerprint
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -40,12 +42,14 @@ class StartingLora:
         is_distilled: whether it works at 1 to 8 steps already.
         changed: names of the network's modules that it changes.
         steps: that it is made for; 1 for any number, and where it is not known.
+        start_timestep: where its one step starts, of a LoRA for exactly one step; None of others.
     """
 
     tensors: Mapping[str, torch.Tensor]
     is_distilled: bool = False
     changed: frozenset[str] = frozenset()
     steps: int = 1
+    start_timestep: int | None = None
 
     @property
     def rank(self) -> int:
@@ -69,8 +73,14 @@ def phases_of(
         examples: what it learns from.
         start: the LoRA it starts from.
         scorers: ids of those whose files are there.
-    Raises: TrainingError as presets.phases(), and for an optimizer that is not there.
+    Raises: TrainingError as presets.phases(), for an optimizer that is not there, and for feedback on a LoRA for exactly one
+        step.
     """
+    if request.objective == FEEDBACK and start.start_timestep is not None and not start.is_distilled:
+        raise TrainingError(
+            f"{FEEDBACK} draws with several numbers of steps, and the LoRA in start_from is for exactly one; choose one for "
+            "any number of steps, such as Hyper-SD unified, or one for 2, 4 or 8."
+        )
     planned = phases(
         request,
         EMBEDDED if trainee.is_embedded else trainee.family,

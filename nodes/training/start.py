@@ -49,7 +49,8 @@ def starting_lora(host: HostNetwork, model: Any, name: str) -> StartingLora:
     if name == UNIFIED:
         return StartingLora(renamed, True, frozenset(changed))
     known = known_lora(name)
-    return StartingLora(renamed, known.variant == "unified", frozenset(changed), known.steps or 1)
+    is_unified = known.variant == "unified"
+    return StartingLora(renamed, is_unified, frozenset(changed), known.steps or 1, known.start_timestep)
 
 
 def _unified_path(host: HostNetwork, model: Any) -> Path:

@@ -143,7 +143,8 @@ def _renamed(tensors: dict[str, torch.Tensor], path: Path, model: DiffusersModel
         if changed and changed <= own.keys():
             renamed = {f"{kohya_name(rename(own[module]))}.{part}": tensors[key] for key, (module, _, part) in split.items()}
             modules = frozenset(own[module] for module in changed)
-            return StartingLora(renamed, known.variant == "unified", modules, known.steps or 1)
+            is_unified = known.variant == "unified"
+            return StartingLora(renamed, is_unified, modules, known.steps or 1, known.start_timestep)
     raise UnsupportedModelError(
         f"{path.name} changes modules that this model has not; choose a LoRA in kohya's names that was made for {model.name}."
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.fakes import make_examples
-from hyper_sd.tests.training.feedback.feedback_jobs import BRIGHT, DARK, Bright, feedback_job, make_judge
+from hyper_sd.tests.training.feedback.feedback_jobs import BRIGHT, DARK, Bright, distilled_lora, feedback_job, make_judge
 from hyper_sd.tests.training.jobs import Follower, make_trainee
 from hyper_sd.training.checkpoint import load_checkpoint
 from hyper_sd.training.data.examples import Group, GroupedExamples
@@ -104,3 +104,11 @@ def test_processes_decide_by_the_mean_of_what_they_see(tmp_path):
     for job in jobs:
         Follower().run(job)
     torch.testing.assert_close(first_scores(jobs[1]), first_scores(jobs[0]) + 1)
+
+
+def test_lora_for_exactly_one_step_is_refused_as_a_start(tmp_path):
+    trainee = make_trainee()
+    start = dataclasses.replace(distilled_lora(trainee), is_distilled=False, start_timestep=800)
+    with pytest.raises(TrainingError, match="is for exactly one; choose one for any number"):
+        feedback_job(tmp_path, start=start, trainee=trainee)
+    feedback_job(tmp_path, start=dataclasses.replace(start, start_timestep=None), trainee=trainee)
