@@ -32,6 +32,11 @@ ANSWERS = {
         "met/pairs, 8 TSCD, rate 4e-4/worst_share_beside_tscd_that_goes_on",
         "scores/pairs/1 steps, 1 segments, eta 0, from 800/kid/mean",
     ],
+    "feedback": [
+        f"arms/one reward/strength 1/1/{judge}/{when}"
+        for judge in ("embedded_match", "retrieval")
+        for when in ("before", "after")
+    ],
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
