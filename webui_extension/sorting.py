@@ -105,10 +105,13 @@ def score(p: Any, picture: Image.Image) -> None:
 
 
 def arrange(params: Any) -> None:
-    """Sorts a grid's pictures; the host calls it before it draws one."""
-    job = next((job for job in _OPEN if len(job.scores) * job.each == len(params.imgs) and job.fits(params.imgs)), None)
-    if job is not None:
-        _OPEN.discard(job)  # Reload may have registered this twice
+    """Sorts a grid's pictures; the host calls it before it draws one, when every picture of the job has its infotext."""
+    job = next((job for job in _OPEN if job.scores and len(job.scores) * job.each == len(params.imgs)), None)
+    if job is None:
+        return
+    _OPEN.discard(job)  # Reload may have registered this twice
+    job.notes.clear()  # R asks for the grid's infotext as for the last picture's
+    if job.fits(params.imgs):
         params.imgs = job.sorted(params.imgs, job.each)
 
 

@@ -92,7 +92,7 @@ def _result(host: StubHost, p: Processing, job: Job, images: list[Any], texts: l
             callback(drawn)
         job.grid, first = list(drawn.imgs), 1
         text = infotext(p, p.all_prompts, p.all_seeds, use_main_prompt=True)
-        job.others.append(text)
+        job.others += [text, infotext(p, p.all_prompts, p.all_seeds)]  # the second as reForge has it
         images, texts = ["grid", *images], [text, *texts]
     lists = {name: getattr(p, name) for name in ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds")}
     return SimpleNamespace(

@@ -40,6 +40,7 @@ def test_every_saved_picture_has_its_own_score_and_nothing_else_has_one(host, pi
         assert value == pytest.approx(scorer.score(pixels(picture), [""]).item(), rel=1e-3)
     assert values(job.processed.infotexts[1:]) == sorted(values(texts), reverse=True)
     assert not [text for text in job.others if SCORE_KEY in text]
+    assert not [text for text in deliver(host, job_of(script_args=[1]), pictures).others if SCORE_KEY in text]
 
 
 def test_grid_is_drawn_best_first_and_only_the_jobs_own(host, pictures):
