@@ -29,4 +29,4 @@ def test_training_shows_a_few_settings_and_the_rest_is_advanced(pack):
     settings = [given for given in pack["HyperSDTrainLora"].define_schema().inputs if "default" in given.as_dict()]
     shown = [given.id for given in settings if not given.as_dict().get("advanced")]
     assert shown == ["objective", "preset", "steps", "rank", "name", "start_from", "seed"]
-    assert len(settings) == 17
+    assert len(settings) == 22
