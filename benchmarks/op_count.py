@@ -1,16 +1,18 @@
-"""Counts the operators that torch dispatches in one training step, which is what Python costs where the device is fast.
+"""How many operators does torch dispatch in one training step, each of which Python has to launch?
 
-A test sets a bar on the number like this:
+One command, from the repository root, in an environment with the `train` extra; it needs no card:
 
-    counted = count_step(embedded_run("tscd", "bf16"))
-    assert counted["operators"] <= 0.5 * BEFORE
+    python -m hyper_sd.benchmarks.op_count --out benchmarks/results/op_count.json
 
-or prints the table of all that are counted: `counts()`.
+Counted is a step of the embedded model, and of SDXL's blocks and layers with few channels, at the rank of the preset
+"Thorough", beside what it took while every pair of an adapter set was two tensors of its own. The numbers depend on the
+version of torch, not on the machine.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,9 +28,19 @@ from ..training.preset_table import PRESETS
 from ..training.recompute import recomputing
 from ..training.run import Run
 from . import sdxl_shape, step_cost
+from .measure import command_line, logger, machine, start_logging, versions, write_result
 
+OBJECTIVES = ("tscd", "finetune")
+COUNTED = PRECISIONS[:2]  # a processor computes the third as it does the second
 WARM_UP = 2  # steps before the one that is counted: the first makes the optimizer's state
 EMBEDDED_RANK, SDXL_RANK = (PRESETS["Thorough"][family].rank for family in ("embedded", "sdxl"))
+# What a step took while every pair of an adapter set was two tensors of its own, cast in every layer and call: all operators,
+# and those that compute, which views do not. The network alone, without adapters, is a third of the first and more.
+BEFORE = {
+    "embedded, tscd, bf16": (9750, 6457), "embedded, finetune, bf16": (7002, 4738),
+    "sdxl narrow, tscd, bf16, plain": (68187, 39647), "sdxl narrow, tscd, bf16, checkpointing": (88592, 46941),
+    "sdxl narrow, finetune, bf16, plain": (48666, 29168), "sdxl narrow, finetune, bf16, checkpointing": (69071, 36462),
+}  # fmt: skip
 
 
 class OpCounter(TorchDispatchMode):
@@ -117,17 +129,34 @@ def sdxl_run(objective: str, precision: str, checkpointing: bool, batch_size: in
         yield run
 
 
-def counts() -> dict[str, dict[str, Any]]:
-    """Returns count_step() of the embedded model and of SDXL's structure, by a name for each case."""
-    found = {}
-    for objective in ("tscd", "finetune"):
-        for precision in PRECISIONS[:2]:
-            found[f"embedded, {objective}, {precision}"] = count_step(embedded_run(objective, precision))
-            for checkpointing in (False, True):
-                with sdxl_run(objective, precision, checkpointing) as run:
-                    how = "checkpointing" if checkpointing else "plain"
-                    found[f"sdxl narrow, {objective}, {precision}, {how}"] = count_step(run)
-    return found
+def count_case(case: str) -> dict[str, Any]:
+    """Returns count_step() of a case by its name: model, objective, precision, and for SDXL whether blocks are recomputed.
+
+    What BEFORE knows of the case, and the ratios to that, stand beside it.
+    """
+    _, objective, precision, *how = case.split(", ")
+    if how:
+        with sdxl_run(objective, precision, how == ["checkpointing"]) as run:
+            counted = count_step(run)
+    else:
+        counted = count_step(embedded_run(objective, precision))
+    counted["computing"] = counted["operators"] - counted["views"]
+    if case not in BEFORE:
+        return counted
+    before = dict(zip(("operators", "computing"), BEFORE[case], strict=True))
+    return counted | {"before": before, "ratio": {name: round(counted[name] / before[name], 3) for name in before}}
+
+
+def report() -> dict[str, Any]:
+    """Returns the whole result."""
+    cases = [f"embedded, {objective}, {precision}" for objective in OBJECTIVES for precision in COUNTED]
+    for objective, precision, how in product(OBJECTIVES, COUNTED, ("plain", "checkpointing")):
+        cases.append(f"sdxl narrow, {objective}, {precision}, {how}")
+    return {
+        "what": "operators that torch dispatches in a training step", "device": "cpu",
+        "ranks": {"embedded": EMBEDDED_RANK, "sdxl narrow": SDXL_RANK}, "versions": versions(), "machine": machine(),
+        "cases": {case: count_case(case) for case in cases},
+    }  # fmt: skip
 
 
 def _run(denoiser: Denoiser, examples: Examples, objective: str, precision: str, batch_size: int, rank: int) -> Run:
@@ -136,3 +165,18 @@ def _run(denoiser: Denoiser, examples: Examples, objective: str, precision: str,
     )
     layers = LoraLayers(denoiser.network, config.rank)
     return Run(config, denoiser, layers, examples, LocalEngine("cpu", precision), None)
+
+
+def main() -> None:
+    """Reads the command line, counts, and writes JSON."""
+    arguments = command_line(__doc__).parse_args()
+    start_logging()
+    torch.set_num_threads(1)
+    result = report()
+    for case, counted in result["cases"].items():
+        logger.info("%s: %d operators, %d of them compute", case, counted["operators"], counted["computing"])
+    write_result(result, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

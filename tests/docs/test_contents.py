@@ -41,6 +41,10 @@ ANSWERS = {
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
     "first_step": ["together/median", "before/together/median"],
+    "op_count": [
+        f"cases/{case}, bf16{how}/ratio/{what}"
+        for case, how in (("sdxl narrow, finetune", ", plain"), ("embedded, tscd", "")) for what in ("computing", "operators")
+    ],
     "train_lora": [
         f"cases/2/ratio_to/{side}/{what}/median" for side in ("plain", "checkpointing") for what in ("processor_time", "growth")
     ],
@@ -109,6 +113,19 @@ def test_answers_numbers_are_those_of_the_result(benchmark):
             value = value[int(key)] if isinstance(value, list) else value[key]
         value = statistics.mean(value) if isinstance(value, list) else value
         assert any(abs(number - value) < 0.0051 or abs(number - 100 * value) < 0.51 for number in answer), (path, value)
+
+
+def test_table_of_operators_is_that_of_the_result():
+    section = _page("benchmarks.md").text.split("## Operators and peak memory")[1].split("\nThe aim was half")[0]
+    rows = [[float(cell) for cell in row.split("|")[2:8]] for row in section.splitlines()[-6:]]
+    result = json.loads((ROOT / "benchmarks" / "results" / "op_count.json").read_text(encoding="utf-8"))
+    counted = [case for case in result["cases"].values() if "before" in case]
+    expected = []
+    for case in counted:
+        expected.append([])
+        for what in ("computing", "operators"):
+            expected[-1] += [case["before"][what], case[what], round(case["ratio"][what], 2)]
+    assert sorted(rows) == sorted(expected)
 
 
 def test_map_of_training_has_a_row_for_every_file():
