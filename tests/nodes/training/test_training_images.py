@@ -37,7 +37,7 @@ def test_images_of_another_size_are_brought_to_the_nearest(data):
         ({"captions": "a\nb"}, "captions has 2 lines, images has 3"),
         ({"captions": ""}, "have no caption"),
         ({"captions": "x", "resolution": 512}, "128x128.*set resolution to 128"),
-        ({"captions": "x", "images": None}, "captions belong to the images input"),
+        ({"captions": "x", "images": None, "folder": "demo/style"}, "captions belong to the images input"),
         ({"captions": "x", "vae": None}, "vae must be wired in"),
         ({"captions": "x", "vae": None, "clip": None}, "clip and vae must be wired in"),
     ],
@@ -45,6 +45,14 @@ def test_images_of_another_size_are_brought_to_the_nearest(data):
 def test_images_that_cannot_be_used_are_refused(data, options, message):
     with pytest.raises(TrainingError, match=message):
         data(**{"images": torch.rand(3, 128, 128, 3), **options})
+
+
+def test_captions_alone_are_prompts_with_empty_latents(host, data, demo):
+    (latents,), (positive,), _, summary = data(captions="red apple\n\nrocket")
+    assert latents["samples"].shape == (2, 4, 16, 16)
+    assert not latents["samples"].any()
+    assert same(positive[1], prompt(host, demo[1], "rocket")[0])
+    assert summary == "2 prompts of 128x128"
 
 
 def test_blank_caption_line_leaves_its_image_out(data):
