@@ -23,7 +23,13 @@ def test_feedback_needs_prompts_alone_and_writes_both_loras(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     (tmp_path / "prompts.txt").write_text("red apple\nrocket\n", encoding="utf-8")
     path = write_preset_run(
-        tmp_path / "run.toml", objective="human feedback", steps=2, batch_size=1, start_from="Hyper-SD unified", seed=1
+        tmp_path / "run.toml",
+        objective="human feedback",
+        steps=2,
+        batch_size=1,
+        start_from="Hyper-SD unified",
+        seed=1,
+        held_out_reward="none",
     )
     text = path.read_text(encoding="utf-8").replace("folder = 'images'", "prompts = 'prompts.txt'")
     path.write_text(text, encoding="utf-8")
