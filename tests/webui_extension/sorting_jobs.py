@@ -7,7 +7,7 @@ from hyper_sd.tests.webui_extension.stub_run import Processing
 from hyper_sd.webui_extension.settings_table import SCORE_KEY, TABLE, Settings
 from PIL import Image
 
-SHARES = [0.5, 0.1, 0.9, 0.0, 0.7, 0.3]  # of noise: the quality score falls with it
+SHARES = [0.25, 0.05, 0.45, 0.0, 0.35, 0.15]  # of noise: the quality score falls with it
 BEST = [3, 1, 5, 0, 4, 2]
 QUALITY = SCORERS["embedded_quality"].title
 
