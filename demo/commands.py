@@ -16,21 +16,23 @@ from .options import read_demo_options
 from .requirements import ROOT, requirements_for
 from .server import check_port
 
+WITH_COMFYUI = ("demo", "test")
+
 
 def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-        command: "demo", "test" or "train-demo".
+        command: one of COMMANDS.
         arguments: its raw arguments.
-        parsed: the demo's options, None for the commands that pass theirs on.
+        parsed: its options, None for the commands that pass theirs on.
     Raises: DemoError, UnsupportedModelError for a checkpoint that the demo cannot run.
     """
     if command == "demo":
         _check_demo(parsed)
     comfyui = None
-    if command != "train-demo":
-        options = parsed if command == "demo" else split_arguments(arguments)[0]
+    if command in WITH_COMFYUI:
+        options = split_arguments(arguments)[0] if parsed is None else parsed
         comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
     requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
     if not is_complete(command, requirements, venv):

@@ -22,7 +22,8 @@ TEST = (
 # torchsde and torchdiffeq; the rest of it would bring a dozen packages for training and logging.
 TEST_ALONE = ("k-diffusion==0.1.1.post1",)
 RECIPE = ("diffusers", "transformers", "tokenizers", "accelerate", "kornia>=0.7.1", "resvg-py")
-COMMANDS = ("demo", "test", "train-demo")
+EVALUATION = ("choix", "matplotlib")  # strengths from comparisons in pairs, and charts
+COMMANDS = ("demo", "test", "train-demo", "evaluate", "compare", "votes", "taste")
 
 _LEFT_OUT = {"torch", "comfyui-workflow-templates", "comfyui-embedded-docs"}
 
@@ -52,9 +53,12 @@ def host_requirements(comfyui: Path) -> tuple[str, ...]:
 def requirements_for(command: str, comfyui: Path | None) -> tuple[str, ...]:
     """Returns the requirement lines of one of COMMANDS, each project once.
 
-    Args: comfyui: the ComfyUI that is going to run; None for train-demo, which runs none.
+    Args: comfyui: the ComfyUI that is going to run, None for a command that runs none.
     """
-    wanted = {"demo": (), "test": TEST, "train-demo": RECIPE}[command]
+    wanted = {
+        "demo": (), "test": (*TEST, *EVALUATION), "train-demo": RECIPE,
+        "evaluate": (*EVALUATION, "diffusers", "transformers", "accelerate"),
+    }.get(command, EVALUATION)  # fmt: skip
     host = host_requirements(comfyui) if comfyui else ()
     first: dict[str, str] = {}
     for line in (*host, *wanted, *read_requirements(ROOT / "requirements.txt")):

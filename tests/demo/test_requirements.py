@@ -8,12 +8,14 @@ from hyper_sd.demo import requirements
 
 OPTIONAL = {
     "bitsandbytes",
+    "choix",
+    "matplotlib",
     "hf_xet",
     "accelerate",
     "diffusers",
     "tomli",
     "transformers",
-}  # guarded where they are imported, or of the extra train
+}  # guarded where they are imported, or of the extras train and evaluation
 
 
 @pytest.mark.parametrize(
@@ -49,11 +51,12 @@ def test_train_demo_needs_no_comfyui():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in Python 3.11")
-def test_recipe_extra_of_the_project_file_is_the_same_list():
+@pytest.mark.parametrize(("extra", "lines"), [("recipe", requirements.RECIPE), ("evaluation", requirements.EVALUATION)])
+def test_extra_of_the_project_file_is_the_same_list(extra, lines):
     import tomllib
 
     project = tomllib.loads((requirements.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(project["optional-dependencies"]["recipe"]) == set(requirements.RECIPE)
+    assert set(project["optional-dependencies"][extra]) == set(lines)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in Python 3.11")

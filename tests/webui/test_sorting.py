@@ -116,7 +116,8 @@ def _grid_of(found: Gallery) -> list[str]:
 
 
 def test_saved_files_have_their_scores_and_the_grid_is_drawn_best_first(webui, plain, best_first):
-    settings = {"samples_save": True, "grid_save": True, "return_grid": True, "save_to_dirs": False, "grid_save_to_dirs": False}
+    settings = dict.fromkeys(("samples_save", "grid_save", "return_grid"), True)
+    settings |= {"save_to_dirs": False, "grid_save_to_dirs": False, "grid_format": "png"}  # Neo's grids are jpg unless told
     before = set(webui.data.rglob("*.png"))
     found = ask(webui, "embedded_match", save_images=True, override_settings=settings)
     order, scores = best_first
