@@ -21,6 +21,10 @@ class RewardError(HyperSDError):
     """A scorer of pictures that cannot be had, or pictures that it cannot score."""
 
 
+class EvaluationError(HyperSDError):
+    """Pictures, votes or settings that nothing can be measured with."""
+
+
 class CatalogError(HyperSDError):
     """A catalogue id that does not exist, or a catalogue file that is wrong."""
 
