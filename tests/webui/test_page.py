@@ -110,7 +110,7 @@ def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
     expected = webui.draw(seed=11, **panel())
     assert page.locator(PANEL.format(tab="img2img")).count() == 1
     accordion = _open_panel(page, seed=11)
-    accordion.get_by_label("Enable").check()
+    accordion.get_by_role("checkbox", name="Enable", exact=True).check()
     accordion.get_by_text("Hyper-SD15-4steps-lora").first.wait_for()
     infotext, latents, loras = _run(page, webui)
     assert [[name for name, _ in call] for call in loras] == [["Hyper-SD15-4steps-lora"]] * 4
@@ -121,7 +121,7 @@ def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
 def test_start_set_in_the_accordion_reaches_the_picture_and_its_infotext(webui, page):
     expected = webui.draw(seed=11, **panel(steps=1, start_timestep=800))
     accordion = _open_panel(page, seed=11)
-    accordion.get_by_label("Enable").check()
+    accordion.get_by_role("checkbox", name="Enable", exact=True).check()
     _write(page, steps=1, start_timestep=800)
     accordion.get_by_text("Hyper-SD15-1step-lora").first.wait_for()
     infotext, latents, loras = _run(page, webui)
