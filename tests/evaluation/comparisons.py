@@ -11,12 +11,12 @@ VOTER = "0123456789abcdef"
 
 
 def write_arms(folder: Path, arms=("base", "hyper"), names=4, size=16) -> list[Path]:
-    """Writes one folder of PNG files for each arm, of one colour each, and returns the folders."""
+    """Writes one folder of PNG files for each arm, the red of an arm in all its pictures, and returns the folders."""
     folders = [folder / arm for arm in arms]
     for hue, path in enumerate(folders):
         path.mkdir(parents=True)
         for number in range(names):
-            Image.new("RGB", (size, size), (60 + 90 * hue, 40 * (number % 6), 90)).save(path / f"drawing-{number:03}.png")
+            Image.new("RGB", (size, size), (60 + 90 * hue, number % 250, number // 250)).save(path / f"drawing-{number:03}.png")
     return folders
 
 
