@@ -1,22 +1,27 @@
-// What the pack adds to ComfyUI's page: the panel "Hyper-SD models" with its command, what
+// What the pack adds to ComfyUI's page: the tabs "Hyper-SD models" and "Hyper-SD votes" with their commands, what
 // its nodes say, and the models of a saved workflow.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { EVENT, models } from "./model_list.js";
 import { ModelPanel } from "./model_panel.js";
 import { TEXT_EVENT, hearText, showOutputs, showsOutput } from "./node_text.js";
+import { VotePanel } from "./vote_panel.js";
 import { describeModels, hasCombo } from "./workflow_models.js";
 
 const TAB = "hyper-sd-models";
 const COMMAND = "HyperSD.OpenModels";
+const VOTES = { tab: "hyper-sd-votes", command: "HyperSD.OpenVotes", icon: "pi pi-thumbs-up" };
 const ICON = "pi pi-bolt";
 const PATIENCE = 2000; // milliseconds the page waits for the catalogue before it draws the first workflow
 let panel = null;
+let votes = null;
 
-function openPanel() {
+function openTab(tab) {
   const tabs = app.extensionManager.sidebarTab;
-  if (tabs.activeSidebarTabId !== TAB) tabs.toggleSidebarTab(TAB);
+  if (tabs.activeSidebarTabId !== tab) tabs.toggleSidebarTab(tab);
 }
+
+const openVotes = () => openTab(VOTES.tab);
 
 function render(element) {
   if (panel?.element.parentElement === element) return; // the page asks again whenever it draws the sidebar
@@ -32,12 +37,22 @@ function close() {
   panel = null;
 }
 
+function renderVotes(element) {
+  if (votes?.element.parentElement === element) return;
+  votes = new VotePanel();
+  element.style.height = "100%";
+  element.replaceChildren(votes.element);
+}
+
 app.registerExtension({
   name: "HyperSD.Models",
 
-  commands: [{ id: COMMAND, label: "Open Hyper-SD models", menubarLabel: "Models", icon: ICON, function: openPanel }],
+  commands: [
+    { id: COMMAND, label: "Open Hyper-SD models", menubarLabel: "Models", icon: ICON, function: () => openTab(TAB) },
+    { id: VOTES.command, label: "Open Hyper-SD votes", menubarLabel: "Votes", icon: VOTES.icon, function: openVotes },
+  ],
 
-  menuCommands: [{ path: ["Hyper-SD"], commands: [COMMAND] }],
+  menuCommands: [{ path: ["Hyper-SD"], commands: [COMMAND, VOTES.command] }],
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (nodeData.name.startsWith("HyperSD")) showsOutput(nodeType);
@@ -67,6 +82,16 @@ app.registerExtension({
       type: "custom",
       render,
       destroy: close,
+    });
+    app.extensionManager.registerSidebarTab({
+      id: VOTES.tab,
+      icon: VOTES.icon,
+      title: "Hyper-SD votes",
+      tooltip: "Hyper-SD votes",
+      label: "Votes",
+      type: "custom",
+      render: renderVotes,
+      destroy: () => (votes = null),
     });
     api.addEventListener(TEXT_EVENT, ({ detail }) => hearText(detail));
     api.addEventListener(EVENT, ({ detail }) => models.hear(detail));
