@@ -17,6 +17,7 @@ PREFIX = "/hyper_sd/models"
 CALLS_AT_ONCE = 16  # starts and cancels that may wait for a thread
 THREADS = 2
 
+
 class ModelRoutes:
     """The routes' handlers over one host's downloads. What looks at a disk runs in a thread, a few at a time.
 

@@ -82,7 +82,7 @@ class HyperSDVote(io.ComfyNode):
             display_name="Hyper-SD Vote",
             category=CATEGORY,
             **found_as("blind test", "compare", "A/B", "preference", "user study", "rate images", "taste"),
-            description="Collects pairs of pictures. The tab Hyper-SD votes shows them without names, and keeps which you prefer.",
+            description="Collects pairs of pictures. The tab Hyper-SD votes shows them without names and keeps your choices.",
             inputs=INPUTS,
             outputs=[io.String.Output("comparison", "comparison", tooltip="The collection's name, for Hyper-SD Learn Taste.")],
             is_output_node=True,

@@ -34,7 +34,9 @@ class VoteRoutes:
     async def list(self, request: "web.Request") -> dict[str, Any]:
         """Every comparison: its name, how many pairs it has, and how many are voted on."""
         rows = await self._call(collected.comparisons, self._root)
-        return {"comparisons": [{"name": row.name, "pairs": row.pairs, "voted": row.voted, "problem": row.problem} for row in rows]}
+        return {
+            "comparisons": [{"name": row.name, "pairs": row.pairs, "voted": row.voted, "problem": row.problem} for row in rows]
+        }
 
     async def next(self, request: "web.Request") -> dict[str, Any]:
         """The next pair that has no vote: the ids of its two pictures and their prompt, and nothing that tells an arm."""
