@@ -31,36 +31,27 @@ def as_files(images) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in pixels.numpy()]
 
 
-def _arm_inputs() -> list[io.Input]:
-    inputs: list[io.Input] = []
-    for number in range(1, MOST_ARMS + 1):
-        is_first = number == 1
-        tooltip = (
-            "The first way's pictures, from VAE Decode. Alone, they are compared with each other, two at a time: draw an even "
-            "number of one prompt."
-            if is_first
-            else f"The pictures of way {number}, as many as the first way has, of the same prompts and seeds."
-        )
-        inputs.append(io.Image.Input(f"images_{number}", optional=not is_first, tooltip=tooltip))
-    labels = [
-        io.String.Input(
-            f"label_{number}",
-            default=f"way {number}",
-            optional=True,
-            tooltip=f"What way {number} is called in the results. It is not shown while you vote.",
-        )
-        for number in range(1, MOST_ARMS + 1)
-    ]
-    return inputs + labels
-
-
 INPUTS = [
-    *_arm_inputs(),
+    io.Image.Input(
+        "images_1",
+        tooltip="The first way's pictures, from VAE Decode. Alone, they are compared with each other, two at a time: draw an "
+        "even number of one prompt.",
+    ),
+    *(
+        io.Image.Input(
+            f"images_{number}",
+            optional=True,
+            tooltip=f"The pictures of way {number}, as many as the first way has, of the same prompts and seeds.",
+        )
+        for number in range(2, MOST_ARMS + 1)
+    ),
     io.String.Input(
-        "comparison",
-        default=DEFAULT,
-        tooltip="The collection that the pairs are added to. Take another name for another question: votes on different "
-        "questions should not be mixed.",
+        "labels",
+        multiline=True,
+        default="",
+        optional=True,
+        tooltip="What each way is called in the results, a line for each, such as 4 steps. Empty calls them way 1, way 2 and "
+        "so on. Nothing of it is shown while you vote.",
     ),
     io.String.Input(
         "prompt",
@@ -69,7 +60,31 @@ INPUTS = [
         optional=True,
         tooltip="What was asked for: one line for all pictures, or a line for each. It is shown below the pairs.",
     ),
+    io.String.Input(
+        "comparison",
+        default=DEFAULT,
+        optional=True,
+        tooltip="The collection that the pairs are added to. Take another name for another question: votes on different "
+        "questions should not be mixed.",
+    ),
 ]
+
+
+def labels_of(text: str, count: int) -> list[str]:
+    """Returns what each way is called.
+
+    Args:
+        text: a line for each way; an empty text, line or missing line gives "way 1" and so on.
+        count: of the ways that are wired in.
+    Raises: EvaluationError for more lines than ways, and for one label twice.
+    """
+    lines = [line.strip() for line in text.strip().splitlines()]
+    if len(lines) > count:
+        raise EvaluationError(f"labels has {len(lines)} lines for {count} ways; write one line for each images input in use.")
+    named = [(lines[n] if n < len(lines) else "") or f"way {n + 1}" for n in range(count)]
+    if len(set(named)) < count:
+        raise EvaluationError(f"Two ways have the same label: {', '.join(named)}. Give each its own.")
+    return named
 
 
 class HyperSDVote(io.ComfyNode):
@@ -84,21 +99,18 @@ class HyperSDVote(io.ComfyNode):
             **found_as("blind test", "compare", "A/B", "preference", "user study", "rate images", "taste"),
             description="Collects pairs of pictures. The tab Hyper-SD votes shows them without names and keeps your choices.",
             inputs=INPUTS,
-            outputs=[io.String.Output("comparison", "comparison", tooltip="The collection's name, for Hyper-SD Learn Taste.")],
+            outputs=[io.String.Output("collected", "comparison", tooltip="The collection's name, for Hyper-SD Learn Taste.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images_1, comparison: str = DEFAULT, prompt: str = "", **others) -> io.NodeOutput:
-        batches = []
-        for number, images in enumerate([images_1, *(others.get(f"images_{n}") for n in range(2, MOST_ARMS + 1))], 1):
-            if images is not None:
-                batches.append((str(others.get(f"label_{number}") or "").strip() or f"way {number}", as_files(images)))
-        labels = [label for label, _ in batches]
-        if len(set(labels)) < len(labels):
-            raise EvaluationError(f"Two ways have the same label: {', '.join(labels)}. Give each its own.")
+    def execute(
+        cls, images_1, images_2=None, images_3=None, images_4=None, labels="", prompt="", comparison=DEFAULT
+    ) -> io.NodeOutput:
+        ways = [as_files(images) for images in (images_1, images_2, images_3, images_4) if images is not None]
+        batches = list(zip(labels_of(labels, len(ways)), ways, strict=True))
         folder = collected.folder_of(comparisons_folder(), comparison)
-        added = collected.add_pairs(folder, batches, prompts_of(prompt, len(batches[0][1])))
+        added = collected.add_pairs(folder, batches, prompts_of(prompt, len(ways[0])))
         shown = collected.next_pair(folder)
         text = f"{added} pairs added to {folder.name!r}, {shown.voted} of {shown.pairs} voted on: open the tab Hyper-SD votes."
         return io.NodeOutput(folder.name, ui=lasting_text(text))

@@ -9,7 +9,6 @@ from typing import Any
 from server import web  # aiohttp's server side, as the host has it
 
 from ..evaluation import collected
-from ..evaluation.votes import summary
 from .routes import Refused, add_routes, read_fields
 
 PREFIX = "/hyper_sd/votes"
@@ -59,7 +58,7 @@ class VoteRoutes:
     async def results(self, request: "web.Request") -> dict[str, Any]:
         """What the votes so far say, in sentences."""
         folder = collected.folder_of(self._root, request.query.get("comparison", ""))
-        return {"text": await self._call(lambda: summary(*collected.loaded(folder)))}
+        return {"text": await self._call(collected.results, folder)}
 
     async def vote(self, request: "web.Request") -> dict[str, Any]:
         """Takes a vote, and tells the next pair."""

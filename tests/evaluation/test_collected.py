@@ -46,9 +46,9 @@ def test_sides_and_order_tell_nothing_and_no_seed_repeats_them(tmp_path):
         collected.add_pairs(folder, [("a", _pictures(10, 60)), ("b", _pictures(10, 120))], [""] * 10)
         comparison = load_key(folder)
         sides.append([comparison.pictures[pair.left].arm for pair in comparison.pairs[:10]])
-    assert len({tuple(one) for one in sides}) == 12
+    assert len({tuple(one) for one in sides}) >= 8  # of 1024 that are possible
     left = sum(arm == "a" for one in sides for arm in one)
-    assert 36 <= left <= 84  # 60 of 120, within more than four deviations
+    assert 30 <= left <= 90  # 60 of 120, within five deviations
 
 
 def test_collection_grows_and_its_votes_stay(tmp_path):
@@ -168,3 +168,15 @@ def test_picture_is_had_by_its_id_alone(tmp_path):
     assert collected.picture_bytes(tmp_path, key)[:4] == b"\x89PNG"
     with pytest.raises(EvaluationError, match="has no picture"):
         collected.picture_bytes(tmp_path, "../comparison.json")
+
+
+def test_results_count_decisions_and_second_times(tmp_path):
+    _collect(tmp_path)
+    assert "no decision yet" in collected.results(tmp_path)
+    comparison = load_key(tmp_path)
+    for number, pair in enumerate(comparison.pairs):
+        side = "left" if comparison.pictures[pair.left].arm == "a" else "right"
+        collected.vote(tmp_path, number, "tie" if number < 2 else side, 1)
+    text = collected.results(tmp_path)
+    assert "a was preferred to b in 8 of 8 decisions (95 % interval: 68 to 100 %)." in text
+    assert "of 1 pairs were answered alike" in text
