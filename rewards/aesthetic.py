@@ -79,16 +79,27 @@ class Aesthetic(Scorer):
             device: that does the work.
         Raises: RewardError for a file that is missing, damaged or another model's, and for every other CLIP.
         """
-        tensors = read_tensors(paths[CLIP], CLIP)
-        require_released(paths[CLIP], CLIP, "the aesthetic head fits other CLIPs too, and its scores are nonsense on them")
-        seeing = {name: value for name, value in tensors.items() if name.startswith(_PARTS)}
-        sight = filled(_sight, seeing, paths[CLIP], CLIP)
+        sight = load_sight(paths, "the aesthetic head fits other CLIPs too, and its scores are nonsense on them")
         head = filled(Head, read_tensors(paths[HEAD], HEAD), paths[HEAD], HEAD)
         return cls(sight, head, VIT_L_14.size).freeze().to(device)
 
     def rate(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         """Returns the scores, [batch]."""
         return self.head(F.normalize(self.sight(normalised(resized(images, self.size))), dim=-1))
+
+
+def load_sight(paths: Mapping[str, Path], why: str) -> Sight:
+    """Returns the part of OpenAI's CLIP ViT-L/14 that looks at pictures, in float32.
+
+    Args:
+        paths: of its file by the catalogue's id.
+        why: what another CLIP would do, as half a sentence.
+    Raises: RewardError for a file that is missing, damaged or another model's, and for every other CLIP.
+    """
+    tensors = read_tensors(paths[CLIP], CLIP)
+    require_released(paths[CLIP], CLIP, why)
+    seeing = {name: value for name, value in tensors.items() if name.startswith(_PARTS)}
+    return filled(_sight, seeing, paths[CLIP], CLIP)
 
 
 def _sight() -> Sight:

@@ -20,9 +20,13 @@ class Scorer(nn.Module, ABC):
 
     Attributes:
         reads_prompt: whether the score also depends on what was asked for.
+        unfit: why nothing may be learnt from its scores, as sentences; "" where it may.
+        notice: what a person has to know of its scores, as sentences; "" where that is nothing.
     """
 
     reads_prompt = True
+    unfit = ""
+    notice = ""
 
     def freeze(self) -> "Scorer":
         """Returns the scorer in eval mode, with no weight that learns; gradients reach the pictures all the same."""

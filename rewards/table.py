@@ -13,11 +13,14 @@ from ..models.embedded import TOKENIZER
 from ..models.entry import Entry
 from ..models.files import Index, index_folders, look, may_have, sha256_of, size_of
 from ..models.progress import State
-from . import aesthetic, clip, embedded, hps, image_reward, pick_score
+from . import aesthetic, clip, embedded, hps, image_reward, personal, pick_score
 from .scorer import Scorer
+from .sights import features_of
 from .weights import remedy
 
 Make = Callable[[Mapping[str, Path], torch.device | str], Scorer]
+Folders = Path | Sequence[Path]
+MY_TASTE = "my_taste"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ScorerKind:
         reads: what it looks at, in words.
         make: paths of its files by the catalogue's ids, and a device -> the frozen scorer.
         files: the catalogue's ids of what has to be downloaded; none for a scorer that comes with the pack.
+        own: whether it is a file of the person's own, which says what else it needs.
     """
 
     id: str
@@ -37,6 +41,7 @@ class ScorerKind:
     reads: str
     make: Make
     files: tuple[str, ...] = ()
+    own: bool = False
 
 
 PICTURE, BOTH = "the picture", "the picture and its prompt"
@@ -48,6 +53,10 @@ def _embedded_match(paths: Mapping[str, Path], device: torch.device | str) -> Sc
 
 def _embedded_quality(paths: Mapping[str, Path], device: torch.device | str) -> Scorer:
     return embedded.load_quality(EMBEDDED_FILE).to(device)
+
+
+def _my_taste(paths: Mapping[str, Path], device: torch.device | str) -> Scorer:
+    return personal.load_taste(paths[MY_TASTE], paths, device)
 
 
 SCORERS: dict[str, ScorerKind] = {
@@ -63,6 +72,7 @@ SCORERS: dict[str, ScorerKind] = {
         ScorerKind("hps", "HPS v2.1", BOTH, hps.HumanPreference.load, (hps.HumanPreference.weights, clip.TOKENIZER)),
         ScorerKind("embedded_match", "demo model: shows what was asked for", BOTH, _embedded_match),
         ScorerKind("embedded_quality", "demo model: how well it is drawn", PICTURE, _embedded_quality),
+        ScorerKind(MY_TASTE, "my taste (from your votes)", PICTURE, _my_taste, own=True),
     )
 }  # fmt: skip
 
@@ -77,7 +87,7 @@ def scorer_kind(scorer_id: str) -> ScorerKind:
     return SCORERS[scorer_id]
 
 
-def find_files(entry_ids: Iterable[str], folders: Path | Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+def find_files(entry_ids: Iterable[str], folders: Folders) -> tuple[dict[str, Path], dict[str, str]]:
     """Returns the paths of the files that are there, and what is wrong with each of the others, both by id.
 
     A file under another name is found by its content where the catalogue has its SHA-256.
@@ -107,8 +117,10 @@ def _copy_of(entry: Entry, index: Index) -> Path | None:
     return None
 
 
-def require_files(scorer_id: str, folders: Path | Sequence[Path]) -> dict[str, Path]:
-    """Returns the paths of a scorer's files by the catalogue's ids. It only looks whether they are there, and reads none.
+def require_files(scorer_id: str, folders: Folders) -> dict[str, Path]:
+    """Returns the paths of a scorer's files by the catalogue's ids, and a person's own by the scorer's.
+
+    It only looks whether they are there, and reads of none more than what it says of itself.
 
     Args:
         scorer_id: a key of SCORERS.
@@ -116,13 +128,29 @@ def require_files(scorer_id: str, folders: Path | Sequence[Path]) -> dict[str, P
     Raises: RewardError for an unknown id; naming every file that is missing or damaged, and how it is had.
     """
     kind = scorer_kind(scorer_id)
-    paths, problems = find_files(kind.files, folders)
+    if not kind.own:
+        return require_entries(kind.files, folders, kind.title)
+    path = personal.find_taste([folders] if isinstance(folders, str | Path) else folders)
+    needed = features_of(personal.require_about(path).features).files
+    return {MY_TASTE: path} | require_entries(needed, folders, kind.title)
+
+
+def require_entries(entry_ids: Iterable[str], folders: Folders, title: str) -> dict[str, Path]:
+    """Returns the paths of files of the catalogue by their ids.
+
+    Args:
+        entry_ids: of the catalogue.
+        folders: where they lie, one or several.
+        title: of what needs them, for the message.
+    Raises: RewardError naming every file that is missing or damaged, and how it is had.
+    """
+    paths, problems = find_files(entry_ids, folders)
     if problems:
-        raise RewardError(f"{kind.title} lacks its files: {'; '.join(problems.values())}. {remedy(*problems)}")
+        raise RewardError(f"{title} lacks its files: {'; '.join(problems.values())}. {remedy(*problems)}")
     return paths
 
 
-def load(scorer_id: str, folders: Path | Sequence[Path], device: torch.device | str = "cpu") -> Scorer:
+def load(scorer_id: str, folders: Folders, device: torch.device | str = "cpu") -> Scorer:
     """Returns a frozen scorer, read from its files.
 
     Args:

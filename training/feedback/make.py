@@ -1,5 +1,6 @@
 """Who looks at the pictures of a training: scorers and the network of the perceptual term, read from their files."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from ...errors import RewardError
 from ...models.embedded import SCORERS as EMBEDDED_FILE
 from ...rewards.instances import InstanceNet, load_instances
 from ...rewards.mask_rcnn import FILE, URL, MaskRCNN
+from ...rewards.scorer import Scorer
 from ...rewards.table import find_files, load, scorer_kind
 from .choice import EMBEDDED_REWARDS, WATCHERS
 from .judge import Decode, Judge
 from .settings import FeedbackSettings
+
+logger = logging.getLogger("hyper_sd")
 
 
 def ready_scorers(folders: Sequence[Path]) -> list[str]:
@@ -45,11 +49,24 @@ def make_judge(
         folders: where the scorers' files lie.
         device: that trains.
         is_embedded: whether the model that ships with the pack is trained.
-    Raises: RewardError naming every file that is missing or damaged, and how it is had.
+    Raises: RewardError naming every file that is missing or damaged, and how it is had; for a scorer that is too unsure.
     """
     wanted = (*settings.rewards, *filter(None, [settings.held_out]))
+    scorers = {name: _sure(load(name, folders, device), is_embedded) for name in wanted}
     instances = _instances(folders, device, is_embedded) if settings.instance_weight else None
-    return Judge(decode, {name: load(name, folders, device) for name in wanted}, instances, decoder)
+    return Judge(decode, scorers, instances, decoder)
+
+
+def _sure(scorer: Scorer, is_embedded: bool) -> Scorer:
+    """Returns a scorer that a training may depend on, and says what has to be known of it on another model's pictures.
+
+    Raises: RewardError saying why it may not.
+    """
+    if scorer.unfit:
+        raise RewardError(scorer.unfit)
+    if scorer.notice and not is_embedded:
+        logger.warning("%s", scorer.notice)
+    return scorer
 
 
 def _instances(folders: Sequence[Path], device: torch.device, is_embedded: bool) -> InstanceNet | MaskRCNN:
