@@ -12,14 +12,14 @@ from ..errors import RewardError
 from ..models.host_folders import REWARDS
 from ..rewards.ranking import best_first, kept, prompts_of, ranking_text
 from ..rewards.scorer import require_pictures, score_all
-from ..rewards.table import BOTH, SCORERS, load, scorer_kind
+from ..rewards.table import BOTH, SCORERS, load, own_file, scorer_kind
 from .model_downloads import model_folders
 from .schema import CATEGORY, found_as, lasting_text, node_id_of
 
 PART = 8  # pictures that are looked at together
 MOST = 4096  # pictures that a batch of the host has
 DEFAULT = "embedded_match"  # comes with the pack
-_held: dict[str, comfy.model_patcher.ModelPatcher] = {}  # the last scorer, by its id
+_held: dict[tuple, comfy.model_patcher.ModelPatcher] = {}  # the last scorer, by its id and what its own file is now
 
 
 def loaded_scorer(scorer_id: str) -> comfy.model_patcher.ModelPatcher:
@@ -31,13 +31,14 @@ def loaded_scorer(scorer_id: str) -> comfy.model_patcher.ModelPatcher:
         scorer_id: a key of SCORERS.
     Raises: RewardError for an unknown id, and for files that are missing or damaged.
     """
-    if scorer_id not in _held:
+    key = scorer_id, own_file(scorer_id, model_folders(REWARDS))
+    if key not in _held:
         _held.clear()
         management = comfy.model_management
         device, offload = management.get_torch_device(), management.unet_offload_device()
         scorer = load(scorer_id, model_folders(REWARDS), offload)
-        _held[scorer_id] = comfy.model_patcher.ModelPatcher(scorer, load_device=device, offload_device=offload)
-    return _held[scorer_id]
+        _held[key] = comfy.model_patcher.ModelPatcher(scorer, load_device=device, offload_device=offload)
+    return _held[key]
 
 
 def picture_scores(scorer_id: str, images: torch.Tensor, prompts: Sequence[str], node_id: str | None) -> torch.Tensor:
@@ -81,7 +82,7 @@ INPUTS = [
         multiline=True,
         default="",
         tooltip="What was asked for: one line for all pictures, or a line for each. Scorers that look at the picture alone "
-        "(aesthetic, embedded_quality) do not read it.",
+        "(aesthetic, embedded_quality, my_taste) do not read it.",
     ),
     io.Combo.Input(
         "scorer",
@@ -89,7 +90,8 @@ INPUTS = [
         default=DEFAULT,
         tooltip="What gives the scores. The two that begin with embedded come with the pack and know the demo model's "
         "drawings alone; for your own models get one of the others in the tab Hyper-SD models: image_reward, pick_score or "
-        "hps for what people like, clip for what was asked for, aesthetic for looks.",
+        "hps for what people like, clip for what was asked for, aesthetic for looks. my_taste is what you have voted for, "
+        "once Hyper-SD Learn Taste has learnt it.",
     ),
     io.Int.Input(
         "keep",
@@ -125,6 +127,10 @@ class HyperSDScore(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, scorer: str = DEFAULT, **inputs) -> str:
+        return own_file(scorer, model_folders(REWARDS)) if scorer in SCORERS else ""
+
+    @classmethod
     def execute(cls, images, prompt: str = "", scorer: str = DEFAULT, keep: int = 4) -> io.NodeOutput:
         pictures, count = as_pictures(images), len(images)
         many = kept(count, keep)
@@ -132,7 +138,8 @@ class HyperSDScore(io.ComfyNode):
         require_pictures(pictures, prompts)  # before a file is read
         scores = picture_scores(scorer, pictures, prompts, node_id_of(cls))
         order, values = best_first(scores), scores.tolist()
-        text = ranking_text(values, order, many)
+        notice = loaded_scorer(scorer).model.notice
+        text = ranking_text(values, order, many) + (notice and f"\n\n{notice}")
         ordered = images[order]
         return io.NodeOutput(ordered, ordered[:many], text, [values[i] for i in order], ui=lasting_text(text))
 

@@ -150,6 +150,23 @@ def require_entries(entry_ids: Iterable[str], folders: Folders, title: str) -> d
     return paths
 
 
+def own_file(scorer_id: str, folders: Folders) -> str:
+    """Returns what tells one state of a person's own file from another, "" for a scorer without one, and where it is missing.
+
+    Args:
+        scorer_id: a key of SCORERS.
+        folders: where the scorers' files lie, one or several.
+    """
+    if not scorer_kind(scorer_id).own:
+        return ""
+    try:
+        path = personal.find_taste([folders] if isinstance(folders, str | Path) else folders)
+        state = path.stat()
+    except (RewardError, OSError):
+        return ""
+    return f"{path} {state.st_mtime_ns} {state.st_size}"
+
+
 def load(scorer_id: str, folders: Folders, device: torch.device | str = "cpu") -> Scorer:
     """Returns a frozen scorer, read from its files.
 

@@ -74,6 +74,7 @@ class Scoring:
         if self._scorer is None:
             with torch.random.fork_rng(devices=[]):  # making a network draws numbers that the next picture may need
                 self._scorer = load(self.kind.id, host_models.model_folders(REWARDS))
+            self.notice = self._scorer.notice and f"Hyper-SD: {self._scorer.notice}"
         held = [*self._scorer.parameters(), *self._scorer.buffers()]
         if self._device.type != "cpu" and any(tensor.device.type == "cpu" for tensor in held):
             host.make_room(sum(tensor.numel() * tensor.element_size() for tensor in held) + WORK)
