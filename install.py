@@ -66,6 +66,7 @@ def make_parser() -> Parser:
     from hyper_sd.demo.check import add_test_options
     from hyper_sd.demo.fetch_models import add_download_options
     from hyper_sd.demo.options import add_demo_options
+    from hyper_sd.demo.taste_options import add_taste_options
 
     parser = Parser(
         prog="python install.py",
@@ -80,6 +81,7 @@ def make_parser() -> Parser:
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
     add_test_options(test)
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")
+    add_taste_options(commands.add_parser("taste", help="learn a person's taste from votes, as a score of pictures"))
     train = commands.add_parser("train-demo", help="train the demo model from nothing (hours on a CPU)")
     train.add_argument("recipe", nargs="*", metavar="argument", help="for the recipe, for example --threads 2")
     return parser

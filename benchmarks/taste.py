@@ -38,6 +38,7 @@ from .feedback_world import EVERY, MATCH, SEEDS, SETTINGS, World, compared, judg
 from .measure import add_work_option, command_line, logger, over_seeds, processor, start_logging, write_result
 
 VOTES = (100, 300)
+STRENGTHS = (1.0, 0.5)  # all but 1 for the first seed of training alone
 ARMS = ("one", "other")  # two drawings of each label, from other noise
 NOISE = 100  # the seed of the first arm's noise
 SAME_AGAIN = 0.75  # how often the voter answers alike when a pair comes again
@@ -132,7 +133,7 @@ def learnt(voter: Voter, pictures: Path, votes: int, seed: int, folder: Path) ->
     taste: Taste = learn_taste(comparison, [voter.ballot(comparison, seed)], EMBEDDED)
     write_taste(taste, folder / FILE)
     logger.info("%d votes, seed %d:\n%s", votes, seed, report(taste))
-    tried = voter.tried(load(MY_TASTE, [folder]), {picture.name for picture in comparison.pictures.values()}, seed)
+    tried = voter.tried(load(MY_TASTE, [folder]), {comparison.pictures[pair.left].name for pair in comparison.pairs}, seed)
     about = taste.about
     told = {"accuracy": about.accuracy, "low": about.low, "high": about.high, "same again": about.ceiling}
     return {"told": told | {"is sure": about.is_sure}, "held out": tried}
@@ -141,7 +142,7 @@ def learnt(voter: Voter, pictures: Path, votes: int, seed: int, folder: Path) ->
 def judge_taste(world: World, name: str, settings: FeedbackSettings, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """Trains a LoRA on the taste of a folder, and returns the verdicts on what it draws by strength."""
     layers, found = None, {}
-    for strength in (1.0, 0.5):
+    for strength in STRENGTHS:
 
         def make(strength: float = strength) -> dict[str, Any]:
             nonlocal layers
@@ -152,7 +153,7 @@ def judge_taste(world: World, name: str, settings: FeedbackSettings, seed: int, 
             adapters.scale = strength * adapters.lora_alpha / adapters.rank
             return judged(world, layers, layers.drawing, SEEDS)
 
-        if strength == 1.0 or seed == SEEDS[0]:
+        if strength == 1 or seed == SEEDS[0]:
             found[f"{strength:g}"] = kept(folder / f"verdicts-{name}-{strength:g}.json", make)
     if layers is not None:
         layers.detach()

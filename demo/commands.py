@@ -68,6 +68,10 @@ def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace |
         from .run import run_demo  # needs what the environment holds
 
         return run_demo(read_demo_options(parsed), comfyui)
+    if command == "taste":
+        from .taste import run_taste
+
+        return run_taste(parsed)
     if command == "test":
         return run_checks(arguments, comfyui)
     recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"

@@ -58,6 +58,7 @@ def requirements_for(command: str, comfyui: Path | None) -> tuple[str, ...]:
     wanted = {
         "demo": (), "test": (*TEST, *EVALUATION), "train-demo": RECIPE,
         "evaluate": (*EVALUATION, "diffusers", "transformers", "accelerate"),
+        "taste": ("transformers",),
     }.get(command, EVALUATION)  # fmt: skip
     host = host_requirements(comfyui) if comfyui else ()
     first: dict[str, str] = {}

@@ -37,12 +37,14 @@ class Taste:
         accuracy: votes that heads like it foresee without having seen their pictures. Its total counts different pairs, which
             are fewer than the votes where several people saw one pair.
         agreement: answers that the voters repeated when they were shown a pair again, ties left out.
+        seen: pictures that were looked at.
     """
 
     head: Head
     about: About
     accuracy: Share
     agreement: Share
+    seen: int
 
 
 def choose_features(wanted: str, folders: Sequence[Path]) -> str:
@@ -94,7 +96,7 @@ def learn_taste(
         features, network_of(features, paths), len(decisions), accuracy.value, *accuracy.interval,
         agreement.value if agreement.total else -1.0, missing_votes(accuracy),
     )  # fmt: skip
-    return Taste(learnt.head, about, accuracy, agreement)
+    return Taste(learnt.head, about, accuracy, agreement, len(pictures))
 
 
 @torch.no_grad()
@@ -168,11 +170,10 @@ def report(taste: Taste) -> str:
         )
     else:
         lines.append("No pair was answered twice, so how many votes can be foreseen at all is not known.")
-    lines.append(
-        about.unfit or "It sorts pictures as the score my_taste, and may be learnt from as a reward of human feedback."
-    )
     if about.unfit:
-        lines.append("As the score my_taste it sorts pictures all the same, with that little certainty.")
+        lines += [about.unfit, "As the score my_taste it sorts pictures all the same, with that little certainty."]
+    else:
+        lines.append("It sorts pictures as the score my_taste, and is good enough for a reward of human feedback.")
     return "\n".join([*lines, *filter(None, [features_of(about.features).notice])])
 
 

@@ -10,7 +10,7 @@ from hyper_sd.errors import RewardError
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.rewards import table
 from hyper_sd.rewards.scorer import Scorer
-from hyper_sd.rewards.table import SCORERS, ScorerKind, find_files, load, scorer_kind
+from hyper_sd.rewards.table import MY_TASTE, SCORERS, ScorerKind, find_files, load, scorer_kind
 
 EMBEDDED = ["embedded_match", "embedded_quality"]
 
@@ -19,7 +19,7 @@ def test_every_scorer_names_files_of_the_catalogue():
     catalog = load_catalog()
     named = {entry_id for kind in SCORERS.values() for entry_id in kind.files}
     assert named == {entry.id for entry in catalog if entry.is_reward}
-    assert list(SCORERS) == ["clip", "aesthetic", "image_reward", "pick_score", "hps", *EMBEDDED]
+    assert list(SCORERS) == ["clip", "aesthetic", "image_reward", "pick_score", "hps", *EMBEDDED, MY_TASTE]
 
 
 def test_unknown_scorer_names_those_that_there_are():
@@ -27,7 +27,7 @@ def test_unknown_scorer_names_those_that_there_are():
         scorer_kind("beauty")
 
 
-@pytest.mark.parametrize("scorer_id", SCORERS.keys() - set(EMBEDDED))
+@pytest.mark.parametrize("scorer_id", SCORERS.keys() - {*EMBEDDED, MY_TASTE})
 def test_missing_files_are_named_with_the_way_to_have_them(tmp_path, scorer_id):
     with pytest.raises(RewardError) as caught:
         load(scorer_id, tmp_path)

@@ -123,6 +123,8 @@ def test_reading_a_scorer_draws_no_random_numbers(host, pictures):
 class Card:
     """A scorer that remembers where it has been moved, and whose card may be too small."""
 
+    notice = ""
+
     def __init__(self, scorer, room: int = 10**12):
         self.scorer, self.room, self.places, self.place = scorer, room, [], "cpu"
 

@@ -1,6 +1,7 @@
 """From the words of a request to who judges and who watches."""
 
 import pytest
+import torch
 from hyper_sd.errors import RewardError, TrainingError
 from hyper_sd.training.feedback.choice import EMBEDDED_REWARDS, feedback_of
 from hyper_sd.training.feedback.make import make_judge, ready_scorers
@@ -21,6 +22,7 @@ def chosen(is_embedded=False, ready=(), start_steps=1, **words):
         ({"second_reward": "none"}, ("image_reward",), "hps"),
         ({"reward": "hps"}, ("hps",), "clip"),
         ({"reward": "pick_score", "second_reward": "clip"}, ("pick_score", "clip"), "hps"),
+        ({"reward": "my_taste"}, ("my_taste",), "hps"),
         ({"held_out_reward": "none"}, ("image_reward", "aesthetic"), ""),
         ({"held_out_reward": "pick_score"}, ("image_reward", "aesthetic"), "pick_score"),
     ],
@@ -73,3 +75,36 @@ def test_network_of_the_perceptual_term_says_where_its_file_is_had(tmp_path):
         make_judge(settings, nn.Identity(), nn.Identity(), folders=[tmp_path], device="cpu", is_embedded=False)
     judge = make_judge(settings, nn.Identity(), nn.Identity(), folders=[], device="cpu", is_embedded=True)
     assert judge.instances is not None
+
+
+@pytest.mark.parametrize("settings", [FeedbackSettings(("my_taste",)), FeedbackSettings(("embedded_match",), "my_taste")])
+def test_taste_under_the_floor_is_neither_learnt_from_nor_watched_by(taste_file, settings):
+    folder = taste_file(low=0.55, missing=40)
+    with pytest.raises(RewardError, match=r"too unsure to be used as a reward.*about 40 more votes are missing"):
+        make_judge(settings, nn.Identity(), nn.Identity(), folders=[folder], device="cpu", is_embedded=True)
+
+
+def test_taste_of_small_drawings_is_used_for_other_models_with_a_warning(taste_file, caplog):
+    settings, folder = FeedbackSettings(("my_taste",)), taste_file(low=0.7)
+    for is_embedded in (True, False):
+        judge = make_judge(settings, nn.Identity(), nn.Identity(), folders=[folder], device="cpu", is_embedded=is_embedded)
+        assert list(judge.scorers) == ["my_taste"]
+        assert len(caplog.records) == (not is_embedded)
+    assert "knows small drawings alone" in caplog.text
+
+
+@pytest.fixture
+def taste_file(tmp_path):
+    """Returns a function that writes a taste and returns its folder; what it says of itself can be given."""
+    from hyper_sd.rewards.personal import FILE, About, save_taste
+    from hyper_sd.rewards.sights import EMBEDDED, FEATURES, network_of
+    from hyper_sd.rewards.taste_head import Head
+
+    def write(**about):
+        rows = torch.zeros(3, FEATURES[EMBEDDED].width).double()
+        rows[1:] = 1
+        given = {"votes": 100, "accuracy": 0.8, "high": 0.9} | about
+        save_taste(tmp_path / FILE, Head(*rows), About(EMBEDDED, network_of(EMBEDDED, {}), **given))
+        return tmp_path
+
+    return write
