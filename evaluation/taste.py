@@ -14,7 +14,7 @@ from ..errors import EvaluationError
 from ..rewards.personal import FILE, FLOOR, About, save_taste
 from ..rewards.sights import CLIP_L, EMBEDDED, features_of, load_sight, network_of
 from ..rewards.table import find_files, require_entries
-from ..rewards.taste_head import Head, learn_head
+from ..rewards.taste_head import FOLDS, Head, learn_head
 from .comparison import Comparison, Picture
 from .intervals import Share, wilson
 from .vote_file import Ballot
@@ -87,7 +87,7 @@ def learn_taste(
     pictures = list(dict.fromkeys(picture for winner, loser, _ in decisions for picture in (winner, loser)))
     found = features_of_pictures(pictures, load_sight(features, paths, device), device, progress)
     winners, losers = (torch.stack([found[decision[side]] for decision in decisions] or [torch.empty(0)]) for side in (0, 1))
-    learnt = learn_head(winners, losers, [winner.name for winner, _, _ in decisions])
+    learnt = learn_head(winners, losers, groups_of([winner for winner, _, _ in decisions]))
     pairs = len({frozenset((winner.path, loser.path)) for winner, loser, _ in decisions})
     accuracy = Share(pairs * sum(learnt.right) / len(learnt.right), pairs)
     agreements = [self_agreement(comparison, ballot, decided=True) for ballot in ballots]
@@ -97,6 +97,15 @@ def learn_taste(
         agreement.value if agreement.total else -1.0, missing_votes(accuracy),
     )  # fmt: skip
     return Taste(learnt.head, about, accuracy, agreement, len(pictures))
+
+
+def groups_of(pictures: Sequence[Picture]) -> list[str]:
+    """Returns what is held out together: votes of one prompt, or of one name where there are too few prompts to hold any out.
+
+    Args: pictures: one of each vote.
+    """
+    prompts = [picture.prompt or picture.name for picture in pictures]
+    return prompts if len(set(prompts)) >= FOLDS else [picture.name for picture in pictures]
 
 
 @torch.no_grad()

@@ -1,16 +1,19 @@
 """From files of votes to a scorer, and what is said of it."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hyper_sd.errors import EvaluationError, RewardError
-from hyper_sd.evaluation.comparison import load_key, plan_comparison, save_key
+from hyper_sd.evaluation.comparison import Picture, load_key, plan_comparison, save_key
 from hyper_sd.evaluation.intervals import Share, wilson
 from hyper_sd.evaluation.taste import (
     FILE,
     choose_features,
     foreseeable,
+    groups_of,
     learn_taste,
     missing_votes,
     report,
@@ -115,6 +118,14 @@ def test_ties_teach_nothing_and_no_repeats_are_told(comparison):
     alone = learn_taste(comparison, [ballot_of(comparison, redder, limit=first)], "embedded")
     assert alone.about.ceiling == -1
     assert "No pair was answered twice" in report(alone)
+
+
+def test_votes_of_one_prompt_are_held_out_together_where_there_are_enough_prompts():
+    pictures = [Picture(str(number), "one", Path(), f"prompt {number % 6}") for number in range(30)]
+    assert groups_of(pictures) == [picture.prompt for picture in pictures]
+    few = [replace(picture, prompt="a cat") for picture in pictures]
+    assert groups_of(few) == [picture.name for picture in few]
+    assert groups_of([replace(picture, prompt="") for picture in pictures]) == [picture.name for picture in pictures]
 
 
 def test_missing_votes_are_those_that_bring_the_interval_above_the_floor():
