@@ -64,9 +64,11 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     """Returns the command line of install.py."""
     from hyper_sd.demo.check import add_test_options
+    from hyper_sd.demo.compare_options import add_compare_options
     from hyper_sd.demo.fetch_models import add_download_options
     from hyper_sd.demo.options import add_demo_options
     from hyper_sd.demo.taste_options import add_taste_options
+    from hyper_sd.demo.votes_options import add_votes_options
 
     parser = Parser(
         prog="python install.py",
@@ -78,6 +80,8 @@ def make_parser() -> Parser:
     )
     add_demo_options(demo)
     add_download_options(commands.add_parser("download", help="fetch Hyper-SD files, verified, into the host's folders"))
+    add_compare_options(commands.add_parser("compare", help="make a page on which people compare pictures without names"))
+    add_votes_options(commands.add_parser("votes", help="say what people's votes on such a page say"))
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
     add_test_options(test)
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")

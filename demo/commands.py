@@ -8,6 +8,7 @@ from pathlib import Path
 from ..models.embedded import CHECKPOINT
 from .check import run_checks, split_arguments
 from .checkpoint import read_checkpoint
+from .compare_options import check_compare
 from .console import say
 from .environment import environment_for, inside, install, is_complete, make_venv, rerun
 from .errors import DemoError
@@ -15,6 +16,7 @@ from .host import ensure_comfyui
 from .options import read_demo_options
 from .requirements import ROOT, requirements_for
 from .server import check_port
+from .votes_options import vote_files
 
 WITH_COMFYUI = ("demo", "test")
 
@@ -30,6 +32,10 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
     """
     if command == "demo":
         _check_demo(parsed)
+    if command == "compare":
+        check_compare(parsed)
+    if command == "votes":
+        vote_files(parsed.files)
     comfyui = None
     if command in WITH_COMFYUI:
         options = split_arguments(arguments)[0] if parsed is None else parsed
@@ -72,6 +78,14 @@ def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace |
         from .taste import run_taste
 
         return run_taste(parsed)
+    if command == "compare":
+        from .compare import run_compare
+
+        return run_compare(parsed)
+    if command == "votes":
+        from .votes import run_votes
+
+        return run_votes(parsed)
     if command == "test":
         return run_checks(arguments, comfyui)
     recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIPPED = {"__pycache__", "node_modules", "build", "dist", "demo-images"}
+SKIPPED = {"__pycache__", "node_modules", "build", "dist", "demo-images", "comparisons"}
 
 # Folders of a person's or a server's own machine, private addresses, package registries' hosts.
 PRIVATE = {
