@@ -41,7 +41,7 @@ def _draw_meetings(panel, report: VoteReport) -> None:
         value, (low, high) = meeting.share.value, meeting.interval
         colour = GREY if low <= 0.5 <= high else BLUE
         _point(panel, row, 100 * value, 100 * low, 100 * high, colour)
-        panel.text(103, row, f"{value:.0%} of {meeting.share.total}", va="center", fontsize=9)
+        panel.text(103, row, f"{100 * value:.0f} % of {meeting.share.total}", va="center", fontsize=9)
     panel.axvline(50, color="#444444", linewidth=1, linestyle="--")
     panel.set_xlim(0, 100)
     _label(panel, [_versus(meeting) for meeting in report.meetings])

@@ -100,7 +100,9 @@ def sentences(report: VoteReport) -> list[str]:
         return ["Nothing can be said: no pair has an answer."]
     said = [_about_meeting(meeting) for meeting in report.meetings]
     if report.strengths and all(not math.isnan(strength.interval.low) for strength in report.strengths):
-        order = ", ".join(f"{s.arm} {s.value:+.2f} ({s.interval.low:+.2f} to {s.interval.high:+.2f})" for s in report.strengths)
+        order = ", ".join(
+            f'"{s.arm}" {s.value:+.2f} ({s.interval.low:+.2f} to {s.interval.high:+.2f})' for s in report.strengths
+        )
         said.append(f"Strengths in the Bradley-Terry model, with 95 % intervals: {order}.")
     if len(report.meetings) > 1:
         said.append(
@@ -111,7 +113,7 @@ def sentences(report: VoteReport) -> list[str]:
         said.append(_about_others(report.others))
     if report.left.total and not report.left.interval.low <= 0.5 <= report.left.interval.high:
         said.append(
-            f"The left picture was chosen in {_percent(report.left)} of the decisions. The sides are shuffled, so this favours "
+            f"The left picture was chosen in {_percent(report.left.value)} of the decisions. The sides are shuffled, so this favours "
             "no arm, but such votes are partly habit."
         )
     if report.voters == 1:
@@ -131,14 +133,14 @@ def _about_meeting(meeting: Meeting) -> str:
     value = max(share.value, 1 - share.value)
     low, high = (interval.low, interval.high) if one == meeting.one else (1 - interval.high, 1 - interval.low)
     ties = f", {meeting.ties} of them ties that count half" if meeting.ties else ""
-    counts = f"{value:.0%} of {share.total} answers{ties}; 95 % interval {low:.0%} to {high:.0%}"
+    counts = f"{_percent(value)} of {share.total} answers{ties}; 95 % interval {_percent(low)} to {_percent(high)}"
     if low > 0.5:
-        return f"{one} is liked better than {other}: {counts}."
+        return f'"{one}" is liked better than "{other}": {counts}.'
     if high <= 0.5 + SMALL and low >= 0.5 - SMALL:
-        return f"{one} and {other} are liked alike: {counts}. A difference of more than {SMALL:.0%} is ruled out."
+        return f'"{one}" and "{other}" are liked alike: {counts}. Shares beyond {_percent(0.5 + SMALL)} are ruled out.'
     needed = math.ceil(0.25 * (1.96 / (value - 0.5)) ** 2) if value > 0.5 else math.inf
     more = f" If that share is the true one, about {needed} answers are needed to show it." if needed <= NEEDED_AT_MOST else ""
-    return f"Whether {one} or {other} is liked better cannot be said: {counts}.{more}"
+    return f'Whether "{one}" or "{other}" is liked better cannot be said: {counts}.{more}'
 
 
 def _about_selves(report: VoteReport) -> str:
@@ -148,17 +150,17 @@ def _about_selves(report: VoteReport) -> str:
     pooled = Share(sum(share.count for share in shares), sum(share.total for share in shares))
     low, high = pooled.interval
     who = "The voter" if report.voters == 1 else "Voters"
-    text = f"{who} answered {int(pooled.count)} of {pooled.total} repeated pairs as the first time ({low:.0%} to {high:.0%})."
+    text = f"{who} answered {int(pooled.count)} of {pooled.total} repeated pairs as the first time ({_percent(low)} to {_percent(high)})."
     return text if low > 0.5 else f"{text} That is not surely better than guessing."
 
 
 def _about_others(others: Agreement) -> str:
     kappa = "" if math.isnan(others.kappa) else f", {others.kind}'s kappa {others.kappa:.2f} (0 is chance, 1 is full agreement)"
-    return f"Two people give the same answer to a pair in {_percent(others.share)} of {others.share.total} cases{kappa}."
+    return f"Two people give the same answer to a pair in {_percent(others.share.value)} of {others.share.total} cases{kappa}."
 
 
-def _percent(share: Share) -> str:
-    return f"{share.value:.0%}"
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _share(share: Share) -> dict:

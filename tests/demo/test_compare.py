@@ -101,7 +101,7 @@ def test_votes_of_several_people_are_counted_and_drawn(parse, made, monkeypatch,
     assert run("votes", [], parse("votes", *files)) == 0
     said = capsys.readouterr().out
     assert "3 people, 36 answers." in said
-    assert "- hyper is liked better than base: 100% of 36 answers" in said
+    assert '- "hyper" is liked better than "base": 100 % of 36 answers' in said
     assert json.loads((made / "result.json").read_text(encoding="utf-8"))["voters"] == 3
     assert (made / "result.png").read_bytes().startswith(b"\x89PNG")
 

@@ -100,7 +100,7 @@ def test_report_says_what_can_be_said():
     comparison = comparison_of(120)
     report = report_of(comparison, voters(comparison, {"base": 0.0, "hyper": 1.5}, 3, ties=0.1))
     said = sentences(report)
-    assert said[0].startswith("hyper is liked better than base: ")
+    assert said[0].startswith('"hyper" is liked better than "base": ')
     assert "of them ties that count half" in said[0]
     assert any("repeated pairs as the first time" in sentence for sentence in said)
     assert any("Fleiss's kappa" in sentence for sentence in said)
@@ -119,7 +119,7 @@ def test_report_says_what_cannot_be_said_and_how_many_votes_would_do():
         return "left" if left.arm == next(liked) else "right"
 
     said = sentences(report_of(comparison, [ballot_of(comparison, choose)]))
-    assert said[0].startswith("Whether hyper or base is liked better cannot be said: 57% of 30 answers")
+    assert said[0].startswith('Whether "hyper" or "base" is liked better cannot be said: 57 % of 30 answers')
     assert "about 217 answers are needed" in said[0]
     assert "not known how steady" in said[1]
     assert any("one person's" in sentence for sentence in said)
@@ -130,7 +130,7 @@ def test_report_tells_equal_from_unknown_and_habit_from_taste():
     said = sentences(report_of(comparison, [ballot_of(comparison, lambda *_: "left")]))
     assert "are liked alike" in said[0]
     assert "not surely better than guessing" in said[1]
-    assert any("left picture was chosen in 100%" in sentence for sentence in said)
+    assert any("left picture was chosen in 100 %" in sentence for sentence in said)
 
 
 def test_person_who_saved_several_times_counts_once():
