@@ -113,8 +113,8 @@ def sentences(report: VoteReport) -> list[str]:
         said.append(_about_others(report.others))
     if report.left.total and not report.left.interval.low <= 0.5 <= report.left.interval.high:
         said.append(
-            f"The left picture was chosen in {_percent(report.left.value)} of the decisions. The sides are shuffled, so this favours "
-            "no arm, but such votes are partly habit."
+            f"The left picture was chosen in {_percent(report.left.value)} of the decisions. The sides are shuffled, so this "
+            "favours no arm, but such votes are partly habit."
         )
     if report.voters == 1:
         said.append("All votes are one person's: they tell this person's taste and nothing about other people.")
@@ -148,10 +148,10 @@ def _about_selves(report: VoteReport) -> str:
     if not shares:
         return "No repeated pair was answered twice, so it is not known how steady the voters are."
     pooled = Share(sum(share.count for share in shares), sum(share.total for share in shares))
-    low, high = pooled.interval
+    low, high = map(_percent, pooled.interval)
     who = "The voter" if report.voters == 1 else "Voters"
-    text = f"{who} answered {int(pooled.count)} of {pooled.total} repeated pairs as the first time ({_percent(low)} to {_percent(high)})."
-    return text if low > 0.5 else f"{text} That is not surely better than guessing."
+    text = f"{who} answered {int(pooled.count)} of {pooled.total} repeated pairs as the first time ({low} to {high})."
+    return text if pooled.interval.low > 0.5 else f"{text} That is not surely better than guessing."
 
 
 def _about_others(others: Agreement) -> str:
