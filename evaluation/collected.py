@@ -15,9 +15,8 @@ from PIL import Image
 from ..disk import explain, write_whole
 from ..errors import EvaluationError
 from .comparison import KEY, Comparison, Pair, Picture, load_key, new_id, save_key
-from .intervals import Share
 from .vote_file import CHOICES, Ballot, Vote, load_ballot, save_ballot
-from .votes import preferences, self_agreement
+from .vote_report import report_of, sentences
 
 BALLOT = "own.votes.json"  # beside the key, with the pictures in a folder below it
 PICTURES = "pictures"
@@ -272,23 +271,8 @@ def picture_bytes(folder: Path, key: str) -> bytes:
 
 
 def results(folder: Path) -> str:
-    """Returns what the votes so far say, a line for every two arms and one for how sure the voters are.
+    """Returns what the votes so far say, in sentences; without strengths, for which hosts have no package.
 
     Raises: EvaluationError as loaded().
     """
-    comparison, ballots = loaded(folder)
-    decisions = [(winner.arm, loser.arm) for winner, loser, _ in preferences(comparison, ballots)]
-    lines = []
-    for one, other in combinations(comparison.arms, 2):
-        won, lost = decisions.count((one, other)), decisions.count((other, one))
-        if won + lost:
-            share = Share(won, won + lost)
-            low, high = (round(100 * bound) for bound in share.interval)
-            lines.append(
-                f"{one} was preferred to {other} in {won} of {won + lost} decisions (95 % interval: {low} to {high} %)."
-            )
-    for ballot in ballots:
-        again = self_agreement(comparison, ballot)
-        if again.total:
-            lines.append(f"Shown twice, {again.count:g} of {again.total} pairs were answered alike.")
-    return "\n".join(lines) or "There is no decision yet: vote on some pairs first."
+    return "\n".join(sentences(report_of(*loaded(folder), ranks=False)))

@@ -65,19 +65,20 @@ def fullest(ballots: Sequence[Ballot]) -> list[Ballot]:
     return list(kept.values())
 
 
-def report_of(comparison: Comparison, ballots: Sequence[Ballot], seed: int = 0) -> VoteReport:
+def report_of(comparison: Comparison, ballots: Sequence[Ballot], seed: int = 0, ranks: bool = True) -> VoteReport:
     """Returns what a comparison's ballots say; a person who saved several times counts once.
 
     Args:
         comparison: what was voted on.
         ballots: of its voters.
         seed: of the bootstraps.
-    Raises: EvaluationError for more than two arms without the package choix.
+        ranks: whether more than two arms get strengths, too.
+    Raises: EvaluationError for strengths without the package choix.
     """
     ballots = fullest(ballots)
     said = [counted(comparison, ballot) for ballot in ballots]
     found = outcomes(comparison, ballots)
-    ranked = strengths(comparison.arms, found, seed=seed) if len(comparison.arms) > 2 and found else []
+    ranked = strengths(comparison.arms, found, seed=seed) if ranks and len(comparison.arms) > 2 and found else []
     choices = [vote.choice for ballot in ballots for vote in ballot.votes]
     return VoteReport(
         comparison=comparison.id,

@@ -156,5 +156,5 @@ def test_votes_are_there_after_a_reload_of_the_tab_and_results_name_the_ways(pag
     tab.get_by_text("All pairs have a vote").first.wait_for()
     assert "secretly" not in page.content()
     tab.get_by_role("button", name="Show results").click()
-    tab.locator(".hyper-sd-results", has_text="secretly red was preferred to secretly blue in").wait_for()
+    tab.locator(".hyper-sd-results", has_text='"secretly red" is liked better than "secretly blue"').wait_for()
     assert collected.next_pair(collection).number is None
