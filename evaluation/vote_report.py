@@ -25,7 +25,7 @@ class VoteReport:
         voters: how many people voted.
         answers: that count: without skipped pairs, and repeated pairs once.
         skipped: pairs that somebody saw and skipped.
-        names: different names, such as prompts, with an answer.
+        prompts: different ones with an answer; pictures without one count each for themselves.
         meetings: of each two arms.
         strengths: of all arms where there are more than two, the strongest first.
         selves: how often each person answered a repeated pair alike, by voter.
@@ -38,7 +38,7 @@ class VoteReport:
     voters: int
     answers: int
     skipped: int
-    names: int
+    prompts: int
     meetings: tuple[Meeting, ...]
     strengths: tuple[Strength, ...]
     selves: dict[str, Share]
@@ -86,7 +86,7 @@ def report_of(comparison: Comparison, ballots: Sequence[Ballot], seed: int = 0, 
         voters=len(ballots),
         answers=len(found),
         skipped=choices.count("skip"),
-        names=len({outcome.name for outcome in found}),
+        prompts=len({outcome.prompt for outcome in found}),
         meetings=tuple(meetings(comparison.arms, found, seed)),
         strengths=tuple(ranked),
         selves={ballot.voter: self_agreement(comparison, ballot) for ballot in ballots},
@@ -119,7 +119,7 @@ def sentences(report: VoteReport) -> list[str]:
         )
     if report.voters == 1:
         said.append("All votes are one person's: they tell this person's taste and nothing about other people.")
-    said.append(f"The pictures are of {report.names} names, such as prompts, and say nothing about other kinds of pictures.")
+    said.append(f"The pictures are of {report.prompts} prompts; about other kinds of pictures the votes say nothing.")
     return said
 
 

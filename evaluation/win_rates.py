@@ -28,7 +28,7 @@ class Meeting:
         wins: answers for the one.
         losses: answers for the other.
         ties: answers that neither is better.
-        over_names: the bootstrap interval of the one's share when names, such as prompts, are drawn anew with all their votes.
+        over_prompts: the bootstrap interval of the one's share when prompts are drawn anew with all their votes.
     """
 
     one: str
@@ -36,7 +36,7 @@ class Meeting:
     wins: int
     losses: int
     ties: int
-    over_names: Interval
+    over_prompts: Interval
 
     @property
     def share(self) -> Share:
@@ -46,7 +46,7 @@ class Meeting:
     @property
     def interval(self) -> Interval:
         """The wider ends of both intervals: several people's votes on one picture are no independent ones."""
-        ends = [interval for interval in (self.share.interval, self.over_names) if not math.isnan(interval.low)]
+        ends = [interval for interval in (self.share.interval, self.over_prompts) if not math.isnan(interval.low)]
         return Interval(min(low for low, _ in ends), max(high for _, high in ends))
 
 
@@ -57,7 +57,7 @@ class Strength:
     Args:
         arm: its name.
         value: P(i wins over j) = 1 / (1 + exp(value_j - value_i)); the values of all arms have the mean 0.
-        interval: from a bootstrap over names.
+        interval: from a bootstrap over prompts.
     """
 
     arm: str
@@ -70,12 +70,12 @@ class Outcome:
     """One answer that counts.
 
     Args:
-        name: what the two pictures have in common.
+        prompt: of the two pictures; their name where prompts are not known, or all the same.
         arms: of the two pictures, in the comparison's order.
         win: 1 where the first arm's picture is liked better, 0 where the second's is, 0.5 for a tie.
     """
 
-    name: str
+    prompt: str
     arms: tuple[str, str]
     win: float
 
@@ -83,13 +83,15 @@ class Outcome:
 def outcomes(comparison: Comparison, ballots: Sequence[Ballot]) -> list[Outcome]:
     """Returns every answer that counts, with the arms in the comparison's order; of a repeated pair one answer counts."""
     place = {arm: number for number, arm in enumerate(comparison.arms)}
+    several = len({picture.prompt for picture in comparison.pictures.values()}) > 1
     found = []
     for ballot in ballots:
         for number, answer in counted(comparison, ballot).items():
             pair = comparison.pairs[number]
             keys = sorted((pair.left, pair.right), key=lambda key: place[comparison.pictures[key].arm])
             one, other = (comparison.pictures[key] for key in keys)
-            found.append(Outcome(one.name, (one.arm, other.arm), 0.5 if answer == TIE else float(answer == keys[0])))
+            prompt = one.prompt if several and one.prompt else one.name
+            found.append(Outcome(prompt, (one.arm, other.arm), 0.5 if answer == TIE else float(answer == keys[0])))
     return found
 
 
@@ -106,7 +108,7 @@ def meetings(arms: Sequence[str], answers: Sequence[Outcome], seed: int = 0) -> 
         own = [answer for answer in answers if answer.arms == (one, other)]
         wins = [answer.win for answer in own]
         if own:
-            interval = bootstrap(wins, [answer.name for answer in own], seed=seed)
+            interval = bootstrap(wins, [answer.prompt for answer in own], seed=seed)
             met.append(Meeting(one, other, wins.count(1.0), wins.count(0.0), wins.count(0.5), interval))
     return met
 
@@ -120,23 +122,23 @@ def strengths(arms: Sequence[str], answers: Sequence[Outcome], resamples: int = 
     Args:
         arms: at least two.
         answers: that count.
-        resamples: of the bootstrap, which draws names with all their answers.
+        resamples: of the bootstrap, which draws prompts with all their answers.
         seed: of the bootstrap.
     Raises: EvaluationError without choix.
     """
     place = {arm: number for number, arm in enumerate(arms)}
-    names = {name: number for number, name in enumerate(dict.fromkeys(answer.name for answer in answers))}
-    wins = np.zeros((len(names), len(arms), len(arms)))
+    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(answer.prompt for answer in answers))}
+    wins = np.zeros((len(prompts), len(arms), len(arms)))
     for answer in answers:
         one, other = (place[arm] for arm in answer.arms)
-        wins[names[answer.name], one, other] += answer.win
-        wins[names[answer.name], other, one] += 1 - answer.win
+        wins[prompts[answer.prompt], one, other] += answer.win
+        wins[prompts[answer.prompt], other, one] += 1 - answer.win
     values = _fit(wins.sum(0))
     intervals = [Interval(NAN, NAN)] * len(arms)
-    if len(names) > 1:
-        drawn = (row for rows in resamples_of(len(names), resamples, seed) for row in rows)
+    if len(prompts) > 1:
+        drawn = (row for rows in resamples_of(len(prompts), resamples, seed) for row in rows)
         fits = np.array([_fit(np.tensordot(row, wins, 1)) for row in drawn])
-        intervals = [percentiles(fits[:, number], len(names)) for number in range(len(arms))]
+        intervals = [percentiles(fits[:, number], len(prompts)) for number in range(len(arms))]
     found = [Strength(arm, float(values[number]), intervals[number]) for arm, number in place.items()]
     return sorted(found, key=lambda strength: -strength.value)
 
