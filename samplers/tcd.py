@@ -12,11 +12,14 @@ import torch
 from tqdm.auto import trange
 
 from ..errors import ScheduleError
+from .checks import share
 from .noise import noise_ahead
 from .schedule import NoiseSchedule, schedule_of
-from .timesteps import segment_boundary
+from .timesteps import segment_boundaries, segment_boundary
 
 logger = logging.getLogger("hyper_sd")
+ROUNDING = 1e-6  # by which float32 may write pure noise, sigma 1 of a flow model, too high
+ROOM = 8  # deviations of noise that must fit into the latents' dtype
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Step:
         return self.ratio != 1
 
 
-def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int) -> list[Step]:
+def plan_steps(
+    schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int, dtype: torch.dtype = torch.float32
+) -> list[Step]:
     """Returns every coefficient of a run before it starts, so that the loop never waits for the device.
 
     From t the model jumps to s = min(max(floor((1 - eta) * t_next), t_b(t)), t_next) and noise is added from s up to t_next.
@@ -57,17 +62,55 @@ def plan_steps(schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_se
         sigmas: decreasing, [steps + 1]. A level may be repeated.
         eta: 0 (deterministic) to 1 (fully stochastic).
         num_segments: segments the model was distilled on; 1 is plain TCD.
+        dtype: of the latents, which must hold noise of the first level.
     Raises: ScheduleError when eta or the sigmas cannot work.
     """
-    if not 0 <= eta <= 1:
-        raise ScheduleError(f"eta must lie in [0, 1], got {eta}; use 0 for deterministic sampling.")
+    eta = share("eta", eta, "use 0 for deterministic sampling")
+    num_segments = len(segment_boundaries(num_segments))
+    points = [(sigma, schedule.timestep(sigma)) for sigma in _levels(schedule, sigmas, dtype)]
+    plan = [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
+    _tell_foreign_grid(points, num_segments)
+    return plan
+
+
+def _levels(schedule: NoiseSchedule, sigmas: torch.Tensor, dtype: torch.dtype) -> list[float]:
+    """Returns the levels of a run as numbers.
+
+    Raises: ScheduleError where they do not decrease, or no picture has such noise.
+    """
     levels = [float(sigma) for sigma in sigmas.tolist()]
-    if not all(map(math.isfinite, levels)) or not all(high >= low >= 0 for high, low in pairwise(levels)):
+    falling = all(high >= low >= 0 for high, low in pairwise([*levels, 0.0]))
+    if not levels or not falling or not all(map(math.isfinite, levels)):
         raise ScheduleError(
             f"sigmas must be finite and decrease from step to step, got {levels}; use fewer steps or the hyper_sd scheduler."
         )
-    points = [(sigma, schedule.timestep(sigma)) for sigma in levels]
-    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
+    if schedule.is_flow and levels[0] > 1 + ROUNDING:
+        raise ScheduleError(
+            f"The sigmas of a flow model (SD3, FLUX) are at most 1, pure noise, got {levels[0]:g}; use the hyper_sd scheduler, "
+            "which knows the model, not a list of numbers for SD1.5 or SDXL."
+        )
+    if levels[0] > (most := torch.finfo(dtype).max / ROOM):
+        raise ScheduleError(
+            f"The first sigma is {levels[0]:g}, and latents in {str(dtype).removeprefix('torch.')} hold noise up to {most:g}; "
+            "use the hyper_sd scheduler, or run the model in fp32."
+        )
+    return [min(level, 1.0) for level in levels] if schedule.is_flow else levels
+
+
+def _tell_foreign_grid(points: list[tuple[float, float]], num_segments: int) -> None:
+    """Says once for a run which steps leave their segment."""
+    leaving = [
+        (t, t_next, boundary)
+        for (sigma, t), (sigma_next, t_next) in pairwise(points)
+        if sigma != sigma_next and t_next < (boundary := segment_boundary(math.floor(t), num_segments))
+    ]
+    if leaving:
+        t, t_next, boundary = leaving[0]
+        logger.warning(
+            "%d of %d steps leave their segments and are taken deterministically, the first from timestep %.0f to %.0f (lower "
+            "edge %d of %d segments); the hyper_sd scheduler with the same num_segments avoids this.",
+            len(leaving), len(points) - 1, t, t_next, boundary, num_segments,
+        )  # fmt: skip
 
 
 def _plan_step(
@@ -77,12 +120,6 @@ def _plan_step(
     if sigma == sigma_next:
         return Step(next_timestep=t_next, ratio=1.0)
     boundary = segment_boundary(math.floor(t), num_segments)
-    if t_next < boundary:
-        logger.warning(
-            "The step from timestep %.0f to %.0f leaves its segment (lower edge %d of %d segments) and is taken "
-            "deterministically; the hyper_sd scheduler with the same num_segments avoids this.",
-            t, t_next, boundary, num_segments,
-        )  # fmt: skip
     if sigma_next == 0:
         return Step(next_timestep=t_next, ratio=0.0, ends_clean=True)
     # eta 0 stays deterministic between the timesteps, where hosts' own schedulers land; 1e-6 guards 0.1 * 30 = 2.9999..
@@ -94,7 +131,7 @@ def _plan_step(
     if schedule.is_flow:
         keep, scale = (1 - sigma_next) / (1 - sigma_s), 1 - sigma_next
         rho_s, rho_next = sigma_s / (1 - sigma_s), sigma_next / (1 - sigma_next)
-    noise = scale * math.sqrt(max(rho_next**2 - rho_s**2, 0.0))
+    noise = scale * math.sqrt(max(rho_next - rho_s, 0.0)) * math.sqrt(rho_next + rho_s)  # squares could overflow
     return Step(next_timestep=t_next, ratio=sigma_s / sigma, keep=keep, noise=noise)
 
 
@@ -132,7 +169,7 @@ def sample_tcd(
     Raises: ScheduleError and UnsupportedModelError, both before the model is evaluated.
     """
     extra_args = {} if extra_args is None else extra_args
-    plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments)
+    plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments, x.dtype)
     skipped = sum(not step.has_length for step in plan)
     if skipped:
         logger.warning(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import ScheduleError
+from .checks import share, whole
 from .schedule import TRAIN_TIMESTEPS, NoiseSchedule
 
 LAST_TIMESTEP = TRAIN_TIMESTEPS - 1  # 999, where pure noise stands and a grid begins unless told otherwise
@@ -18,13 +19,6 @@ ENDS = ("sigma 0", "alpha_bar[0]")  # where a grid's last step may land, in the 
 SPACINGS = (20, 10, 5, 4, 2, 1)
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    is_number = hasattr(value, "__float__") and not isinstance(value, bool)  # also numpy's and torch's
-    if not is_number or not value >= least or value % 1 != 0:  # nan and inf fail these too
-        raise ScheduleError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return int(value)
-
-
 def segment_boundaries(num_segments: int) -> list[int]:
     """Returns the top timestep of each segment, highest first: [999, 749, 499, 249] for 4; equal to the trailing grid.
 
@@ -33,7 +27,7 @@ def segment_boundaries(num_segments: int) -> list[int]:
         num_segments: how many segments the timesteps are divided into, 1..1000.
     Raises: ScheduleError for another number.
     """
-    num_segments = _whole("num_segments", num_segments, 1)
+    num_segments = whole("num_segments", num_segments, 1)
     if num_segments > TRAIN_TIMESTEPS:
         raise ScheduleError(f"num_segments must be at most {TRAIN_TIMESTEPS}, one per timestep, got {num_segments}.")
     return list(_trailing(num_segments))
@@ -75,10 +69,9 @@ def hyper_sd_timesteps(
         start_timestep: the highest timestep to evaluate, 0..999. Files for one step have another than 999.
     Raises: ScheduleError when no grid without repeated timesteps exists.
     """
-    steps, num_segments = _whole("steps", steps, 1), _whole("num_segments", num_segments, 1)
-    if not 0 < denoise <= 1:
-        raise ScheduleError(f"denoise must lie in (0, 1], got {denoise}; use 1 to start from pure noise.")
-    start_timestep = _whole("start_timestep", start_timestep, 0)
+    steps, num_segments = whole("steps", steps, 1), whole("num_segments", num_segments, 1)
+    denoise = share("denoise", denoise, "use 1 to start from pure noise", includes_zero=False)
+    start_timestep = whole("start_timestep", start_timestep, 0)
     if start_timestep > LAST_TIMESTEP:
         raise ScheduleError(
             f"start_timestep must be at most {LAST_TIMESTEP}, pure noise, got {start_timestep}; use {LAST_TIMESTEP}."
@@ -88,14 +81,14 @@ def hyper_sd_timesteps(
             f"{steps} steps cannot visit {num_segments} segments; use at least {num_segments} steps, or fewer segments."
         )
     highest = (start_timestep + 1) / TRAIN_TIMESTEPS
-    share = min(denoise, highest)
-    left = _timesteps_left(share, num_segments)
+    part = min(denoise, highest)
+    left = _timesteps_left(part, num_segments)
     if steps > left:
         name, limit = ("denoise", denoise) if denoise < highest or highest == 1 else ("start_timestep", start_timestep)
         raise ScheduleError(
             f"{name} {limit} leaves {left} timesteps, too few for {steps} steps; use fewer steps or a higher {name}."
         )
-    grid = _tcd_grid(steps, share) if num_segments == 1 else _segment_grid(steps, num_segments, left - 1)
+    grid = _tcd_grid(steps, part) if num_segments == 1 else _segment_grid(steps, num_segments, left - 1)
     return grid if denoise < highest else [start_timestep, *grid[1:]]
 
 
