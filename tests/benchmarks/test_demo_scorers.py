@@ -1,10 +1,13 @@
 """The benchmark of the demo model's scorers, on pictures of one grey each."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hyper_sd.benchmarks import demo_scorers
 from hyper_sd.rewards.scorer import Scorer
+from hyper_sd.tests.conftest import ROOT
 
 LABELS = ["red apple", "bee"]
 
@@ -41,3 +44,12 @@ def test_shares_compare_pictures_of_one_thing_and_seed(measured):
     _, shares = measured
     assert shares["many above few"] == pytest.approx({"mean": 0.75, "deviation": 0.5 * 0.5**0.5})
     assert shares["drawings above many"]["mean"] == pytest.approx(0.75)
+
+
+def test_kept_result_says_that_the_quality_score_knows_the_order():
+    result = json.loads((ROOT / "benchmarks" / "results" / "demo_scorers.json").read_text(encoding="utf-8"))
+    means = {title: found["embedded_quality"]["mean"] for title, found in result["mean_scores"].items()}
+    base = [means[f"base, {steps} steps"] for steps in (1, 2, 4, 8, 25)]
+    assert base == sorted(base)
+    assert means["drawings"] == max(means.values())
+    assert result["told_apart"]["embedded_quality"]["base, 25 steps above base, 1 steps"]["mean"] >= 0.9
