@@ -1,5 +1,6 @@
 """A person's own taste as a scorer: a small head, learnt from that person's votes, on features of a frozen network."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -86,6 +87,7 @@ class Personal(Scorer):
         self.sight, self.about = sight, about
         for name, value in asdict(head).items():
             self.register_buffer(name, value.float())
+        self.version = hashlib.sha256(b"".join(value.double().numpy().tobytes() for value in asdict(head).values())).hexdigest()
         self.unfit = about.unfit
         weak = about.unfit and "This taste is weak: " + about.unfit[:1].lower() + about.unfit[1:]
         self.notice = " ".join(filter(None, [weak, features_of(about.features).notice]))

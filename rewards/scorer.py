@@ -22,11 +22,13 @@ class Scorer(nn.Module, ABC):
         reads_prompt: whether the score also depends on what was asked for.
         unfit: why nothing may be learnt from its scores, as sentences; "" where it may.
         notice: what a person has to know of its scores, as sentences; "" where that is nothing.
+        version: what tells it from others of its id, "" where there is only one.
     """
 
     reads_prompt = True
     unfit = ""
     notice = ""
+    version = ""
 
     def freeze(self) -> "Scorer":
         """Returns the scorer in eval mode, with no weight that learns; gradients reach the pictures all the same."""

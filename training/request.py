@@ -127,6 +127,8 @@ def job_of(
     configs = [{k: v for k, v in to_plain(phase.config).items() if k not in FREE_TO_CHANGE} for phase in planned]
     titled = [{"title": phase.title, **config} for phase, config in zip(planned, configs, strict=True)]
     settings = {**{name: fingerprints[name] for name in ("model", "data", "start")}, "phases": titled}
+    if judge and judge.versions:
+        settings["scorers"] = judge.versions
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     folder = root / f"{'-'.join(clean_name(request.name))}-{mark}"
     return Job(trainee, examples, planned, start.tensors, folder, start.excluded, settings, judge=judge)

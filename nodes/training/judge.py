@@ -1,12 +1,14 @@
 """The host's VAE and the scorers' files as what looks at pictures while a LoRA learns from human feedback."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from ...errors import TrainingError
 from ...models.host_folders import REWARDS
+from ...rewards.table import SCORERS, own_file
 from ...training.feedback.judge import Judge
 from ...training.feedback.make import make_judge, ready_scorers
 from ...training.feedback.settings import FeedbackSettings
@@ -18,6 +20,12 @@ from .weights import leave_inference_mode
 def known_scorers() -> list[str]:
     """Returns the ids of the scorers that can watch a training and whose files are there."""
     return ready_scorers(model_folders(REWARDS))
+
+
+def own_files(inputs: Iterable[Any]) -> str:
+    """Returns what changes with the person's own files of the scorers among a node's inputs, "" where there are none."""
+    named = [value for value in inputs if isinstance(value, str) and value in SCORERS]
+    return "".join(own_file(scorer, model_folders(REWARDS)) for scorer in named)
 
 
 def host_judge(host: HostNetwork, vae: Any, settings: FeedbackSettings) -> Judge:

@@ -22,7 +22,7 @@ from ...training.request import fingerprint, fitted, job_of, phases_of
 from ...training.words import FEEDBACK, NONE, OBJECTIVES, UNIFIED
 from ..lora_files import add_lora, lora_options, lora_path
 from ..schema import TRAINING, found_as, lasting_text, node_id_of
-from .judge import host_judge, known_scorers
+from .judge import host_judge, known_scorers, own_files
 from .network import HostNetwork, Stopped, network_of
 from .previews import as_image, decoder
 from .progress import NodeText, Watch, show_last_sheet, summary
@@ -179,12 +179,12 @@ class HyperSDTrainLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, start_from=NONE, **inputs) -> str:
-        """Changes when the LoRA to start from does."""
-        name = _one(start_from)
+        """Changes when the LoRA to start from does, or a scorer of the person's own."""
+        name, own = _one(start_from), own_files(map(_one, inputs.values()))
         if name in (NONE, UNIFIED):
-            return ""
+            return own
         path = lora_path(name)
-        return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}{own}"
 
     @classmethod
     def execute(cls, model, latents, positive, negative=None, vae=None, **settings) -> io.NodeOutput:

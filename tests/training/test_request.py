@@ -10,6 +10,7 @@ import torch
 from hyper_sd.errors import TrainingError
 from hyper_sd.tests.repository import ROOT
 from hyper_sd.tests.training.fakes import TOKENS, WIDTH, make_examples
+from hyper_sd.tests.training.feedback.feedback_jobs import make_judge
 from hyper_sd.tests.training.jobs import FINGERPRINTS, make_job, make_request, make_trainee
 from hyper_sd.training.data.examples import Group, GroupedExamples
 from hyper_sd.training.lora_layers import EXCLUDED
@@ -97,6 +98,17 @@ def test_another_model_other_data_or_another_start_is_another_folder(tmp_path, n
     other = make_job(tmp_path, fingerprints=FINGERPRINTS | {name: "another"})
     assert other.folder != make_job(tmp_path).folder
     assert other.settings[name] == "another"
+
+
+def test_another_taste_is_another_folder_and_scorers_of_which_there_is_one_keep_that_of_older_runs(tmp_path):
+    def job_with(version):
+        judge = make_judge()
+        for scorer in judge.scorers.values():
+            scorer.version = version
+        return make_job(tmp_path, judge=judge)
+
+    assert job_with("").folder == make_job(tmp_path).folder
+    assert len({job_with(version).folder for version in ("", "one", "other", "one")}) == 3
 
 
 def test_another_optimizer_is_another_folder_and_the_usual_one_keeps_that_of_older_runs(tmp_path):

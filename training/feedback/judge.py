@@ -46,6 +46,11 @@ class Judge:
         return [weight for part in parts if part is not None for weight in part.parameters()]
 
     @property
+    def versions(self) -> dict[str, str]:
+        """What tells scorers from others of their id, by id; those of which there is only one are left out."""
+        return {name: scorer.version for name, scorer in self.scorers.items() if scorer.version}
+
+    @property
     def reads_prompts(self) -> bool:
         """Whether any of the scorers looks at the prompt."""
         return any(scorer.reads_prompt for scorer in self.scorers.values())
