@@ -6,12 +6,12 @@ One command, from the repository root, in an environment with the `recipe` and `
 
 The demo model with its unified LoRA draws each of its labels twice in four steps. A voter who likes red is simulated: the
 redness of a picture is the mean of R - (G + B) / 2 over its coloured pixels, and of two pictures the redder one is chosen with
-a probability that rises with the difference, so that the same pair gets the same answer in 75 % of the cases. From 100 and
-300 votes on pairs of one prompt, of seven eighths of the labels, a taste is learnt as `python install.py taste` learns it, with
-three seeds of pairs and answers. It is tried on the pairs of all other labels: against which picture is redder, and against
-votes of the same voter. Then a feedback LoRA learns from each taste, with the match score as the reward that nothing is learnt
-from, and draws the labels of every eighth, which neither has seen, at 1, 2 and 4 steps, from the same noise with and without
-the feedback. Differences are paired; errors are standard errors over the labels. An interrupted run goes on.
+a probability that rises with the difference, so that the same pair gets the same answer in 75 % of the cases. From 100 and 300
+votes on pairs of one prompt, of seven eighths of the labels, a taste is learnt as `python install.py taste VOTES` learns it,
+with three seeds of pairs and answers. It is tried on the pairs of all other labels: against which picture is redder, and
+against votes of the same voter. Then a feedback LoRA learns from each taste, with the match score as the reward that nothing is
+learnt from, and draws the labels of every eighth, which neither has seen, at 1, 2 and 4 steps, from the same noise with and
+without the feedback. Differences are paired; errors are standard errors over the labels. An interrupted run goes on.
 """
 
 import argparse

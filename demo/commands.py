@@ -16,6 +16,7 @@ from .host import ensure_comfyui
 from .options import read_demo_options
 from .requirements import ROOT, requirements_for
 from .server import check_port
+from .taste_options import check_taste
 from .votes_options import vote_files
 
 WITH_COMFYUI = ("demo", "test")
@@ -36,6 +37,8 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
         check_compare(parsed)
     if command == "votes":
         vote_files(parsed.files)
+    if command == "taste":
+        check_taste(parsed)
     comfyui = None
     if command in WITH_COMFYUI:
         options = split_arguments(arguments)[0] if parsed is None else parsed

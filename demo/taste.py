@@ -8,6 +8,7 @@ from ..models.host_folders import HOST_FOLDERS, REWARDS
 from .console import StatusLine, progress_text, say
 from .errors import DemoError
 from .fetch_models import model_folders
+from .votes_options import find_comparison, vote_files
 
 
 def reward_folders(comfyui: Path | None) -> list[Path]:
@@ -29,8 +30,9 @@ def run_taste(parsed: argparse.Namespace) -> int:
     folders = reward_folders(parsed.comfyui)
     if not folders and not parsed.out:
         raise DemoError("Found no ComfyUI or A1111 around this folder; say where your taste shall go: --out FILE.")
-    comparison = load_key(parsed.comparison)
-    ballots = [load_ballot(path, comparison) for path in parsed.votes]
+    files = vote_files(parsed.votes)
+    comparison = load_key(parsed.comparison or find_comparison(files))
+    ballots = [load_ballot(path, comparison) for path in files]
     line, start = StatusLine(), time.monotonic()
 
     def progress(done: int, total: int) -> None:

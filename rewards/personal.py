@@ -22,7 +22,7 @@ FILE, ENDING = "my_taste.safetensors", ".safetensors"
 FLOOR = 0.55  # of the interval's lower end: below it the votes do not yet tell a taste from chance
 HOW = (
     "Vote on pairs of pictures (`python install.py compare A B`, or the node Hyper-SD Vote), then learn from the votes: "
-    "`python install.py taste VOTES --comparison FOLDER`, or the node Hyper-SD Learn Taste."
+    "`python install.py taste VOTES`, or the node Hyper-SD Learn Taste."
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hyper_sd.demo import taste as command
 from hyper_sd.demo.errors import DemoError
+from hyper_sd.demo.taste_options import check_taste
 from hyper_sd.errors import EvaluationError
 from hyper_sd.evaluation.comparison import load_key, plan_comparison, save_key
 from hyper_sd.evaluation.vote_file import Ballot, Vote, save_ballot
@@ -49,7 +50,7 @@ def test_votes_become_a_score_in_the_hosts_folder_and_a_report(parser, folder, c
     host = folder / "ComfyUI"
     host.mkdir()
     files = [str(folder / "a.json"), str(folder / "b.json")]
-    arguments = ["taste", *files, "--comparison", str(folder), "--comfyui", str(host)]
+    arguments = ["taste", *files, "--comfyui", str(host)]
     assert command.run_taste(parser.parse_args(arguments)) == 0
     target = host / "models" / "hyper_sd_rewards" / FILE
     said = capsys.readouterr().out
@@ -80,16 +81,25 @@ def test_votes_on_another_comparison_are_refused_and_nothing_is_written(parser, 
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["gone.json", "--comparison", "."], "there is no file of votes gone.json"),
-    (["--comparison", "gone", str(ROOT / "install.py")], "there is no comparison gone"),
-    ([str(ROOT / "install.py")], "required: --comparison"),
-    ([str(ROOT / "install.py"), "--comparison", ".", "--out", "taste.pt"], "a taste is a .safetensors file, got 'taste.pt'"),
-    ([str(ROOT / "install.py"), "--comparison", ".", "--features", "dino"], "invalid choice: 'dino'"),
+    ([], "required: VOTES"),
+    (["a.json", "--out", "taste.pt"], "a taste is a .safetensors file, got 'taste.pt'"),
+    (["a.json", "--features", "dino"], "invalid choice: 'dino'"),
 ])  # fmt: skip
 def test_wrong_option_says_what_to_do(parser, arguments, words, capsys):
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["taste", *arguments])
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["gone.json"], "no file of votes at gone.json"),
+    (["a.json", "--comparison", "gone"], "no comparison.json in gone"),
+    (["a.json", "--comfyui", "gone"], "no folder gone"),
+])  # fmt: skip
+def test_what_is_not_there_is_named_before_anything_is_installed(parser, folder, arguments, words, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DemoError, match=words):
+        check_taste(parser.parse_args(["taste", *arguments]))
 
 
 def test_features_to_choose_from_are_those_that_there_are():

@@ -159,7 +159,7 @@ def test_taste_under_the_floor_says_how_many_votes_are_missing(head, tmp_path):
 
 
 def test_missing_taste_says_how_one_is_had(tmp_path):
-    with pytest.raises(RewardError, match=r"no taste of yours yet in .*install.py taste VOTES --comparison FOLDER"):
+    with pytest.raises(RewardError, match=r"no taste of yours yet in .*install.py taste VOTES"):
         load(MY_TASTE, [tmp_path])
     assert own_file(MY_TASTE, [tmp_path]) == own_file("clip", [tmp_path]) == ""
 
