@@ -125,7 +125,7 @@ def spread_out(verdicts: dict[str, list], count: int) -> float:
 
 
 def train_feedback(
-    world: World, title: str, settings: FeedbackSettings, judge: Judge, *, seed: int, steps: int, folder: Path
+    world: World, title: str, settings: FeedbackSettings, judge: Judge, *, seed: int, steps: int, folder: Path, **more: Any
 ) -> LoraLayers:
     """Trains a feedback LoRA in its folder, or takes what is there, and returns the layers with the sets.
 
@@ -137,8 +137,9 @@ def train_feedback(
         seed: of the run.
         steps: of the optimizer.
         folder: where it is kept.
+        more: other settings of the training than COMMON has.
     """
-    config = TrainingConfig((Stage(1, steps),), feedback=settings, seed=seed, checkpoint_every=25, **COMMON)
+    config = TrainingConfig((Stage(1, steps),), feedback=settings, seed=seed, checkpoint_every=25, **{**COMMON, **more})
     layers = world.layers(config.rank)
     for state in train(config, world.model.denoiser, layers, world.examples, folder=folder, judge=judge):
         if state.step % 10 == 0 or state.is_last:

@@ -32,13 +32,19 @@ from ..rewards.scorer import score_all
 from ..rewards.sights import EMBEDDED
 from ..rewards.table import MY_TASTE, load
 from ..training.feedback.settings import FeedbackSettings
-from ..training.lora_layers import DISTILLED, STUDENT
+from ..training.lora_layers import DISTILLED
 from .embedded import Drawings, Painter, Way
-from .feedback_world import EVERY, MATCH, SEEDS, SETTINGS, World, compared, judged, kept, train_feedback
+from .feedback_world import EVERY, MATCH, QUALITY, SEEDS, SETTINGS, World, compared, judged, kept, train_feedback
 from .measure import add_work_option, command_line, logger, over_seeds, processor, start_logging, write_result
 
 VOTES = (100, 300)
-STRENGTHS = (1.0, 0.5)  # all but 1 for the first seed of training alone
+GENTLE = 2e-4  # learning rate
+# How a LoRA learns from a taste: the settings of the feedback, and of the training what is not COMMON's.
+WAYS: dict[str, tuple[FeedbackSettings, dict[str, Any]]] = {
+    "alone": (FeedbackSettings((MY_TASTE,), MATCH, **SETTINGS), {}),
+    "gentle": (FeedbackSettings((MY_TASTE,), MATCH, brake_weight=20.0, **SETTINGS), {"learning_rate": GENTLE}),
+    "with the match score": (FeedbackSettings((MY_TASTE, MATCH), QUALITY, **SETTINGS), {"learning_rate": GENTLE}),
+}
 ARMS = ("one", "other")  # two drawings of each label, from other noise
 NOISE = 100  # the seed of the first arm's noise
 SAME_AGAIN = 0.75  # how often the voter answers alike when a pair comes again
@@ -139,25 +145,20 @@ def learnt(voter: Voter, pictures: Path, votes: int, seed: int, folder: Path) ->
     return {"told": told | {"is sure": about.is_sure}, "held out": tried}
 
 
-def judge_taste(world: World, name: str, settings: FeedbackSettings, seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """Trains a LoRA on the taste of a folder, and returns the verdicts on what it draws by strength."""
-    layers, found = None, {}
-    for strength in STRENGTHS:
+def judge_taste(world: World, way: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Trains a LoRA on the taste of a folder in one of WAYS, and returns the verdicts on what it draws."""
+    settings, more = WAYS[way]
 
-        def make(strength: float = strength) -> dict[str, Any]:
-            nonlocal layers
-            if layers is None:
-                judge = replace(world.judge, scorers={MY_TASTE: load(MY_TASTE, [folder]), MATCH: world.scorers[MATCH]})
-                layers = train_feedback(world, name, settings, judge, seed=seed, steps=steps, folder=folder / f"run-{name}")
-            adapters = layers.sets[STUDENT]
-            adapters.scale = strength * adapters.lora_alpha / adapters.rank
+    def make() -> dict[str, Any]:
+        judge = replace(world.judge, scorers={MY_TASTE: load(MY_TASTE, [folder]), **world.scorers})
+        run = {"seed": seed, "steps": steps, "folder": folder / f"run-{way}", **more}
+        layers = train_feedback(world, way, settings, judge, **run)
+        try:
             return judged(world, layers, layers.drawing, SEEDS)
+        finally:
+            layers.detach()
 
-        if strength == 1 or seed == SEEDS[0]:
-            found[f"{strength:g}"] = kept(folder / f"verdicts-{name}-{strength:g}.json", make)
-    if layers is not None:
-        layers.detach()
-    return found
+    return kept(folder / f"verdicts-{way}.json", make)
 
 
 def over(told: Sequence[dict[str, Any]], path: tuple[str, str]) -> dict[str, float]:
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a LoRA; default %(default)s")
     parser.add_argument("--votes", type=int, choices=VOTES, action="append", help="only so many; default all of them")
     parser.add_argument("--seed", type=int, choices=SEEDS, action="append", help="only this seed; default all of them")
+    parser.add_argument("--way", choices=list(WAYS), action="append", help="only this way to train; default all of them")
     parser.add_argument("--no-lora", action="store_true", help="learn tastes alone, and train no LoRA")
     options = parser.parse_args()
     start_logging(with_time=True)
@@ -198,15 +200,14 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_loras(result: dict[str, Any], options: argparse.Namespace, seeds: Sequence[int], folder: Path) -> None:
     """Trains a LoRA on every taste of a result, and adds what they draw."""
-    world, settings = World(options.work, {REDNESS: redness}), FeedbackSettings((MY_TASTE,), MATCH, **SETTINGS)
+    world = World(options.work, {REDNESS: redness})
     layers = world.layers(1)
     before = kept(folder / "before.json", lambda: judged(world, layers, (DISTILLED,), SEEDS))
     layers.detach()
     for votes, row in result.items():
-        runs = [judge_taste(world, "plain", settings, s, options.steps, folder / f"{votes}-{s}") for s in seeds]
-        for strength in runs[0]:
-            own = [run[strength] for run in runs if strength in run]
-            row[f"lora, strength {strength}"] = compared(own, before, len(world.unseen))
+        for way in options.way or list(WAYS):
+            runs = [judge_taste(world, way, seed, options.steps, folder / f"{votes}-{seed}") for seed in seeds]
+            row[way] = compared(runs, before, len(world.unseen))
 
 
 if __name__ == "__main__":
