@@ -126,6 +126,8 @@ def plan_comparison(
             f"No picture has a partner of the same name in another folder; there are {names} and so on. Give the pictures of "
             "one prompt and seed the same file name in every folder, apart from the ending."
         )
+    if alone := [arm for arm in arms if arm not in {picture.arm for picture in paired}]:
+        raise EvaluationError(f"No picture of {', '.join(alone)} has a partner of the same name; leave that folder out.")
     rng.shuffle(paired)
     pictures = dict(sorted((new_id(rng), picture) for picture in paired))
     return Comparison(new_id(rng), arms, pictures, plan_pairs(pictures, limit, rng))
@@ -231,8 +233,10 @@ def read_key(key: dict, folder: Path) -> Comparison:
         left, right = pictures[pair.left], pictures[pair.right]
         if left.name != right.name or left.arm == right.arm or not {left.arm, right.arm} <= set(key["arms"]):
             raise ValueError(f"pair {number} does not show two arms' pictures of one name")
-        first = None if pair.first is None else pairs[:number][pair.first]
-        if first is not None and (first.first is not None or {first.left, first.right} != {pair.left, pair.right}):
+        if pair.first is None:
+            continue
+        first = pairs[pair.first] if pair.first in range(number) else None
+        if first is None or first.first is not None or (first.left, first.right) != (pair.right, pair.left):
             raise ValueError(f"pair {number} repeats another one than it says")
     return Comparison(str(key["id"]), tuple(key["arms"]), pictures, pairs)
 

@@ -9,7 +9,7 @@ from .comparison import Comparison
 from .intervals import Interval, Share
 from .vote_file import Ballot
 from .votes import TIE, counted, self_agreement
-from .win_rates import Meeting, Strength, meetings, outcomes, strengths
+from .win_rates import Meeting, Strength, can_be_ranked, meetings, outcomes, strengths
 
 NEEDED_AT_MOST = 20_000  # votes; where more were needed, the difference is too small to be looked for
 SMALL = 0.05  # a share nearer to one half than this is a small difference
@@ -27,7 +27,7 @@ class VoteReport:
         skipped: pairs that somebody saw and skipped.
         prompts: different ones with an answer; pictures without one count each for themselves.
         meetings: of each two arms.
-        strengths: of all arms where there are more than two, the strongest first.
+        strengths: of the arms where three or more are on one scale, the strongest first.
         selves: how often each person answered a repeated pair alike, by voter.
         others: how far people agree with each other, None where no two answered the same.
         left: how often the left picture was chosen where one was.
@@ -78,7 +78,7 @@ def report_of(comparison: Comparison, ballots: Sequence[Ballot], seed: int = 0, 
     ballots = fullest(ballots)
     said = [counted(comparison, ballot) for ballot in ballots]
     found = outcomes(comparison, ballots)
-    ranked = strengths(comparison.arms, found, seed=seed) if ranks and len(comparison.arms) > 2 and found else []
+    ranked = strengths(comparison.arms, found, seed=seed) if ranks and can_be_ranked(found) else []
     choices = [vote.choice for ballot in ballots for vote in ballot.votes]
     return VoteReport(
         comparison=comparison.id,

@@ -113,6 +113,15 @@ def meetings(arms: Sequence[str], answers: Sequence[Outcome], seed: int = 0) -> 
     return met
 
 
+def can_be_ranked(answers: Sequence[Outcome]) -> bool:
+    """Returns whether answers put three arms or more on one scale: each met each other one, if only by way of others."""
+    groups: list[set[str]] = []
+    for met in {answer.arms for answer in answers}:
+        joined = [group for group in groups if group & set(met)]
+        groups = [group for group in groups if group not in joined] + [set(met).union(*joined)]
+    return len(groups) == 1 and len(groups[0]) > 2
+
+
 def strengths(arms: Sequence[str], answers: Sequence[Outcome], resamples: int = RESAMPLES, seed: int = 0) -> list[Strength]:
     """Returns every arm's Bradley-Terry strength, the strongest first.
 
@@ -120,12 +129,13 @@ def strengths(arms: Sequence[str], answers: Sequence[Outcome], resamples: int = 
     "Fast and accurate inference of Plackett-Luce models", 2015, in the package choix. A tie is half a win for both.
 
     Args:
-        arms: at least two.
-        answers: that count.
+        arms: in order; those without an answer are left out.
+        answers: that count, of arms that can_be_ranked().
         resamples: of the bootstrap, which draws prompts with all their answers.
         seed: of the bootstrap.
     Raises: EvaluationError without choix.
     """
+    arms = [arm for arm in arms if any(arm in answer.arms for answer in answers)]
     place = {arm: number for number, arm in enumerate(arms)}
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(answer.prompt for answer in answers))}
     wins = np.zeros((len(prompts), len(arms), len(arms)))

@@ -117,6 +117,8 @@ def test_folder_that_was_moved_with_its_pictures_still_finds_them(tmp_path):
         lambda key: key["pairs"][0].update(right=key["pairs"][0]["left"]),
         lambda key: key.update(arms=["base", "other"]),
         lambda key: key["pairs"][0].update(first=len(key["pairs"])),
+        lambda key: key["pairs"][1].update(first=-2),
+        lambda key: key["pairs"][1].update(first=0),
     ],
 )
 def test_damaged_key_is_refused(tmp_path, change):
@@ -148,6 +150,8 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
     (others / "drawing-000.png").rename(others / "else.png")
     with pytest.raises(EvaluationError, match="the same file name in every folder"):
         plan_comparison([base, others])
+    with pytest.raises(EvaluationError, match="No picture of others has a partner"):
+        plan_comparison([base, hyper, others])
     (hyper / "drawing-000.jpg").write_bytes(b"")
     with pytest.raises(EvaluationError, match=r"both drawing-000\.jpg and drawing-000\.png"):
         plan_comparison([base, hyper])

@@ -13,7 +13,7 @@ from hyper_sd.evaluation import page as page_module
 from hyper_sd.evaluation.comparison import plan_comparison, save_key
 from hyper_sd.evaluation.page import PICTURES, SOURCE, read_plain, uneven_arms, write_page
 from hyper_sd.tests.evaluation.comparisons import write_arms
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 ARMS = ("zebra-teacher", "quokka-student")
 SECRET = "quokka in the metadata"
@@ -129,6 +129,9 @@ def test_pictures_are_turned_and_laid_on_white(tmp_path):
     assert read_plain(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
     Image.new("I;16", (8, 8), 257 * 128).save(tmp_path / "deep.png")
     assert read_plain(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (8, 8), (90, 80, 70)).save(tmp_path / "usual.png", icc_profile=profile)
+    assert read_plain(tmp_path / "usual.png").getpixel((0, 0)) == pytest.approx((90, 80, 70), abs=1)
     Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "odd.png", icc_profile=b"no profile")
     assert read_plain(tmp_path / "odd.png").getpixel((0, 0)) == (9, 8, 7)
 

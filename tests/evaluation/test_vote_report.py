@@ -84,6 +84,19 @@ def test_arm_that_always_wins_has_a_finite_strength():
     assert all(abs(strength.value) < 10 for strength in found)
 
 
+def test_arms_that_never_met_are_not_put_on_one_scale():
+    comparison = comparison_of(6, ("a", "b", "c", "d"))
+
+    def choose(_, left, right):
+        return "left" if {left.arm, right.arm} in ({"a", "b"}, {"c", "d"}) else "skip"
+
+    report = report_of(comparison, [ballot_of(comparison, choose)])
+    assert report.strengths == ()
+    assert not any(sentence.startswith("Strengths") for sentence in sentences(report))
+    one_left_out = ballot_of(comparison, lambda _, left, right: "skip" if "d" in {left.arm, right.arm} else "left")
+    assert {strength.arm for strength in report_of(comparison, [one_left_out]).strengths} == {"a", "b", "c"}
+
+
 def test_many_votes_on_few_pictures_are_no_independent_votes():
     comparison, rng = comparison_of(8), random.Random(1)
     better = {number: rng.choice(comparison.arms) for number in range(8)}  # every picture divides alike, people do not
