@@ -55,6 +55,8 @@ def _tell(report: VoteReport) -> None:
     say(f"{people}, {report.answers} answers{skipped}.\n")
     for sentence in sentences(report):
         say(f"- {sentence}")
+    if len(report.arms) > 2 and not report.strengths:
+        say("- The answers do not put three arms on one scale, so there are no strengths; more pairs have to be answered.")
     if report.voters > 1:
         say()
         for voter, share in report.selves.items():

@@ -121,6 +121,17 @@ def test_refused_file_is_named_and_the_others_still_count(parse, made, tmp_path,
         run_votes(parse("votes", bad, "--comparison", made))
 
 
+def test_three_arms_of_which_one_has_no_answer_have_no_strengths(parse, tmp_path, capsys):
+    assert run_compare(parse("compare", *write_arms(tmp_path, ["a", "b", "c"], names=4), "--out", tmp_path / "out")) == 0
+    comparison = load_key(tmp_path / "out")
+    ballot = ballot_of(comparison, lambda _, left, right: "skip" if "c" in {left.arm, right.arm} else "left")
+    save_ballot(ballot, tmp_path / "out" / "votes.json")
+    assert run_votes(parse("votes", tmp_path / "out" / "votes.json")) == 0
+    told = capsys.readouterr().out
+    assert '"a"' in told
+    assert "there are no strengths" in told
+
+
 def test_folder_and_pattern_of_votes_are_read_and_a_person_counts_once(parse, made, capsys):
     first = vote(made, "one.json", "a" * 16)
     vote(made, "one again.json", "a" * 16)
