@@ -69,7 +69,7 @@ TOOLTIPS = {
     "optimizer": "adamw8bit keeps the optimizer's memory in 8 bits: up to 1.2 GB less for SDXL, and nearly the same result. It "
     "needs a graphics card and the package bitsandbytes in the host's Python. adamw needs neither.",
     "reward": "In human feedback: the scorer whose scores are to rise. auto is ImageReward, and for the demo model its match "
-    "score. Get the files in the tab Hyper-SD models.",
+    "score; my_taste is what you have voted for. Get the files in the tab Hyper-SD models.",
     "second_reward": "In human feedback: one more scorer to learn from, as two are harder to fool than one. auto is LAION "
     "aesthetic beside ImageReward; none for one alone.",
     "held_out_reward": "In human feedback: a scorer that nothing is learnt from. When it falls, the pictures only please the "
