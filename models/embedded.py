@@ -12,6 +12,7 @@ TOKENIZER = FOLDER / "tokenizer"
 CHECKPOINT = FOLDER / "hyper_sd_demo.safetensors"
 CONTROLNET = FOLDER / "hyper_sd_demo_outlines_control_lora.safetensors"
 SCORERS = FOLDER / "hyper_sd_demo_scorers.safetensors"
+LABELS = FOLDER / "labels.txt"  # one a line: everything that it has learnt to draw, in emojibase's order
 SIZE = 128  # side in pixels of the squares it draws
 UNIFIED_STEPS = 8  # the most that its unified LoRA is made for
 

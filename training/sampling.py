@@ -29,7 +29,7 @@ def sample_latents(
     num_segments: int = 1,
     eta: float = 0.3,
     guidance_scale: float = 1.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     start_timestep: int = LAST_TIMESTEP,
 ) -> torch.Tensor:
     """Returns latents [batch, ...] as the network sees them (scaled), drawn with whatever adapter set is active.
@@ -45,14 +45,15 @@ def sample_latents(
         num_segments: as samplers.timesteps.hyper_sd_timesteps() takes it.
         eta: as samplers.tcd.sample_tcd() takes it.
         guidance_scale: 1 is no guidance.
-        seed: of the starting noise, and of the noise that eta adds.
+        seed: of the starting noise, and of the noise that eta adds; or one for each latent, which is then the same alone.
         start_timestep: of the first step, from noise of deviation 1 as the network sees it.
     Raises: ScheduleError where no such grid exists.
     """
     schedule = schedule_of_diffusion(denoiser.diffusion)
     sigmas = hyper_sd_sigmas(schedule, steps, num_segments, start_timestep=start_timestep)
     like = next(tensor for tensor in conditioning.values() if tensor.is_floating_point())
-    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    seeds, part = ([seed], tuple(shape)) if isinstance(seed, int) else (seed, (1, *shape[1:]))
+    noise = torch.cat([torch.randn(part, generator=torch.Generator().manual_seed(one)) for one in seeds])
     noise = noise.to(like.device, torch.promote_types(like.dtype, torch.float32))
     scale = noise.new_full((len(noise),), guidance_scale)
     guide = unconditional if guidance_scale != 1 else {}
@@ -71,7 +72,7 @@ def walk(
     *,
     eta: float,
     num_segments: int,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     noise_sampler: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Returns latents [batch, ...] at the last of the sigmas, in the network's own scale; 0 is clean latents.
@@ -83,14 +84,14 @@ def walk(
         sigmas: decreasing, [steps + 1], or a beginning of a grid.
         eta: as samplers.tcd.sample_tcd() takes it.
         num_segments: as samplers.tcd.sample_tcd() takes it.
-        seed: of the noise that eta adds.
+        seed: of the noise that eta adds, or one for each latent.
         noise_sampler: gives that noise in place of the seed, as samplers.tcd.sample_tcd() takes it.
     """
     if len(sigmas) == 1:
         return noise
     schedule = schedule_of_diffusion(diffusion)
 
-    def model(x: torch.Tensor, sigma: torch.Tensor, seed: int) -> torch.Tensor:
+    def model(x: torch.Tensor, sigma: torch.Tensor, seed: int | Sequence[int]) -> torch.Tensor:
         t = torch.full((len(x),), round(schedule.timestep(float(sigma[0]))), device=x.device)
         scaled = x if schedule.is_flow else x * diffusion.levels(t, x)[0]
         return diffusion.pred_x0(scaled, predict(scaled, t), t)
