@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 TILE = 256  # smaller images are enlarged to this width, to be seen
 MARGIN, GAP, LABEL_SIZE, TITLE_SIZE = 24, 16, 20, 26
+LABELS_WIDTH = 210  # pixels for the labels beside the rows of a grid
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 
 
@@ -72,4 +73,42 @@ def contact_sheet(images: list[Image.Image], labels: list[str], columns: int | N
         fitted = _fit(image, tile)
         sheet.paste(fitted, (left + (tile[0] - fitted.width) // 2, upper + (tile[1] - fitted.height) // 2))
         pen.text((left + (tile[0] - font.getlength(label)) / 2, upper + tile[1] + LABEL_SIZE // 2), label, fill=INK, font=font)
+    return sheet
+
+
+def grid_sheet(rows: list[list[Image.Image]], labels: list[str], headings: list[str], title: str = "") -> Image.Image:
+    """Returns one RGB sheet whose rows have their labels at the left and whose columns have headings above.
+
+    Args:
+        rows: images, the same number in each.
+        labels: one for each row.
+        headings: one for each column, broken where it is wider than the images.
+        title: a line at the top.
+    Raises: ValueError when images, labels and headings do not match.
+    """
+    if not rows or len(rows) != len(labels) or {len(row) for row in rows} != {len(headings)} or not headings:
+        raise ValueError(f"A sheet needs a label for each row and a heading for each column, got {labels} and {headings}.")
+    tile = TILE if max(image.width for row in rows for image in row) >= 2 * TILE else TILE // 2
+    font, size = _font(LABEL_SIZE - 4), round((LABEL_SIZE - 4) * 1.3)
+    aside = [_lines(label, font, LABELS_WIDTH) for label in labels]
+    above = [_lines(heading, font, tile) for heading in headings]
+    left = MARGIN + LABELS_WIDTH + GAP
+    width = left + len(headings) * (tile + GAP // 2) - GAP // 2 + MARGIN
+    lines, large = _lines(title, _font(TITLE_SIZE), width - 2 * MARGIN), round(TITLE_SIZE * 1.4)
+    top = MARGIN + len(lines) * large + max(map(len, above)) * size + GAP
+    sheet = Image.new("RGB", (width, top + len(rows) * (tile + GAP // 2) - GAP // 2 + MARGIN), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN + number * large), line, fill=INK, font=_font(TITLE_SIZE))
+    for column, words in enumerate(above):
+        for number, line in enumerate(reversed(words), 1):
+            place = left + column * (tile + GAP // 2) + (tile - font.getlength(line)) / 2
+            pen.text((place, top - GAP // 2 - number * size), line, fill=INK, font=font)
+    for number, (row, words) in enumerate(zip(rows, aside, strict=True)):
+        upper = top + number * (tile + GAP // 2)
+        for line_number, line in enumerate(words):
+            pen.text((MARGIN, upper + (tile - len(words) * size) / 2 + line_number * size), line, fill=INK, font=font)
+        for column, image in enumerate(row):
+            fitted = _fit(image, (tile, tile))
+            sheet.paste(fitted, (left + column * (tile + GAP // 2) + (tile - fitted.width) // 2, upper))
     return sheet

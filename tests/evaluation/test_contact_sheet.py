@@ -1,5 +1,5 @@
 import pytest
-from hyper_sd.evaluation.contact_sheet import GAP, MARGIN, TILE, contact_sheet
+from hyper_sd.evaluation.contact_sheet import GAP, LABELS_WIDTH, MARGIN, TILE, contact_sheet, grid_sheet
 from PIL import Image
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -67,3 +67,28 @@ def test_labels_must_match_the_images(count, labels):
 def test_columns_below_one_are_refused():
     with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
         contact_sheet([square(RED)], ["a"], columns=0)
+
+
+def test_grid_has_labels_beside_its_rows_and_headings_above_its_columns():
+    sheet = grid_sheet([[square(RED), square(BLUE)], [square(BLUE), square(RED)]], ["one", "two"], ["a", "b"], "title")
+    left, gap, tile = MARGIN + LABELS_WIDTH + GAP, GAP // 2, TILE // 2
+    assert sheet.width == left + 2 * tile + gap + MARGIN
+    top = bottom_of(sheet, RED)[0]
+    colours = [[sheet.getpixel((left + c * (tile + gap) + 5, top + r * (tile + gap) + 5)) for c in (0, 1)] for r in (0, 1)]
+    assert colours == [[RED, BLUE], [BLUE, RED]]
+    assert sheet.height == top + 2 * tile + gap + MARGIN
+    beside = sheet.crop((0, top, left - 1, sheet.height)).getcolors(10000)
+    above = sheet.crop((left, MARGIN, sheet.width, top)).getcolors(10000)
+    assert min(len(beside), len(above)) > 1
+
+
+def test_grid_of_large_images_shows_them_larger():
+    assert grid_sheet([[square(RED, 1024)]], ["one"], ["a"]).width == MARGIN + LABELS_WIDTH + GAP + TILE + MARGIN
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "headings"), [([], [], ["a"]), ([[1]], ["one", "two"], ["a"]), ([[1]], ["one"], ["a", "b"])]
+)
+def test_grid_refuses_labels_that_do_not_match(rows, labels, headings):
+    with pytest.raises(ValueError, match="a label for each row"):
+        grid_sheet(rows, labels, headings)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hyper_sd.evaluation.metrics import diversity, fine_energy, kid, retrieval_accuracy
+from hyper_sd.evaluation.metrics import diversity, fine_energy, kid, paired_kid, retrieval_accuracy
 
 
 def test_kid_matches_its_definition_on_a_small_set():
@@ -71,3 +71,34 @@ def test_fine_energy_of_noise_is_its_share_of_the_frequencies():
     share = float((frequency[:, None] ** 2 + frequency**2 > 1 / 16).double().mean())
     assert fine_energy(noise) == pytest.approx(share, rel=0.02)
     assert fine_energy(3 * noise) == pytest.approx(9 * fine_energy(noise))
+
+
+def test_paired_kid_matches_a_plain_loop_that_leaves_out_pictures_of_one_prompt():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator) + 0.5
+    groups = [1, 2, 3, 1, 2, 3]
+
+    def k(a, b):
+        return (float(a.double() @ b.double()) / 4 + 1) ** 3
+
+    pairs = [(i, j) for i in range(6) for j in range(6) if groups[i] != groups[j]]
+    expected = sum(k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in pairs) / len(pairs)
+    assert paired_kid(x, y, groups) == pytest.approx(expected)
+    assert paired_kid(x, x, groups) == 0
+
+
+def test_paired_kid_of_pictures_that_are_alike_in_pairs_is_not_below_0_as_kid_is():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, 8, generator=generator)
+    y = x + 0.3
+    many = torch.randn(20000, 8, generator=generator)
+    truth = kid(many[:4000], many[4000:8000] + 0.3)
+    assert kid(x, y) < -0.3
+    assert paired_kid(x, y, list(range(24))) == pytest.approx(truth, abs=0.3)
+
+
+def test_paired_kid_refuses_sets_that_are_no_pairs():
+    with pytest.raises(ValueError, match="two sets of one size"):
+        paired_kid(torch.ones(3, 4), torch.ones(2, 4), [1, 2, 3])
+    with pytest.raises(ValueError, match="2 groups or more"):
+        paired_kid(torch.ones(2, 4), torch.ones(2, 4), [1, 1])
