@@ -65,6 +65,7 @@ def make_parser() -> Parser:
     """Returns the command line of install.py."""
     from hyper_sd.demo.check import add_test_options
     from hyper_sd.demo.compare_options import add_compare_options
+    from hyper_sd.demo.evaluate_options import add_evaluate_options
     from hyper_sd.demo.fetch_models import add_download_options
     from hyper_sd.demo.options import add_demo_options
     from hyper_sd.demo.taste_options import add_taste_options
@@ -86,6 +87,7 @@ def make_parser() -> Parser:
     add_test_options(test)
     test.add_argument("pytest", nargs="*", metavar="argument", help="for pytest, for example -k sampler")
     add_taste_options(commands.add_parser("taste", help="learn a person's taste from votes, as a score of pictures"))
+    add_evaluate_options(commands.add_parser("evaluate", help="draw with LoRAs and without, and make a table of scores"))
     train = commands.add_parser("train-demo", help="train the demo model from nothing (hours on a CPU)")
     train.add_argument("recipe", nargs="*", metavar="argument", help="for the recipe, for example --threads 2")
     return parser

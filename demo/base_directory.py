@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import HostError
@@ -11,6 +12,7 @@ from .requirements import ROOT
 BASE = ROOT / ".demo" / "base"
 PACK_NAME = "hyper-sd"
 _OFFERED = "demo"
+_LORAS = "evaluate"
 _FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "temp", "user")
 
 
@@ -87,3 +89,28 @@ def offer_checkpoint(base_directory: Path, checkpoint: Path) -> tuple[str, tuple
     paths = {"hyper_sd_demo": {"base_path": str(checkpoint.resolve().parent), "checkpoints": "."}}
     config.write_text(json.dumps(paths), encoding="utf-8")
     return checkpoint.name, ("--extra-model-paths-config", str(config))
+
+
+def offer_loras(base_directory: Path, loras: Iterable[Path]) -> dict[Path, str]:
+    """Makes LoRA files known to the demo's ComfyUI, where the system permits it without copying them.
+
+    Returns: the name of each in LoraLoader's list.
+    """
+    folder = base_directory / "models" / "loras" / _LORAS
+    shutil.rmtree(folder, ignore_errors=True)  # the links of earlier runs, not what they lead to
+    folder.mkdir(parents=True)
+    names = {}
+    for number, lora in enumerate(dict.fromkeys(loras)):
+        offered = folder / f"{number:02d}-{lora.name}"  # two folders may hold files of one name
+        for link in (os.symlink, os.link, shutil.copyfile):
+            try:
+                link(lora.resolve(), offered)
+            except OSError:  # not permitted, or another disk: the next way
+                continue
+            break
+        else:
+            raise HostError(
+                f"{lora} could not be made known to ComfyUI in {folder}; make room there, or check its permissions."
+            )
+        names[lora] = os.path.join(_LORAS, offered.name)
+    return names

@@ -12,6 +12,7 @@ from .compare_options import check_compare
 from .console import say
 from .environment import environment_for, inside, install, is_complete, make_venv, rerun
 from .errors import DemoError
+from .evaluate_options import COMFYUI, check_evaluate
 from .host import ensure_comfyui
 from .options import read_demo_options
 from .requirements import ROOT, requirements_for
@@ -39,8 +40,10 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
         vote_files(parsed.files)
     if command == "taste":
         check_taste(parsed)
+    if command == "evaluate":
+        check_evaluate(parsed)
     comfyui = None
-    if command in WITH_COMFYUI:
+    if command in WITH_COMFYUI or (command == "evaluate" and parsed.through == COMFYUI):
         options = split_arguments(arguments)[0] if parsed is None else parsed
         comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
     requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
@@ -77,6 +80,16 @@ def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace |
         from .run import run_demo  # needs what the environment holds
 
         return run_demo(read_demo_options(parsed), comfyui)
+    if command == "test":
+        return run_checks(arguments, comfyui)
+    if command != "train-demo":
+        return _run_evaluation(command, parsed, comfyui)
+    recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", recipe, *arguments], cwd=ROOT, check=False).returncode
+
+
+def _run_evaluation(command: str, parsed: argparse.Namespace, comfyui: Path | None) -> int:
+    """Runs one of the commands that draw, compare and judge pictures."""
     if command == "taste":
         from .taste import run_taste
 
@@ -89,7 +102,6 @@ def _run_inside(command: str, arguments: list[str], parsed: argparse.Namespace |
         from .votes import run_votes
 
         return run_votes(parsed)
-    if command == "test":
-        return run_checks(arguments, comfyui)
-    recipe = "import runpy, install; install.bind_package(); runpy.run_module('hyper_sd.demo.recipe', run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", recipe, *arguments], cwd=ROOT, check=False).returncode
+    from .evaluate import run_evaluate
+
+    return run_evaluate(parsed, comfyui)

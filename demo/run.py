@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions, comfyui: Path) -> int:
         comfyui: the folder of the ComfyUI.
     Raises: DemoError when something stops the demo.
     """
-    _stop_on_signals()
+    stop_on_signals()
     base = prepare(BASE)
     name, arguments, size, default_cfg = None, (), SIZE, CFG_DEMO_MODEL
     if options.checkpoint:
@@ -198,7 +198,7 @@ def _keep_open(server: ComfyServer) -> None:
     raise ServerError(f"ComfyUI stopped by itself.\n{server.log_tail()}")
 
 
-def _stop_on_signals() -> None:
+def stop_on_signals() -> None:
     """Lets a termination or a closed terminal end the run like Ctrl-C, so that the server is stopped too."""
     names = ("SIGTERM",) if os.name == "nt" else ("SIGTERM", "SIGHUP")
     for name in names:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..models.embedded import lora_title
@@ -34,6 +35,7 @@ def fill_workflow(
     checkpoint: str | None,
     lora: str = NO_LORA,
     start_timestep: int = LAST_TIMESTEP,
+    num_segments: int = 1,
 ) -> dict:
     """Returns a copy of the workflow with these settings.
 
@@ -42,6 +44,7 @@ def fill_workflow(
         checkpoint: its name in CheckpointLoaderSimple, None for the demo model.
         lora: the demo model's, as its node lists them.
         start_timestep: where the first step is.
+        num_segments: of the grid and the sampler.
     """
     filled = copy.deepcopy(workflow)
 
@@ -52,9 +55,35 @@ def fill_workflow(
     inputs("Prompt")["text"] = prompt
     inputs("Negative prompt")["text"] = negative
     inputs("Size").update(width=size, height=size)
-    inputs("Steps").update(steps=steps, start_timestep=start_timestep)
-    inputs("Sampler")["eta"] = eta
+    inputs("Steps").update(steps=steps, start_timestep=start_timestep, num_segments=num_segments)
+    inputs("Sampler").update(eta=eta, num_segments=num_segments)
     inputs("Sampling").update(noise_seed=seed, cfg=cfg)
     if checkpoint:
         filled[node_id(filled, "Model")].update(class_type="CheckpointLoaderSimple", inputs={"ckpt_name": checkpoint})
     return filled
+
+
+def with_loras(workflow: dict, loras: Sequence[tuple[str, float]]) -> dict:
+    """Returns a copy of the workflow whose model has LoRAs on it, by the host's own loader.
+
+    Args:
+        workflow: as fill_workflow returns it.
+        loras: name among the host's LoRAs and strength of each.
+    """
+    filled = copy.deepcopy(workflow)
+    model = [node_id(filled, "Model"), 0]
+    users = [node["inputs"] for node in filled.values() if node["inputs"].get("model") == model]
+    last = model
+    for number, (name, strength) in enumerate(loras):
+        key = f"lora{number}"
+        inputs = {"model": last, "lora_name": name, "strength_model": strength}
+        filled[key] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs, "_meta": {"title": f"LoRA {number + 1}"}}
+        last = [key, 0]
+    for inputs in users:
+        inputs["model"] = last
+    return filled
+
+
+def literal(prompt: str) -> str:
+    """Returns a prompt in which ComfyUI reads brackets as brackets and not as weights."""
+    return prompt.replace("(", "\\(").replace(")", "\\)")

@@ -71,3 +71,21 @@ def test_checkpoint_is_offered_by_configuration_where_no_link_is_permitted(tmp_p
         (paths,) = yaml.safe_load(file).values()
     assert (name, option) == ("a.safetensors", "--extra-model-paths-config")
     assert os.path.samefile(os.path.join(paths["base_path"], paths["checkpoints"], name), checkpoint)
+
+
+def test_loras_of_one_name_are_offered_under_names_of_their_own(tmp_path, monkeypatch):
+    base, files = base_directory.prepare(tmp_path / "base"), []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "a.safetensors")
+        files[-1].write_text(folder)
+    names = base_directory.offer_loras(base, [*files, files[0]])
+    assert len(set(names.values())) == 2
+    offered = base / "models" / "loras"
+    assert [(offered / names[file]).read_text() for file in files] == ["one", "two"]
+    for link in ("symlink", "link"):
+        monkeypatch.setattr(base_directory.os, link, lambda *_: (_ for _ in ()).throw(OSError("not permitted")))
+    names = base_directory.offer_loras(base, files[1:])
+    assert (offered / names[files[1]]).read_text() == "two"
+    assert len(list((offered / "evaluate").iterdir())) == 1
+    assert files[0].read_text() == "one"

@@ -1,7 +1,7 @@
 import pytest
 from hyper_sd.demo.client import refusal
 from hyper_sd.demo.run import plan_drawings, slug, step_label
-from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA, fill_workflow, load_workflow, node_id
+from hyper_sd.demo.workflow import NO_LORA, UNIFIED_LORA, fill_workflow, literal, load_workflow, node_id, with_loras
 
 SETTINGS = {"prompt": "p", "negative": "n", "steps": 8, "seed": 7, "cfg": 2.5, "eta": 0.6, "size": 512}
 
@@ -81,3 +81,25 @@ def test_refusal_names_the_node_and_the_input():
     answer = {"error": {"message": "failed"}, "node_errors": {"1": {"class_type": "CheckpointLoaderSimple", "errors": [error]}}}
     assert str(refusal(answer)) == "Node 1 (CheckpointLoaderSimple): Value not in list: ckpt_name: 'x'"
     assert str(refusal({"error": {"message": "Prompt has no outputs"}, "node_errors": {}})) == "Prompt has no outputs"
+
+
+def test_loras_stand_between_the_model_and_all_that_use_it():
+    filled = fill_workflow(load_workflow(), checkpoint=None, num_segments=4, **SETTINGS)
+    assert with_loras(filled, []) == filled
+    two = with_loras(filled, [("a.safetensors", 0.75), ("b.safetensors", 0.5)])
+    first, second = inputs(two, "LoraLoaderModelOnly")
+    model = node_id(two, "Model")
+    assert first == {"model": [model, 0], "lora_name": "a.safetensors", "strength_model": 0.75}
+    assert (second["model"], second["lora_name"], second["strength_model"]) == (["lora0", 0], "b.safetensors", 0.5)
+    users = [
+        node["inputs"]["model"]
+        for node in two.values()
+        if "model" in node["inputs"] and node["class_type"] != "LoraLoaderModelOnly"
+    ]
+    assert users == [["lora1", 0]] * 2
+    assert [node["inputs"]["num_segments"] for node in two.values() if "num_segments" in node["inputs"]] == [4, 4]
+
+
+def test_brackets_of_a_prompt_are_no_weights():
+    assert literal("wolf (animal)") == "wolf \\(animal\\)"
+    assert literal("a red fox, 8:30") == "a red fox, 8:30"
