@@ -81,6 +81,8 @@ def problem_of_command(command: str) -> str:
             missing = [file for file in words[3:] if not (ROOT / file).is_file()]
             return _problem_of_module(f"{words[2]}.__main__", []) or "".join(f"there is no {file}" for file in missing)
         return _problem_of_module(words[2], words[3:])
+    if words[:4] == ["accelerate", "launch", "-m", "hyper_sd.demo.evaluate"]:  # which takes the options of install.py's command
+        return _problem_of_install(["evaluate", *words[4:]])
     if words[0] == "python" or words[:3] == ["accelerate", "launch", "-m"]:
         file = words[1] if words[0] == "python" else words[4]
         module = "" if words[0] == "python" else _problem_of_module(f"{words[3]}.__main__", [])
@@ -114,6 +116,8 @@ def test_blocks_without_a_language_hold_commands(page):
         "python -m hyper_sd.benchmarks.nothing",
         "python -m hyper_sd.benchmarks.sampler_overhead --outt FILE",
         "python examples/nothing.py",
+        "python install.py evaluate --throgh diffusers",
+        "accelerate launch -m hyper_sd.demo.evaluate --throgh diffusers",
         "accelerate launch -m hyper_sd.training.lunch training/launch/example.toml",
         "accelerate launch -m hyper_sd.training.launch examples/nothing.toml",
         "pip install -e .[trian]",
