@@ -74,6 +74,8 @@ def _problem_of_module(name: str, words: list[str]) -> str:
 def problem_of_command(command: str) -> str:
     """Returns why a command of a page cannot be run as it stands there, "" where it can."""
     words = words_of(command)
+    if words[:4] == ["accelerate", "launch", "-m", "hyper_sd.demo.evaluate"]:  # which takes the options of install.py's command
+        words = ["python", "install.py", "evaluate", *words[4:]]
     if words[:2] == ["python", "install.py"]:
         return _problem_of_install(words[2:])
     if words[:2] == ["python", "-m"]:
@@ -81,8 +83,6 @@ def problem_of_command(command: str) -> str:
             missing = [file for file in words[3:] if not (ROOT / file).is_file()]
             return _problem_of_module(f"{words[2]}.__main__", []) or "".join(f"there is no {file}" for file in missing)
         return _problem_of_module(words[2], words[3:])
-    if words[:4] == ["accelerate", "launch", "-m", "hyper_sd.demo.evaluate"]:  # which takes the options of install.py's command
-        return _problem_of_install(["evaluate", *words[4:]])
     if words[0] == "python" or words[:3] == ["accelerate", "launch", "-m"]:
         file = words[1] if words[0] == "python" else words[4]
         module = "" if words[0] == "python" else _problem_of_module(f"{words[3]}.__main__", [])
