@@ -9,9 +9,10 @@ redness of a picture is the mean of R - (G + B) / 2 over its coloured pixels, an
 a probability that rises with the difference, so that the same pair gets the same answer in 75 % of the cases. From 100 and 300
 votes on pairs of one prompt, of seven eighths of the labels, a taste is learnt as `python install.py taste VOTES` learns it,
 with three seeds of pairs and answers. It is tried on the pairs of all other labels: against which picture is redder, and
-against votes of the same voter. Then a feedback LoRA learns from each taste, with the match score as the reward that nothing is
-learnt from, and draws the labels of every eighth, which neither has seen, at 1, 2 and 4 steps, from the same noise with and
-without the feedback. Differences are paired; errors are standard errors over the labels. An interrupted run goes on.
+against votes of the same voter. Then a feedback LoRA learns from each taste of 300 votes, with the match score as the reward
+that nothing is learnt from, and draws the labels of every eighth, which neither has seen, at 1, 2 and 4 steps, from the same
+noise with and without the feedback. Differences are paired; errors are standard errors over the labels. An interrupted run
+goes on.
 """
 
 import argparse
@@ -32,19 +33,18 @@ from ..rewards.scorer import score_all
 from ..rewards.sights import EMBEDDED
 from ..rewards.table import MY_TASTE, load
 from ..training.feedback.settings import FeedbackSettings
-from ..training.lora_layers import DISTILLED
+from ..training.lora_layers import DISTILLED, STUDENT
 from .embedded import Drawings, Painter, Way
-from .feedback_world import EVERY, MATCH, QUALITY, SEEDS, SETTINGS, World, compared, judged, kept, train_feedback
+from .feedback_world import EVERY, MATCH, SEEDS, SETTINGS, World, compared, judged, kept, train_feedback
 from .measure import add_work_option, command_line, logger, over_seeds, processor, start_logging, write_result
 
 VOTES = (100, 300)
-GENTLE = 2e-4  # learning rate
-# How a LoRA learns from a taste: the settings of the feedback, and of the training what is not COMMON's.
-WAYS: dict[str, tuple[FeedbackSettings, dict[str, Any]]] = {
-    "alone": (FeedbackSettings((MY_TASTE,), MATCH, **SETTINGS), {}),
-    "gentle": (FeedbackSettings((MY_TASTE,), MATCH, brake_weight=20.0, **SETTINGS), {"learning_rate": GENTLE}),
-    "with the match score": (FeedbackSettings((MY_TASTE, MATCH), QUALITY, **SETTINGS), {"learning_rate": GENTLE}),
-}
+MOST = max(VOTES)
+STRENGTHS = (0.3, 1.0)  # at which a LoRA is judged
+# A taste knows nothing of what was asked for: a LoRA learns from it at a lower rate than from the match score, and with a
+# stronger brake.
+FEEDBACK = FeedbackSettings((MY_TASTE,), MATCH, brake_weight=20.0, **SETTINGS)
+RATE = 2e-4
 ARMS = ("one", "other")  # two drawings of each label, from other noise
 NOISE = 100  # the seed of the first arm's noise
 SAME_AGAIN = 0.75  # how often the voter answers alike when a pair comes again
@@ -145,20 +145,25 @@ def learnt(voter: Voter, pictures: Path, votes: int, seed: int, folder: Path) ->
     return {"told": told | {"is sure": about.is_sure}, "held out": tried}
 
 
-def judge_taste(world: World, way: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """Trains a LoRA on the taste of a folder in one of WAYS, and returns the verdicts on what it draws."""
-    settings, more = WAYS[way]
+def judge_taste(world: World, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Trains a LoRA on the taste of a folder, and returns the verdicts on what it draws by strength."""
+    layers, found = None, {}
+    for strength in STRENGTHS:
 
-    def make() -> dict[str, Any]:
-        judge = replace(world.judge, scorers={MY_TASTE: load(MY_TASTE, [folder]), **world.scorers})
-        run = {"seed": seed, "steps": steps, "folder": folder / f"run-{way}", **more}
-        layers = train_feedback(world, way, settings, judge, **run)
-        try:
+        def make(strength: float = strength) -> dict[str, Any]:
+            nonlocal layers
+            if layers is None:
+                judge = replace(world.judge, scorers={MY_TASTE: load(MY_TASTE, [folder]), **world.scorers})
+                run = {"seed": seed, "steps": steps, "folder": folder / "run", "learning_rate": RATE}
+                layers = train_feedback(world, folder.name, FEEDBACK, judge, **run)
+            adapters = layers.sets[STUDENT]
+            adapters.scale = strength * adapters.lora_alpha / adapters.rank
             return judged(world, layers, layers.drawing, SEEDS)
-        finally:
-            layers.detach()
 
-    return kept(folder / f"verdicts-{way}.json", make)
+        found[f"{strength:g}"] = kept(folder / f"verdicts-{strength:g}.json", make)
+    if layers is not None:
+        layers.detach()
+    return found
 
 
 def over(told: Sequence[dict[str, Any]], path: tuple[str, str]) -> dict[str, float]:
@@ -174,7 +179,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a LoRA; default %(default)s")
     parser.add_argument("--votes", type=int, choices=VOTES, action="append", help="only so many; default all of them")
     parser.add_argument("--seed", type=int, choices=SEEDS, action="append", help="only this seed; default all of them")
-    parser.add_argument("--way", choices=list(WAYS), action="append", help="only this way to train; default all of them")
     parser.add_argument("--no-lora", action="store_true", help="learn tastes alone, and train no LoRA")
     options = parser.parse_args()
     start_logging(with_time=True)
@@ -199,15 +203,14 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_loras(result: dict[str, Any], options: argparse.Namespace, seeds: Sequence[int], folder: Path) -> None:
-    """Trains a LoRA on every taste of a result, and adds what they draw."""
+    """Trains a LoRA on each taste of the most votes, and adds what they draw to a result."""
     world = World(options.work, {REDNESS: redness})
     layers = world.layers(1)
     before = kept(folder / "before.json", lambda: judged(world, layers, (DISTILLED,), SEEDS))
     layers.detach()
-    for votes, row in result.items():
-        for way in options.way or list(WAYS):
-            runs = [judge_taste(world, way, seed, options.steps, folder / f"{votes}-{seed}") for seed in seeds]
-            row[way] = compared(runs, before, len(world.unseen))
+    if str(MOST) in result:
+        runs = [judge_taste(world, seed, options.steps, folder / f"{MOST}-{seed}") for seed in seeds]
+        result[str(MOST)]["lora"] = {name: compared([run[name] for run in runs], before, len(world.unseen)) for name in runs[0]}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import TrainingError
 from ..models.lora_plan import EMBEDDED
 from .config import GRAPHS, OPTIMIZERS, Stage, TrainingConfig
-from .feedback.choice import SCORER_CHOICES, feedback_of
+from .feedback.choice import SCORER_CHOICES, feedback_of, rate_of
 from .preset_table import FAMILIES, PRESETS, Preset
 from .words import AUTO, DISTIL, FEEDBACK, NONE, OBJECTIVES, OFF, ON, STYLE, STYLE_THEN_DISTIL
 
@@ -167,7 +167,7 @@ def phases(
     shared = _shared(request, preset, examples, precision)
     if objective == FEEDBACK:
         feedback = feedback_of(request, is_embedded=family == EMBEDDED, start_steps=start_steps, ready=scorers)
-        rate = request.learning_rate or preset.feedback_rate
+        rate = request.learning_rate or rate_of(feedback, preset.feedback_rate)
         stages = (Stage(1, request.steps or preset.steps),)
         return (Phase(FEEDBACK, _config(stages, objective="feedback", learning_rate=rate, feedback=feedback, **shared)),)
     automatic = (1,) if starts_distilled else preset.stages

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from ...errors import TrainingError
-from ...rewards.table import SCORERS
+from ...rewards.table import MY_TASTE, SCORERS
 from ...samplers.timesteps import ONE_STEP_START
 from ..words import AUTO, NONE
 from .settings import FeedbackSettings
@@ -15,6 +15,9 @@ SCORER_CHOICES = {
 }  # fmt: skip
 # The rewards of other models are the paper's: Hyper-SD, arXiv 2404.13686, section 3.3.
 EMBEDDED_REWARDS, PAPERS_REWARDS = ("embedded_match", "embedded_quality"), ("image_reward", "aesthetic")
+# A person's taste knows nothing of what was asked for: at the usual brake and rate the demo model's match score falls until the
+# run ends itself (docs/benchmarks.md, "A taste from votes").
+TASTE_BRAKE, TASTE_RATE = 20.0, 0.4
 WATCHERS = ("pick_score", "hps", "clip")  # best first, where "auto" finds their files
 
 
@@ -46,8 +49,20 @@ def feedback_of(request: Asked, *, is_embedded: bool, start_steps: int, ready: C
     """
     rewards, held_out = scorers_of(request, is_embedded, ready)
     drawn = {} if start_steps == 1 else {"steps": (start_steps,), "num_segments": start_steps}
-    weight = {"instance_weight": request.perceptual_weight}
-    return FeedbackSettings(rewards, held_out, start_timestep=ONE_STEP_START, **weight, **drawn)
+    weights = {"instance_weight": request.perceptual_weight}
+    if MY_TASTE in rewards:
+        weights["brake_weight"] = TASTE_BRAKE
+    return FeedbackSettings(rewards, held_out, start_timestep=ONE_STEP_START, **weights, **drawn)
+
+
+def rate_of(settings: FeedbackSettings, usual: float) -> float:
+    """Returns the learning rate of a feedback.
+
+    Args:
+        settings: of the feedback.
+        usual: the rate of the preset.
+    """
+    return TASTE_RATE * usual if MY_TASTE in settings.rewards else usual
 
 
 def scorers_of(request: Asked, is_embedded: bool, ready: Collection[str]) -> tuple[tuple[str, ...], str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hyper_sd.errors import RewardError, TrainingError
-from hyper_sd.training.feedback.choice import EMBEDDED_REWARDS, feedback_of
+from hyper_sd.training.feedback.choice import EMBEDDED_REWARDS, TASTE_BRAKE, TASTE_RATE, feedback_of
 from hyper_sd.training.feedback.make import make_judge, ready_scorers
 from hyper_sd.training.feedback.settings import FeedbackSettings
 from hyper_sd.training.presets import TrainRequest, phases
@@ -67,6 +67,16 @@ def test_feedback_is_one_phase_as_long_as_the_preset():
     assert (phase.title, phase.config.objective, phase.config.total_steps) == ("human feedback", "feedback", 300)
     assert phase.config.feedback.instance_weight == 0.5
     assert not phase.config.is_guided
+
+
+def test_taste_is_learnt_from_at_a_lower_rate_and_with_a_stronger_brake():
+    def config(**words):
+        return phases(TrainRequest(objective="human feedback", **words), "sd15", examples=10)[0].config
+
+    usual, taste, own = config(), config(reward="my_taste"), config(reward="my_taste", learning_rate=3e-5)
+    assert taste.learning_rate == pytest.approx(TASTE_RATE * usual.learning_rate)
+    assert (usual.feedback.brake_weight, taste.feedback.brake_weight, own.learning_rate) == (5.0, TASTE_BRAKE, 3e-5)
+    assert config(reward="clip", second_reward="my_taste").feedback.brake_weight == TASTE_BRAKE
 
 
 def test_network_of_the_perceptual_term_says_where_its_file_is_had(tmp_path):
