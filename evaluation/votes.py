@@ -53,7 +53,7 @@ def preferences(comparison: Comparison, ballots: Iterable[Ballot]) -> list[tuple
 def self_agreement(comparison: Comparison, ballot: Ballot, decided: bool = False) -> Share:
     """Returns how often a person answered alike when a pair came again: the test-retest share, with its interval.
 
-    No judge of this person's taste can be expected to be right more often than that.
+    How often a judge of this person's taste can be right at most follows from it: see foreseeable() in evaluation/taste.py.
 
     Args:
         comparison: what was voted on.
