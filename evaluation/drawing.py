@@ -16,6 +16,7 @@ from ..errors import EvaluationError
 from .plan import PLAN, Job, Plan
 
 NOTE = "hyper-sd evaluation"  # the text in a picture's file that says what it was drawn by
+AROUND = 4  # calls of the network that take about as long as all else of a picture: its prompt, its decoding, its file
 Paint = Callable[[list[Job]], list[Image.Image]]  # pictures of one arm
 
 
@@ -111,7 +112,7 @@ def draw(plan: Plan, out: Path, jobs: Iterable[Job], paint: Paint, together: int
     """
     jobs = list(jobs)
     yield Progress(0, len(jobs))
-    cost, spent, seen, done = sum(job.arm.cost for job in jobs), 0, set(), 0
+    cost, spent, seen, done = sum(job.arm.cost + AROUND for job in jobs), 0, set(), 0
     started = time.monotonic()
     for part in _parts(jobs, together):
         before = time.perf_counter()
@@ -125,7 +126,7 @@ def draw(plan: Plan, out: Path, jobs: Iterable[Job], paint: Paint, together: int
                 reason = explain(error, out)
                 kept = f"The same command goes on with the {done} pictures that are kept."
                 raise EvaluationError(f"A picture was not kept: {reason}. {kept}") from error
-            done, spent = done + 1, spent + job.arm.cost
+            done, spent = done + 1, spent + job.arm.cost + AROUND
         seen.add(part[0].arm.slug)
         yield Progress(done, len(jobs), (time.monotonic() - started) / spent * (cost - spent), part[-1])
 

@@ -13,6 +13,7 @@ from hyper_sd.demo.evaluate_options import add_evaluate_options, check_evaluate
 from hyper_sd.errors import EvaluationError, RewardError, UnsupportedModelError
 from hyper_sd.models.embedded import CHECKPOINT
 from hyper_sd.tests.models.synthetic_loras import write_lora
+from hyper_sd.tests.training.launch.tiny_pipelines import save_pipeline
 from PIL import Image
 
 pytest.importorskip("diffusers")
@@ -114,6 +115,30 @@ def test_wrong_lora_metric_and_prompts_are_told_before_anything_is_drawn(tmp_pat
         run(tmp_path / "out", *through, "--prompts", tmp_path / "empty.txt")
     assert painted == []
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_folder_of_a_diffusers_model_is_drawn_with_its_familys_published_figures_beside(tmp_path, family, capsys):
+    save_pipeline(tmp_path / "model", family)
+    (tmp_path / "prompts.txt").write_text("a red fox\nsnow\ntwo cats\n")
+    words = ("--model", tmp_path / "model", "--prompts", tmp_path / "prompts.txt", "--base-steps", "1,3", "--limit", "3")
+    assert run(tmp_path / "out", "--through", "diffusers", *words, "--scorers", tmp_path, "--machine", "a test") == 0
+    said = capsys.readouterr().out
+    assert "Left out: CLIP score lacks its files" in said
+    table = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
+    assert (table["family"], table["machine"], table["prompts_from"]) == (family, "a test", "prompts.txt")
+    assert [column["id"] for column in table["columns"]] == ["kid", "diversity", "seconds"]
+    assert {row["family"] for source in table["quoted"] for row in source["rows"]} == {family}
+    assert any("Not measured. CLIP score" in note for note in table["notes"])
+
+
+def test_flow_model_is_refused_before_anything_is_drawn(tmp_path):
+    save_pipeline(tmp_path / "model", "sd3")
+    (tmp_path / "prompts.txt").write_text("a red fox")
+    words = ("--model", tmp_path / "model", "--prompts", tmp_path / "prompts.txt", "--scorers", tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"draws SD1\.5 and SDXL, this model is SD3"):
+        run(tmp_path / "out", "--through", "diffusers", *words)
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
 def test_ctrl_c_says_that_nothing_is_lost(tmp_path, monkeypatch, capsys):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from hyper_sd.errors import EvaluationError, RewardError
-from hyper_sd.evaluation import scoring
+from hyper_sd.evaluation import features, scoring
 from hyper_sd.evaluation.drawing import draw, missing
+from hyper_sd.evaluation.plan import Model
 from hyper_sd.evaluation.prompts import all_labels
 from hyper_sd.evaluation.scoring import EMBEDDED, choose_metrics, measure, read_picture
 from hyper_sd.models.embedded import SCORERS, TOKENIZER
@@ -140,3 +141,17 @@ def test_picture_that_cannot_be_read_says_what_to_do(tmp_path):
     path.write_bytes(b"damaged")
     with pytest.raises(EvaluationError, match="delete it, and the same command draws it"):
         measure(plan, tmp_path, EMBEDDED[1:], [])
+
+
+def test_pictures_of_real_models_are_seen_by_clip_where_its_file_is_there(tmp_path, monkeypatch):
+    model = Model("my sd15", "sd15", "abc", 512, tmp_path / "a.safetensors")
+    assert scoring.features_for(make_plan(model=model), [tmp_path]).id == "embedded"
+    file = tmp_path / "clip.safetensors"
+    monkeypatch.setattr(scoring, "find_files", lambda ids, folders: ({ids[0]: file}, {}))
+    asked = []
+    monkeypatch.setattr(features, "load_sight", lambda *given: asked.append(given))
+    seeing = scoring.features_for(make_plan(model=model), [tmp_path])
+    seeing.load("cpu")
+    assert asked == [("clip_l", {"reward-clip-vit-l-14": file}, "cpu")]
+    assert seeing.title == "CLIP ViT-L/14"
+    assert scoring.features_for(make_plan(), [tmp_path]).id == "embedded"
