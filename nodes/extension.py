@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, sampling, score, taste, vote
+from . import demo_model, dropdowns, lora, lora_schedule, model_downloads, one_step, prompts, sampling, score, taste, vote
 from .model_routes import ModelRoutes
 from .training import loss_plot, save_lora, train_lora, training_data
 from .vote_routes import VoteRoutes
@@ -17,6 +17,6 @@ class HyperSDExtension(ComfyExtension):
         model_downloads.register_folder()
         ModelRoutes(model_downloads.DOWNLOADS).register()
         VoteRoutes(vote.comparisons_folder()).register()
-        models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads, score, vote, taste)
+        models = (sampling, lora, lora_schedule, one_step, demo_model, model_downloads, prompts, score, vote, taste)
         training = (training_data, train_lora, save_lora, loss_plot)
         return [node for module in (*models, *training) for node in module.NODES]

@@ -40,6 +40,7 @@ DIFFERENCES = {
     "09 Compare 1, 2, 4 and 8 steps": frozenset({"cfg"}),
     "10 Train a style, then use it": frozenset({"folder", "name", "preset", "steps", "rank", "teacher_cfg"}),
     "11 Draw many, keep the best": frozenset({"value", "scorer"}),
+    "12 Learn my taste": frozenset({"prompts", "preset", "steps", "rank", "learning_rate"}),
 }
 
 # Where the files of a loader's list lie; None: the value names the folder itself.
