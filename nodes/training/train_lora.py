@@ -171,8 +171,8 @@ class HyperSDTrainLora(io.ComfyNode):
     def validate_inputs(cls, name=None) -> bool | str:
         """Refuses a name before the run."""
         try:
-            if name is not None:  # wired from another node, it is known only later
-                clean_name(_one(name))
+            if (known := _one(name)) is not None:  # wired from another node, it is known only later
+                clean_name(known)
         except TrainingError as error:
             return str(error)
         return True
@@ -273,7 +273,7 @@ def _require_pictures(request: TrainRequest, examples: GroupedExamples) -> None:
 
 def _one(value: Any) -> Any:
     """Returns the first of a list, in which the host gives every input of this node; anything else as it is."""
-    return value[0] if isinstance(value, list) else value
+    return value[0] if isinstance(value, list | tuple) else value
 
 
 NODES = [HyperSDTrainLora]
