@@ -20,6 +20,7 @@ from .vote_report import report_of, sentences
 
 BALLOT = "own.votes.json"  # beside the key, with the pictures in a folder below it
 PICTURES = "pictures"
+EVEN = "set batch_size to an even number, or wire a second way's pictures in."
 LOCK_SECONDS = 30
 GAP = 4  # pairs between a pair and its second time
 _NAME = re.compile(r"[^\x00-\x1f<>:\"/\\|?*.][^\x00-\x1f<>:\"/\\|?*]{0,59}")
@@ -151,10 +152,7 @@ def _in_two(batches: Sequence[Batch], prompts: Sequence[str]) -> tuple[Sequence[
         return batches, prompts
     [(arm, pictures)] = batches
     if len(pictures) % 2:
-        raise EvaluationError(
-            f"One way's pictures are compared two at a time, and {len(pictures)} is odd; set batch_size to an even number, or "
-            "wire a second way's pictures in."
-        )
+        raise EvaluationError(f"One way's pictures are compared two at a time, and {len(pictures)} is odd; {EVEN}")
     return [(f"{arm}, first", pictures[::2]), (f"{arm}, second", pictures[1::2])], prompts[::2]
 
 

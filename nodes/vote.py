@@ -1,5 +1,7 @@
 """The node that collects pictures in pairs, which the tab "Hyper-SD votes" shows blind."""
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import folder_paths
@@ -9,6 +11,7 @@ from PIL import Image
 
 from ..errors import EvaluationError
 from ..evaluation import collected
+from ..evaluation.collected import EVEN
 from ..rewards.ranking import prompts_of
 from .schema import CATEGORY, found_as, lasting_text
 from .score import as_pictures
@@ -87,6 +90,20 @@ def labels_of(text: str, count: int) -> list[str]:
     return named
 
 
+def prompts_of_batches(texts: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Returns a prompt for each picture of several batches.
+
+    Args:
+        texts: one for each batch, or one for all; each as prompts_of takes it.
+        counts: the batches' pictures.
+    Raises: EvaluationError for another number of texts; RewardError as prompts_of.
+    """
+    if len(texts) not in (1, len(counts)):
+        raise EvaluationError(f"There are {len(texts)} prompts for {len(counts)} batches of pictures; wire both from one list.")
+    each = list(texts) * (len(counts) if len(texts) == 1 else 1)
+    return [prompt for text, count in zip(each, counts, strict=True) for prompt in prompts_of(text, count)]
+
+
 class HyperSDVote(io.ComfyNode):
     """Pictures of several ways, collected in pairs for a blind vote."""
 
@@ -101,16 +118,22 @@ class HyperSDVote(io.ComfyNode):
             inputs=INPUTS,
             outputs=[io.String.Output("collected", "comparison", tooltip="The collection's name, for Hyper-SD Learn Taste.")],
             is_output_node=True,
+            is_input_list=True,  # several prompts of one run are collected, shuffled and told together
         )
 
     @classmethod
     def execute(
-        cls, images_1, images_2=None, images_3=None, images_4=None, labels="", prompt="", comparison=DEFAULT
+        cls, images_1, images_2=None, images_3=None, images_4=None, labels=("",), prompt=("",), comparison=(DEFAULT,)
     ) -> io.NodeOutput:
-        ways = [as_files(images) for images in (images_1, images_2, images_3, images_4) if images is not None]
-        batches = list(zip(labels_of(labels, len(ways)), ways, strict=True))
-        folder = collected.folder_of(comparisons_folder(), comparison)
-        added = collected.add_pairs(folder, batches, prompts_of(prompt, len(ways[0])))
+        ways = [[as_files(batch) for batch in images] for images in (images_1, images_2, images_3, images_4) if images]
+        prompts = prompts_of_batches(prompt, [len(batch) for batch in ways[0]])
+        if len(ways) == 1 and (odd := next((len(batch) for batch in ways[0] if len(batch) % 2), 0)):
+            raise EvaluationError(f"One way's pictures are compared two at a time, and {odd} is odd; {EVEN}")
+        batches = [
+            (label, list(chain.from_iterable(way))) for label, way in zip(labels_of(labels[0], len(ways)), ways, strict=True)
+        ]
+        folder = collected.folder_of(comparisons_folder(), comparison[0])
+        added = collected.add_pairs(folder, batches, prompts)
         shown = collected.next_pair(folder)
         text = f"{added} pairs added to {folder.name!r}, {shown.voted} of {shown.pairs} voted on: open the tab Hyper-SD votes."
         return io.NodeOutput(folder.name, ui=lasting_text(text))

@@ -38,14 +38,14 @@ def lora(seed: int = 0) -> bytes:
     return save(load_file(LORA), {"seed": str(seed)})
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """Returns the condition's first true value."""
-    deadline = time.monotonic() + PATIENCE
+def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Returns the condition's first true value, for which it waits so many seconds."""
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(0.05)
-    pytest.fail(f"nothing came of it within {PATIENCE:.0f} s")
+    pytest.fail(f"nothing came of it within {patience:.0f} s")
 
 
 class ModelWorld:

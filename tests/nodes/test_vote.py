@@ -30,7 +30,8 @@ def _images(count: int, level: float, alpha: bool = False) -> torch.Tensor:
 
 
 def test_node_collects_pairs_under_labels_and_says_how_many(node, tmp_path):
-    out = node.execute(_images(3, 0.2), _images(3, 0.8, alpha=True), labels="four\neight", prompt="cat", comparison="speed")
+    ways = [_images(3, 0.2)], [_images(3, 0.8, alpha=True)]
+    out = node.execute(*ways, labels=["four\neight"], prompt=["cat"], comparison=["speed"])
     assert out.args == ("speed",)
     assert "3 pairs added to 'speed', 0 of 3 voted on" in str(out.ui.as_dict())
     comparison = load_key(tmp_path / "hyper_sd" / "comparisons" / "speed")
@@ -43,10 +44,22 @@ def test_node_collects_pairs_under_labels_and_says_how_many(node, tmp_path):
 def test_labels_that_do_not_fit_are_refused_before_anything_is_kept(node, tmp_path):
     for labels, message in (("a\nb\nc", "3 lines for 2 ways"), ("same\nsame", "the same label")):
         with pytest.raises(EvaluationError, match=message):
-            node.execute(_images(1, 0.1), _images(1, 0.2), labels=labels)
+            node.execute([_images(1, 0.1)], [_images(1, 0.2)], labels=[labels])
     with pytest.raises(EvaluationError, match="cannot be called"):
-        node.execute(_images(1, 0.1), _images(1, 0.2), comparison="../up")
+        node.execute([_images(1, 0.1)], [_images(1, 0.2)], comparison=["../up"])
+    with pytest.raises(EvaluationError, match="3 is odd"):
+        node.execute([_images(2, 0.1), _images(3, 0.1)], prompt=["a", "b"])
+    with pytest.raises(EvaluationError, match="2 prompts for 3 batches"):
+        node.execute([_images(2, 0.1)] * 3, prompt=["a", "b"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_of_one_run_are_collected_together_and_no_pair_mixes_them(node, tmp_path):
+    out = node.execute([_images(4, 0.2), _images(2, 0.4)], prompt=["cat", "dog"], comparison=["both"])
+    assert "3 pairs added" in str(out.ui.as_dict())
+    comparison = load_key(tmp_path / "hyper_sd" / "comparisons" / "both")
+    prompts = [[comparison.pictures[key].prompt for key in (pair.left, pair.right)] for pair in comparison.pairs]
+    assert sorted(prompts) == [["cat"] * 2, ["cat"] * 2, ["dog"] * 2]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from hyper_sd.tests.nodes.server_routes import ask
 from PIL import Image
 from safetensors import safe_open
 
+PATIENCE = 400  # seconds for a run that trains
 NAME = "12 Learn my taste" + examples.DEMO
 LEARN = ("HyperSDLearnTaste", "HyperSDTrainingData", "HyperSDTrainLora", "HyperSDSaveLora", "KSampler", "SaveImage")
 # Opens the template with group 1 switched off and group 2 switched on, as its note says, and returns the API workflow.
@@ -27,7 +28,7 @@ SECOND = """async (workflow) => {
 def _run(server, prompt: dict) -> dict:
     answer = ask(server, "/prompt", {"prompt": prompt})
     assert answer["node_errors"] == {}  # the host runs what is left of a graph, and says so here alone
-    return until(lambda: server.get(f"/history/{answer['prompt_id']}").get(answer["prompt_id"]))
+    return until(lambda: server.get(f"/history/{answer['prompt_id']}").get(answer["prompt_id"]), PATIENCE)
 
 
 def _redness(picture) -> float:
