@@ -37,12 +37,14 @@ class Scores:
         by_metric: score of each picture, {metric: {key of the picture: score}}.
         features: of each picture by its key, unit vectors.
         seen_by: what the features are made by, for people.
+        knows: whether what makes the features knows pictures like these.
         right: whether the demo model's picture shows its own label best of all labels, by key; empty for other models.
     """
 
     by_metric: dict[str, dict[str, float]] = field(default_factory=dict)
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     seen_by: str = ""
+    knows: bool = True
     right: dict[str, float] = field(default_factory=dict)
 
 
@@ -104,8 +106,8 @@ def measure(
         scores.by_metric[metric] = {plan.key(job): kept.values[plan.key(job)] for job in plan.jobs()}
     seeing = features_for(plan, folders)
     scores.features, scores.seen_by = _features(plan, out, seeing, device, report), seeing.title
-    if plan.model.is_embedded:
-        scores.right = _right(plan, scores.features) if seeing.id == "embedded" else {}
+    scores.knows = plan.model.is_embedded or seeing.id != "embedded"
+    scores.right = _right(plan, scores.features) if plan.model.is_embedded else {}
     return scores
 
 

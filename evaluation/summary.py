@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..rewards.aesthetic import CLIP
 from ..rewards.table import scorer_kind
+from ..rewards.weights import remedy
 from .intervals import bootstrap
 from .metrics import diversity, paired_kid
 from .plan import Arm, Job, Plan
@@ -202,6 +204,10 @@ def _notes(plan: Plan, scores: Scores) -> list[str]:
         notes.append(
             f"KID is measured to the pictures of {base.label!r}, on features of {scores.seen_by}. No two pictures of one "
             "prompt are held against each other, since the noise is the same; it may be a little below 0."
+        )
+    if not scores.knows:
+        notes.append(
+            f"{scores.seen_by.capitalize()} knows small drawings alone: do not trust KID and diversity. {remedy(CLIP)}"
         )
     if base and len(plan.prompts) * plan.seeds > MOST_FOR_KID:
         notes.append(f"For KID the first {MOST_FOR_KID} pictures of each way to draw were taken.")

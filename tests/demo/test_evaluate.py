@@ -130,6 +130,7 @@ def test_folder_of_a_diffusers_model_is_drawn_with_its_familys_published_figures
     assert [column["id"] for column in table["columns"]] == ["kid", "diversity", "seconds"]
     assert {row["family"] for source in table["quoted"] for row in source["rows"]} == {family}
     assert any("Not measured. CLIP score" in note for note in table["notes"])
+    assert any("do not trust KID and diversity" in note and "reward-clip-vit-l-14" in note for note in table["notes"])
 
 
 def test_flow_model_is_refused_before_anything_is_drawn(tmp_path):
