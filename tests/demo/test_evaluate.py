@@ -177,7 +177,7 @@ def test_whole_run_on_a_real_comfyui_draws_what_diffusers_draws(tmp_path, monkey
     for arm in ("base-2-steps", "unified-1-step", "n-step-1-step"):
         for name in ("0001-0.png", "0002-0.png"):
             one, two = (pixels(tmp_path / folder / "images" / arm / name) for folder in ("comfyui", "diffusers"))
-            assert np.abs(one - two).mean() < 3, (arm, name)
+            assert np.abs(one - two).mean() < 1, (arm, name)
 
 
 @pytest.fixture
