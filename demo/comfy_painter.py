@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -45,8 +45,11 @@ class ComfyPainter:
             num_segments=arm.num_segments,
         )  # fmt: skip
         filled = with_loras(filled, [(self.loras[use.path], use.strength) for use in arm.loras])
-        outputs = self.server.run(filled)
-        return Image.open(io.BytesIO(self.server.image(outputs[self.save]["images"][0]))).convert("RGB")
+        entry = self.server.run(filled)[self.save]["images"][0]
+        content = self.server.image(entry)
+        with suppress(OSError):  # thousands of pictures would stand on the disk twice
+            self.server.base_directory.joinpath(entry["type"], entry["subfolder"], entry["filename"]).unlink()
+        return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 @contextmanager

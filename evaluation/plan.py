@@ -170,6 +170,13 @@ class Plan:
         """The model without LoRA at its most steps, which the other arms are compared with; None where no arm is such."""
         return max((arm for arm in self.arms if not arm.loras), key=lambda arm: arm.steps, default=None)
 
+    def without_last(self, arm: Arm) -> Arm | None:
+        """Returns the arm that draws like this one without the last of its several LoRAs, None where there is none."""
+        if len(arm.loras) < 2:
+            return None
+        wanted = replace(arm, loras=arm.loras[:-1]).settings
+        return next((other for other in self.arms if other.settings == wanted), None)
+
     def as_plain(self) -> dict:
         """Returns it as data for JSON."""
         content = asdict(self) | {"format": FORMAT, "source": self.source.name if self.source else None}

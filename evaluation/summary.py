@@ -60,12 +60,14 @@ class Row:
         pictures: how many were looked at.
         measures: by the columns' ids.
         differences: to the base's picture of the same prompt and noise, by the columns' ids; none of the base itself.
+        added: the same to the arm without the last LoRA, of an arm with several.
     """
 
     arm: Arm
     pictures: int
     measures: dict[str, Measure]
     differences: dict[str, Measure] = field(default_factory=dict)
+    added: dict[str, Measure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,25 +123,31 @@ def _columns(plan: Plan, scores: Scores) -> list[Column]:
 
 
 def _row(plan: Plan, arm: Arm, scores: Scores, seconds: Sequence[tuple[Job, float]]) -> Row:
-    jobs, base = plan.jobs_of(arm), plan.base
+    jobs, base, alone = plan.jobs_of(arm), plan.base, plan.without_last(arm)
     prompts = [job.number for job in jobs]
-    own = by_picture(plan, arm, scores)
-    measures = {name: mean_of(values, prompts) for name, values in own.items()}
-    differences = {}
-    if base and arm.slug != base.slug:
-        before = by_picture(plan, base, scores)
-        differences = {name: mean_of(np.subtract(values, before[name]), prompts) for name, values in own.items()}
-        measures[KID] = kid_of(features_of(plan, arm, scores), features_of(plan, base, scores), prompts)
+    measures = {name: mean_of(values, prompts) for name, values in by_picture(plan, arm, scores).items()}
     if plan.seeds > 1:
         spreads = diversities(plan, arm, scores)
         measures[DIVERSITY] = mean_of(spreads, range(len(spreads)))
-        if differences:
-            apart = np.subtract(spreads, diversities(plan, base, scores))
-            differences[DIVERSITY] = mean_of(apart, range(len(spreads)))
+    differences = {}
+    if base and arm.slug != base.slug:
+        differences = differences_of(plan, arm, base, scores)
+        measures[KID] = kid_of(features_of(plan, arm, scores), features_of(plan, base, scores), prompts)
     if seconds:
         taken = [part for _, part in seconds]
         measures[SECONDS] = mean_of(taken, taken)  # those drawn together have the same share, and count as one
-    return Row(arm, len(jobs), measures, differences)
+    return Row(arm, len(jobs), measures, differences, differences_of(plan, arm, alone, scores) if alone else {})
+
+
+def differences_of(plan: Plan, arm: Arm, other: Arm, scores: Scores) -> dict[str, Measure]:
+    """Returns by how much an arm's pictures score more than another's of the same prompt and noise, by the columns' ids."""
+    own, before = by_picture(plan, arm, scores), by_picture(plan, other, scores)
+    prompts = [job.number for job in plan.jobs_of(arm)]
+    found = {name: mean_of(np.subtract(values, before[name]), prompts) for name, values in own.items()}
+    if plan.seeds > 1:
+        apart = np.subtract(diversities(plan, arm, scores), diversities(plan, other, scores))
+        found[DIVERSITY] = mean_of(apart, range(len(apart)))
+    return found
 
 
 def by_picture(plan: Plan, arm: Arm, scores: Scores) -> dict[str, list[float]]:

@@ -103,8 +103,10 @@ def as_markdown(summary: Summary) -> str:
         blocks += [
             f"Difference to the base ({summary.plan.base.label}), picture by picture on the same prompt and noise. In bold "
             "where the interval leaves out 0.",
-            _grid(*_differences(summary)),
+            _grid(*_differences(summary, "differences")),
         ]
+    if any(row.added for row in summary.rows):
+        blocks += ["What the last LoRA adds to those before it, in the same way.", _grid(*_differences(summary, "added"))]
     blocks += ["\n".join(f"- {note}" for note in summary.notes)]
     for source, rows in quoted_beside(summary):
         metrics = [metric for metric in SCORERS if any(metric in row.scores for row in rows)]
@@ -140,12 +142,13 @@ def _means(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _differences(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    columns = [c for c in summary.columns if any(c.id in row.differences for row in summary.rows)]
-    rows = []
-    for row in (row for row in summary.rows if row.differences):
-        found = [(row.differences[column.id], column) for column in columns]
-        rows.append([row.arm.label, *(f"**{written(m, c, '+')}**" if m.is_clear else written(m, c, "+") for m, c in found)])
+def _differences(summary: Summary, kind: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the table of one of a row's two kinds of differences."""
+    told = [(row.arm.label, found) for row in summary.rows if (found := getattr(row, kind))]
+    columns, rows = [c for c in summary.columns if any(c.id in found for _, found in told)], []
+    for label, found in told:
+        cells = [(found[c.id], written(found[c.id], c, "+")) for c in columns]
+        rows.append([label, *(f"**{text}**" if measure.is_clear else text for measure, text in cells)])
     return ["way to draw", *(column.title for column in columns)], rows
 
 
@@ -196,6 +199,7 @@ def as_plain(summary: Summary) -> dict[str, Any]:
         {
             "way_to_draw": row.arm.label, "series": row.arm.series, "network_calls": row.arm.cost, **row.arm.settings,
             "pictures": row.pictures, "measures": _plain(row.measures), "differences": _plain(row.differences),
+            "added_by_the_last_lora": _plain(row.added),
         }
         for row in summary.rows
     ]  # fmt: skip

@@ -170,8 +170,8 @@ def test_whole_run_on_a_real_comfyui_draws_what_diffusers_draws(tmp_path, monkey
     few = (*SMALL[2:], "--prompts", prompts, "--seeds", "1")
     assert run(tmp_path / "comfyui", *few, comfyui=real_comfyui) == 0
     assert {path.name for path in (tmp_path / "comfyui").iterdir()} == {*FILES, "images", "features"}
-    said = capsys.readouterr().out
-    assert "ComfyUI runs at" in said
+    assert "ComfyUI runs at" in capsys.readouterr().out
+    assert not list((tmp_path / "base").rglob("*.png"))  # each picture stands on the disk once
     assert run(tmp_path / "comfyui", *few, comfyui=Path("/none")) == 0  # everything is there: none is started
     assert run(tmp_path / "diffusers", "--through", "diffusers", *few) == 0
     for arm in ("base-2-steps", "unified-1-step", "n-step-1-step"):

@@ -129,6 +129,19 @@ def test_table_of_operators_is_that_of_the_result():
     assert sorted(rows) == sorted(expected)
 
 
+def test_table_of_the_demo_model_is_that_of_the_result():
+    section = _page("evaluation.md").text.split("### The demo model's table")[1].split("\n## ")[0]
+    table = json.loads((ROOT / "benchmarks" / "results" / "evaluation.json").read_text(encoding="utf-8"))
+    digits = {"embedded_match": 1, "embedded_quality": 2, "retrieval": 0, "kid": 0, "diversity": 2}
+    expected = []
+    for row in table["rows"]:
+        found = [(row["measures"].get(name), places) for name, places in digits.items()]
+        ends = [f"{m['value']:.{p}f} [{m['low']:.{p}f}, {m['high']:.{p}f}]" if m else "" for m, p in found]
+        expected.append([row["way_to_draw"], str(row["network_calls"]), *ends])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    assert rows[2:] == expected
+
+
 def test_map_of_training_has_a_row_for_every_file():
     page, folder = _page("training.md"), ROOT / "training"
     mapped = page.text[page.text.index("### A map of `training/`") :].split("\n## ")[0]

@@ -1,6 +1,7 @@
 """Means, differences and distances of arms, against the same by plain arithmetic."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hyper_sd.evaluation.intervals import bootstrap
 from hyper_sd.evaluation.metrics import diversity, paired_kid
 from hyper_sd.evaluation.scoring import Scores
 from hyper_sd.evaluation.summary import DIVERSITY, KID, RETRIEVAL, SECONDS, Measure, kid_of, mean_of, summarise
-from hyper_sd.tests.evaluation.evaluations import make_plan
+from hyper_sd.evaluation.tables import as_markdown
+from hyper_sd.tests.evaluation.evaluations import LORA, make_plan
 
 PROMPTS = tuple(f"prompt {number}" for number in range(24))
 
@@ -123,3 +125,21 @@ def test_seconds_are_the_mean_of_what_is_told_and_those_drawn_together_count_as_
 def test_mean_draws_whole_prompts():
     values, prompts = [1.0, 1.1, 5.0, 5.1, 9.0, 9.1], [1, 1, 2, 2, 3, 3]
     assert mean_of(values, prompts) == Measure(pytest.approx(5.05), *bootstrap(values, prompts))
+
+
+def test_second_lora_is_compared_with_the_first_alone():
+    plan = make_plan(PROMPTS)
+    few = plan.arms[2]
+    more = replace(few, label="few + more, 4 steps", loras=(LORA, replace(LORA, mark="more")), slug="more")
+    other = replace(more, label="more, 8 steps", steps=8, slug="other")
+    plan = make_plan(PROMPTS, arms=(*plan.arms, more, other))
+    assert plan.without_last(more) == few
+    scores = fake_scores(plan)
+    summary = summarise(plan, scores, {})
+    found = [scores.by_metric["embedded_match"][plan.key(job)] for job in plan.jobs_of(more)]
+    before = [scores.by_metric["embedded_match"][plan.key(job)] for job in plan.jobs_of(few)]
+    assert summary.row_of(more).added["embedded_match"].value == pytest.approx(np.mean(found) - np.mean(before))
+    assert not any(row.added for row in summary.rows if row.arm.slug != "more")
+    text = as_markdown(summary)
+    assert "What the last LoRA adds" in text
+    assert text.count("| few + more, 4 steps |") == 3
