@@ -15,6 +15,7 @@ from .host_folders import HOST_ENDINGS
 
 CATALOG = Path(__file__).with_name("catalog.json")
 ENDING = ".safetensors"
+DEEPEST = 16  # levels of a catalogue file; 4 are used
 # By the family of an entry, what the lists of files put over its group; the groups are shown in this order.
 HEADINGS = {key: family.title for key, family in FAMILIES.items()} | {ANY_FAMILY: "Scores of pictures"}
 
@@ -78,6 +79,8 @@ def _read_file(path: Path) -> dict:
         data = json.loads(path.read_bytes())  # finds out by itself whether it is UTF-8 or UTF-16, with a mark in front or not
     except (OSError, ValueError, RecursionError) as error:
         raise CatalogError(f"{path} cannot be read as JSON: {error}. Mend it, or move it away.") from error
+    if _is_deeper(data, DEEPEST):
+        raise CatalogError(f"{path} is nested more than {DEEPEST} deep, which no catalogue is. Mend it, or move it away.")
     if (
         not isinstance(data, dict)
         or not isinstance(data.get("entries"), list)
@@ -85,6 +88,19 @@ def _read_file(path: Path) -> dict:
     ):
         raise CatalogError(f'{path} must hold {{"entries": [...]}}, and may hold "licences": {{...}}.')
     return data
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie in each other more levels deep; Python's own printing fails at a few hundred."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(inner, dict | list) for inner in layer)
 
 
 def _read_licence(name: str, raw: Any) -> Licence:

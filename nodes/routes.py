@@ -1,7 +1,11 @@
 """What the routes of the pack share: a page's JSON is read and answered, other sites' pages are refused."""
 
 import functools
+import ipaddress
 import json
+import os
+import platform
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +13,8 @@ from server import PromptServer, web  # aiohttp's server side, as the host has i
 
 from ..errors import CatalogError, DownloadError, EvaluationError
 
+HOSTS = "HYPER_SD_HOSTS"  # the environment variable that names further hosts, with commas between
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\s:@/\\\[\]]+))(?::\d*)?")
 BODY_LIMIT = 4096  # bytes; an id and two flags need a hundred
 
 Handler = Callable[["web.Request"], Awaitable["dict[str, Any] | web.Response"]]
@@ -28,6 +34,32 @@ class Refused(Exception):
         self.status = status
 
 
+def own_hosts() -> set[str]:
+    """Returns the names under which this machine may be asked, besides its addresses."""
+    name = platform.node().lower()
+    named = (part.strip().lower() for part in os.environ.get(HOSTS, "").split(","))
+    return {"localhost", name, f"{name.partition('.')[0]}.local", *filter(None, named)}
+
+
+def is_own(host: str) -> bool:
+    """Whether a Host header has an address or a name of this machine.
+
+    Any other name may be a foreign site's that leads here (DNS rebinding), whose page the browser then takes for this
+    server's own.
+
+    Args:
+        host: as it was sent, in lower case, with or without a port; "" where a program sent none.
+    """
+    found = _HOST.fullmatch(host)
+    if not found:
+        return not host
+    name = (found["v6"] or found["name"]).removesuffix(".")
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return name in own_hosts() or name.endswith(".localhost")
+
+
 def refuse_foreign(request: "web.Request") -> None:
     """Lets pass what this host's own page sends, and programs that are no browser.
 
@@ -36,6 +68,13 @@ def refuse_foreign(request: "web.Request") -> None:
     site, origin, host = (request.headers.get(name, "").lower() for name in ("Sec-Fetch-Site", "Origin", "Host"))
     if site not in {"", "same-origin", "none"} or origin not in {"", f"http://{host}", f"https://{host}"}:
         raise Refused(403, "Only this ComfyUI's own page may use the routes of Hyper-SD.")
+    if not is_own(host):
+        raise Refused(
+            403,
+            f"ComfyUI is asked for here as {host[:80]!a}, a name that is not known to be its own. If it is, behind a "
+            f"proxy or on a rented machine, set the environment variable {HOSTS} to that name, without the port, and start "
+            "ComfyUI again.",
+        )
 
 
 async def read_fields(request: "web.Request", **types: type) -> dict[str, Any]:

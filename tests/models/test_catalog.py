@@ -201,6 +201,16 @@ def test_wrong_own_entry_is_refused_by_name(user_file, change, said):
     [
         *("", "[]", '{"entries": {}}', '{"entries": [3]}', '{"entries": [], "licences": []}'),
         pytest.param("[" * 100_000, id="nested too deeply"),
+        *(
+            pytest.param(text.replace("X", "[" * depth + "]" * depth), id=f"{place}, {depth} deep")
+            for depth in (17, 300, 900, 5_000)
+            for place, text in (
+                ("entry", '{"entries": [X]}'),
+                ("field", '{"entries": [{"id": X}]}'),
+                ("licence", '{"entries": [{}], "licences": {"own": X}}'),
+                ("other", '{"entries": [], "note": X}'),
+            )
+        ),
     ],
 )
 def test_wrong_user_file_is_refused_by_name(tmp_path, text):

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -113,6 +114,45 @@ def test_endless_body_is_refused(world, untouched):
 def test_other_sites_page_is_refused_everywhere(world, untouched, headers, prefix):
     for path, body in ((ROUTES, None), (STATUS, None), (START, {"id": "hyper-sd15-1step-lora"}), (CANCEL, {"id": "x"})):
         assert world.ask(prefix + path, body, headers=headers)[0] == 403
+
+
+# Names of a foreign site that lead to this machine: to the browser its page is then this server's own.
+REBOUND = ["evil.example", "evil.example:8188", "127.0.0.1.evil.example", "localhost.evil.example", "evil.example."]
+
+
+@pytest.mark.parametrize("name", REBOUND)
+def test_page_under_a_foreign_name_is_refused_with_how_to_allow_it(world, untouched, name):
+    headers = {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
+    for path, body in ((ROUTES, None), (START, {"id": "hyper-sd15-1step-lora"}), ("/hyper_sd/votes", None)):
+        status, answer = world.ask(path, body, headers=headers)
+        assert status == 403
+        assert "environment variable HYPER_SD_HOSTS" in answer["error"]
+
+
+def test_machines_own_names_and_addresses_are_served(world, untouched):
+    port, own = world.server.port, platform.node()
+    for name in (
+        "127.0.0.1",
+        "localhost",
+        "LocalHost.",
+        "comfy.localhost",
+        "203.0.113.7",
+        "[::1]",
+        own,
+        f"{own.split('.')[0]}.local",
+    ):
+        for host in (name, f"{name}:{port}"):
+            assert world.ask(STATUS, headers={"Host": host, "Origin": f"http://{host}"})[0] == 200, host
+
+
+def test_names_of_the_environment_variable_are_the_machines_own(pack, monkeypatch):
+    from hyper_sd.nodes.routes import is_own
+
+    for name in ("rented.example:8188", "[::1", "localhost\\", "a" * 300, "127.0.0.1@evil.example", " ", "\u0130"):
+        assert not is_own(name)
+    monkeypatch.setenv("HYPER_SD_HOSTS", "other.example, Rented.example")
+    assert is_own("rented.example:8188")
+    assert not is_own("more.rented.example")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
