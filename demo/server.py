@@ -14,6 +14,17 @@ from .errors import ServerError
 HOST = "127.0.0.1"
 START_SECONDS = 300.0  # measured 10 to 20; a cold disk or a virus scanner takes longer
 STOP_SECONDS = 10.0
+# Runs main.py, and ends with it when this process is gone, however it went: then the pipe to its standard input closes.
+LEASHED = """
+import os, runpy, sys, threading
+def watch():
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def check_port(port: int) -> None:
@@ -74,7 +85,7 @@ class ComfyServer(ComfyClient):
         self.on_wait = on_wait or (lambda seconds: None)
         self.process: subprocess.Popen | None = None
         self.command = [
-            str(python), "-u", str(self.comfyui / "main.py"), "--listen", HOST, "--port", str(self.port),
+            str(python), "-u", "-c", LEASHED, str(self.comfyui / "main.py"), "--listen", HOST, "--port", str(self.port),
             "--disable-auto-launch", "--disable-api-nodes", "--base-directory", str(self.base_directory), *arguments,
         ]  # fmt: skip
 
@@ -96,7 +107,7 @@ class ComfyServer(ComfyClient):
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "NO_PROXY": "*", "no_proxy": "*"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.comfyui, env=environment, **group
+                self.command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.comfyui, env=environment, **group
             )
         try:
             self._wait()
@@ -119,7 +130,10 @@ class ComfyServer(ComfyClient):
 
     def stop(self) -> None:
         """Stops the server, if need be by force; only the process that start() made."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None:
+            return
+        if self.process.poll() is not None:
+            self.process.stdin.close()
             return
         self.process.terminate()
         try:
@@ -127,6 +141,7 @@ class ComfyServer(ComfyClient):
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdin.close()
 
     def log_tail(self, lines: int = 25) -> str:
         """Returns the last lines of the server's log, headed by the log's path."""

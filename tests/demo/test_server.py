@@ -2,6 +2,10 @@
 
 import io
 import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from hyper_sd.demo.run import require_nodes
 from hyper_sd.demo.server import ComfyServer
 from hyper_sd.demo.workflow import fill_workflow, load_workflow, node_id
 from hyper_sd.models.embedded import CHECKPOINT, SIZE
+from hyper_sd.tests.conftest import ROOT
 from PIL import Image
 
 COMFYUI = os.environ.get("COMFYUI_PATH")
@@ -89,3 +94,48 @@ def test_server_that_cannot_start_shows_its_log(tmp_path):
     base = base_directory.prepare(tmp_path)
     with pytest.raises(ServerError, match=r"exit code 2[\s\S]*unrecognized arguments: --no-such-option"):
         ComfyServer(Path(COMFYUI), base, arguments=("--no-such-option",)).start()
+
+
+# A program in ComfyUI's place that answers as one does, and a parent that starts it and then waits for ever.
+STAND_IN = """
+import http.server, sys
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answers).serve_forever()
+"""
+PARENT = """
+import sys, time
+from pathlib import Path
+import install
+
+install.bind_package()
+from hyper_sd.demo.server import ComfyServer
+
+server = ComfyServer(Path(sys.argv[1]), Path(sys.argv[1]))
+server.start()
+print(server.port, flush=True)
+time.sleep(600)
+"""
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_server_ends_when_the_demo_is_killed_without_a_chance_to_stop_it(tmp_path):
+    (tmp_path / "main.py").write_text(STAND_IN, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with parent:
+        port = int(parent.stdout.readline())
+        assert _listens(port)
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while _listens(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _listens(port)
