@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..models.embedded import CHECKPOINT
@@ -13,7 +14,8 @@ from .console import say
 from .environment import environment_for, inside, install, is_complete, make_venv, rerun
 from .errors import DemoError
 from .evaluate_options import COMFYUI, check_evaluate
-from .host import ensure_comfyui
+from .host import CACHE, ensure_comfyui
+from .one_at_a_time import one_at_a_time
 from .options import read_demo_options
 from .requirements import ROOT, requirements_for
 from .server import check_port
@@ -32,24 +34,17 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
         parsed: its options, None for the commands that pass theirs on.
     Raises: DemoError, UnsupportedModelError for a checkpoint that the demo cannot run.
     """
-    if command == "demo":
-        _check_demo(parsed)
-    if command == "compare":
-        check_compare(parsed)
-    if command == "votes":
-        vote_files(parsed.files)
-    if command == "taste":
-        check_taste(parsed)
-    if command == "evaluate":
-        check_evaluate(parsed)
+    if command in CHECKS:
+        CHECKS[command](parsed)
     comfyui = None
-    if command in WITH_COMFYUI or (command == "evaluate" and parsed.through == COMFYUI):
-        options = split_arguments(arguments)[0] if parsed is None else parsed
-        comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
-    requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
-    if not is_complete(command, requirements, venv):
-        install(command, requirements, venv)
-        say(f"The environment {venv} is ready.")
+    with one_at_a_time(CACHE / "install.lock", "installing"):
+        if command in WITH_COMFYUI or (command == "evaluate" and parsed.through == COMFYUI):
+            options = split_arguments(arguments)[0] if parsed is None else parsed
+            comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
+        requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
+        if not is_complete(command, requirements, venv):
+            install(command, requirements, venv)
+            say(f"The environment {venv} is ready.")
     if not inside(venv):
         return rerun([command, *arguments], venv)
     return _run_inside(command, arguments, parsed, comfyui)
@@ -105,3 +100,13 @@ def _run_evaluation(command: str, parsed: argparse.Namespace, comfyui: Path | No
     from .evaluate import run_evaluate
 
     return run_evaluate(parsed, comfyui)
+
+
+# What refuses a command that cannot work, before minutes are spent on it.
+CHECKS: dict[str, Callable[[argparse.Namespace], object]] = {
+    "demo": _check_demo,
+    "compare": check_compare,
+    "votes": lambda parsed: vote_files(parsed.files),
+    "taste": check_taste,
+    "evaluate": check_evaluate,
+}

@@ -11,6 +11,7 @@ def made(monkeypatch, tmp_path):
     """What run() did, with a cache of the test's own: [("install" or "rerun", environment, requirements or arguments)]."""
     done = []
     monkeypatch.setattr(environment, "CACHE", tmp_path / ".demo")
+    monkeypatch.setattr(commands, "CACHE", tmp_path / ".demo")
     monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(commands, "is_complete", lambda *_: False)
     monkeypatch.setattr(commands, "install", lambda command, lines, venv: done.append(("install", venv, lines)))
