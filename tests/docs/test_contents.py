@@ -37,7 +37,8 @@ ANSWERS = {
         for judge in ("embedded_match", "retrieval")
         for when in ("before", "after")
     ],
-    "taste": [f"votes/{votes}/learnt/held out, {what}/mean" for votes in (100, 300) for what in ("votes", "best")],
+    "taste": [f"votes/{votes}/learnt/held out, {what}/mean" for votes in (100, 300) for what in ("votes", "best")]
+    + [f"votes/300/lora/0.3/1/retrieval/{when}" for when in ("before", "after")],
     "style_finetune": ["style_distance_beside_stacked/distilled/4"],
     "training_cost": ["results/0/ratio_of_time/median"],
     "score_cost": ["results/0/ratio_of_time/median", "results/0/ratio_of_held"],
