@@ -1,23 +1,38 @@
 """The head of a safetensors file: what it holds, read without loading a tensor or running a line of it."""
 
 import json
+import math
+import stat
 import struct
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnsupportedModelError
 
-MAX_HEADER = 100_000_000  # the safetensors format's own limit
+MAX_HEADER = 8 * 2**20  # bytes; the format allows 100 MB, and the largest whole checkpoints need less than 1
+MOST_SIDES = 8  # of a tensor; a convolution over space and time has 5
+METADATA = "__metadata__"
+# Bits of a value; source: the safetensors library, `Dtype`.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16,
+    "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def read_header(path: Path) -> dict:
-    """Returns the JSON header of a safetensors file, checked against the file's size.
+    """Returns the JSON header of a safetensors file, after all that the format promises was checked.
+
+    Its tensors fill the file from the header to the end in turn, without a gap and without overlap, each as large as its shape
+    and dtype say.
 
     Source: the safetensors format: u64 little-endian length, JSON, then the data.
     Returns: tensor names to {"dtype", "shape", "data_offsets"}, and "__metadata__" where there is one.
     Raises: UnsupportedModelError for a pickle, another kind of file, a damaged or a truncated one; OSError of the system.
     """
-    total = path.stat().st_size
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for ever
+        raise UnsupportedModelError(f"{path} is not a file; give a .safetensors file.")
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(_PICKLE_STARTS):
@@ -30,14 +45,61 @@ def read_header(path: Path) -> dict:
         text = file.read(length)
     try:
         header = json.loads(text)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        wanted = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UnsupportedModelError(f"{path} is no readable safetensors file ({error}); download it again.") from error
-    if not ends:
-        raise UnsupportedModelError(f"{path} holds no tensors; download it again.")
-    if total != wanted:
+        end = _end_of(header)
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(
-            f"{path} has {total} bytes, its header says {wanted}: the download is cut off; download it again."
+            f"{path} is no readable safetensors file ({str(error)[:200]}); download it again."
+        ) from error
+    if not header.keys() - {METADATA}:
+        raise UnsupportedModelError(f"{path} holds no tensors; download it again.")
+    if status.st_size != 8 + length + end:
+        raise UnsupportedModelError(
+            f"{path} has {status.st_size} bytes, its header says {8 + length + end}: the download is cut off; download it "
+            "again."
         )
     return header
+
+
+def _end_of(header: Any) -> int:
+    """Returns how many bytes of data a header describes.
+
+    Raises: ValueError saying which entry breaks which promise of the format.
+    """
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    metadata = header.get(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata is no list of texts by name")
+    spans = [(*_span(name, entry), name) for name, entry in header.items() if name != METADATA]
+    end = 0
+    for begin, following, name in sorted(spans):
+        if begin != end:
+            raise ValueError(f"the data of {name[:80]!r} begins at {begin}, where {end} is next")
+        end = following
+    return end
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """Returns where a tensor's data begin and end.
+
+    Raises: ValueError for an entry that the format does not allow.
+    """
+    shown = repr(name[:80])
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {shown} has not exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise ValueError(f"the dtype of {shown} is unknown")
+    if not _counts(shape) or len(shape) > MOST_SIDES:
+        raise ValueError(f"the shape of {shown} is no list of up to {MOST_SIDES} whole numbers")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"the data_offsets of {shown} are no two whole numbers")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if bits % 8 or offsets[1] - offsets[0] != bits // 8:
+        raise ValueError(f"the data of {shown} are not as long as its shape and dtype say")
+    return offsets[0], offsets[1]
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value is a list of whole numbers from 0 on, none so large that no file can hold it."""
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)

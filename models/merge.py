@@ -167,10 +167,6 @@ def _rest(base: UnetInfo) -> tuple[tuple[Raw, ...], tuple[Stored, ...]]:
         if dtype is None:
             raw.append(Raw(name, shape, entry["dtype"], first + start, end - start))
             continue
-        if end - start != math.prod(shape) * dtype.itemsize:
-            raise UnsupportedModelError(
-                f"{base.path.name} is damaged: its head gives {name} a wrong length; download it again."
-            )
         floats.append(Stored(name, shape, dtype, first + start))
     raw.sort(key=lambda tensor: -tensor.size // max(math.prod(tensor.shape), 1))  # the widest first keeps all aligned
     return tuple(raw), tuple(sorted(floats, key=lambda tensor: tensor.start))

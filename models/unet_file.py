@@ -110,7 +110,7 @@ def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
 
 def _require_unet(path: Path, header: Mapping, wanted: Mapping, prefix: str) -> None:
     """Refuses a file whose UNet is not exactly `wanted`."""
-    shapes = {name: tuple(entry.get("shape", ())) for name, entry in header.items()}
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     kind, remedy = describe(header), _remedy(header)
     missing = [name for name in wanted if name not in shapes]
     if missing and "SDXL" not in kind.replace("SDXL refiner", ""):
@@ -159,15 +159,12 @@ def _remedy(header: Mapping) -> str:
 
 
 def _stored(path: Path, name: str, entry: Mapping, key: str, first: int) -> Stored:
-    start, end = entry["data_offsets"]
-    dtype = DTYPES.get(entry.get("dtype"))
+    dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise UnsupportedModelError(
-            f"{path.name} stores {name} as {entry.get('dtype')}; a UNet in fp32, fp16, bf16 or fp8 is needed."
+            f"{path.name} stores {name} as {entry['dtype']}; a UNet in fp32, fp16, bf16 or fp8 is needed."
         )
-    if end - start != math.prod(entry["shape"]) * dtype.itemsize or start < 0:
-        raise UnsupportedModelError(f"{path.name} is damaged: its head gives {name} a wrong length; download it again.")
-    return Stored(key, tuple(entry["shape"]), dtype, first + start)
+    return Stored(key, tuple(entry["shape"]), dtype, first + entry["data_offsets"][0])
 
 
 def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

@@ -35,8 +35,8 @@ def test_file_that_is_no_safetensors_is_refused(file):
 
 
 def test_file_that_is_not_there_or_a_folder_is_refused(file, tmp_path):
-    for path in (file, tmp_path):
-        with pytest.raises(UnsupportedModelError, match="cannot be read"):
+    for path, message in ((file, "cannot be read"), (tmp_path, "is not a file")):
+        with pytest.raises(UnsupportedModelError, match=message):
             read_lora(path)
 
 
