@@ -10,8 +10,11 @@ from safetensors.torch import save_file
 
 from .. import disk
 from ..errors import TrainingError
+from .digest import digest_of
 
-NAME, VERSION = "hyper_sd training checkpoint", "2"  # 1 kept every pair of an adapter set as a tensor of its own
+# 1 kept every pair of an adapter set as a tensor of its own, 2 had no digest.
+NAME, VERSION, UNSEALED = "hyper_sd training checkpoint", "3", "2"
+DIGEST = "digest"  # in the metadata, of everything else
 
 
 class CheckpointError(TrainingError):
@@ -40,13 +43,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], sealed: str | None = None) -> None:
     """Writes a safetensors file under its final name only when it is whole.
 
     Args:
         path: of the file; its folder is created where it is missing.
         tensors: by name, on any device; they may share memory.
         metadata: of the file's header.
+        sealed: the entry of the metadata that is sealed with the tensors by a digest, None for no digest.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
     ready: dict[str, torch.Tensor] = {}
@@ -58,6 +62,8 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
         is_shared = memory.nbytes() != whole.nbytes or memory.data_ptr() in taken
         ready[name] = whole.clone() if is_shared else whole
         taken.add(memory.data_ptr())
+    if sealed is not None:
+        metadata = metadata | {DIGEST: digest_of(ready, metadata[sealed])}
     try:
         with disk.whole_file(path) as partial:
             save_file(ready, partial, metadata)
@@ -79,7 +85,8 @@ def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], value
     """
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
     try:
-        save_atomically(path, tensors, {"format": f"{NAME} {VERSION}", "values": json.dumps(values)})
+        metadata = {"format": f"{NAME} {VERSION}", "values": json.dumps(values)}
+        save_atomically(path, tensors, metadata, sealed="values")
     except TrainingError as error:
         raise CheckpointError(str(error)) from error
 
@@ -90,22 +97,34 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str
     Raises: TrainingError for a file that is no checkpoint, of another version of the pack, or damaged.
     """
     try:
-        parts: dict[str, dict[str, torch.Tensor]] = {}
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            _require_version(path, metadata.get("format", ""))
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                part, name = key.split("/", 1)
-                parts.setdefault(part, {})[name] = file.get_tensor(key)
-        return parts, json.loads(metadata["values"])
-    except (OSError, SafetensorError) as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise TrainingError(f"The checkpoint {path} cannot be read ({error}); move it away to start anew.") from error
+    _require_version(path, metadata.get("format", ""))
+    if metadata["format"] != f"{NAME} {UNSEALED}":
+        _require_whole(path, tensors, metadata)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, name = key.split("/", 1)
+        parts.setdefault(part, {})[name] = tensor
+    return parts, json.loads(metadata["values"])
+
+
+def _require_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    there = {name: tensor.cpu() for name, tensor in tensors.items()}
+    if "values" not in metadata or metadata.get(DIGEST) != digest_of(there, metadata["values"]):
+        raise TrainingError(
+            f"The checkpoint {path} is damaged: it does not hold what was written into it. Move it away to start anew, and "
+            "look whether the disk is failing."
+        )
 
 
 def _require_version(path: Path, format_: str) -> None:
     if not format_.startswith(NAME):
         raise TrainingError(f"{path} is not a checkpoint of this training; move it away, or choose another folder.")
-    if format_ != f"{NAME} {VERSION}":
+    if format_ not in (f"{NAME} {VERSION}", f"{NAME} {UNSEALED}"):
         raise TrainingError(
             f"{path} was written by another version of Hyper-SD (format {format_.removeprefix(NAME).strip()}, this one reads "
             f"{VERSION}); finish the training with that version, or move the file away to start anew."

@@ -160,7 +160,7 @@ def test_checkpoint_of_another_version_is_refused_in_one_line(tmp_path):
         metadata = file.metadata()
     save_file(tensors, path, metadata | {"format": "hyper_sd training checkpoint 1"})
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match=r"another version of Hyper-SD \(format 1, this one reads 2\).*move the file away"):
+    with pytest.raises(TrainingError, match=r"another version of Hyper-SD \(format 1, this one reads 3\).*move the file away"):
         run(folder=tmp_path)
     assert path.read_bytes() == before
 

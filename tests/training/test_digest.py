@@ -1,0 +1,81 @@
+"""Damage to a checkpoint is noticed, wherever it is."""
+
+import random
+
+import pytest
+import torch
+from hyper_sd.errors import TrainingError
+from hyper_sd.tests.training.runs import run
+from hyper_sd.training import checkpoint
+from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
+from hyper_sd.training.digest import CHUNK, digest_of
+from hyper_sd.training.run import CHECKPOINT
+
+FLIPS = 600
+
+
+def _same(found: tuple, expected: tuple) -> bool:
+    (parts, values), (known, told) = found, expected
+    return (
+        values == told
+        and parts.keys() == known.keys()
+        and all(
+            group.keys() == known[name].keys() and all(torch.equal(tensor, known[name][key]) for key, tensor in group.items())
+            for name, group in parts.items()
+        )
+    )
+
+
+def test_every_flipped_bit_of_a_runs_checkpoint_is_refused_or_changes_nothing(tmp_path):
+    run(folder=tmp_path)
+    path, rng, refused = tmp_path / CHECKPOINT, random.Random(7), 0
+    whole, expected = path.read_bytes(), load_checkpoint(tmp_path / CHECKPOINT)
+    length = int.from_bytes(whole[:8], "little")
+    for number in range(FLIPS):
+        place = rng.randrange(8 + length if number % 3 == 0 else len(whole))  # a third of them within the header
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = load_checkpoint(path)
+        except TrainingError:
+            refused += 1
+            continue
+        assert _same(found, expected), f"byte {place}"
+    assert refused > 0.9 * FLIPS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize("count", [0, 1, 3, 8, 17, 8 * CHUNK + 5])
+def test_digest_tells_every_place_of_a_tensor(dtype, count):
+    tensor = torch.zeros(count, dtype=dtype)
+    before = digest_of({"a": tensor}, "")
+    assert digest_of({"a": tensor.clone()}, "") == before
+    for place in {0, count // 2, count - 1} & set(range(count)):
+        changed = tensor.clone()
+        changed[place] = 1
+        assert digest_of({"a": changed}, "") != before
+
+
+def test_digest_tells_names_shapes_dtypes_and_values():
+    one = torch.zeros(2, 3)
+    several = [
+        digest_of({"a": one}, "x"),
+        digest_of({"b": one}, "x"),
+        digest_of({"a": one.T}, "x"),
+        digest_of({"a": one.int()}, "x"),
+        digest_of({"a": one}, "y"),
+        digest_of({"a": one, "b": torch.zeros(())}, "x"),
+        digest_of({}, "x"),
+    ]
+    assert len(set(several)) == len(several)
+    assert digest_of({"a": one, "b": one}, "") == digest_of({"b": one, "a": one}, "")
+
+
+def test_checkpoint_of_the_version_before_is_read_without_a_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.UNSEALED)
+    save_checkpoint(tmp_path / "old.safetensors", {"student": {"a": torch.ones(2)}}, {"step": 3})
+    monkeypatch.undo()
+    parts, values = load_checkpoint(tmp_path / "old.safetensors")
+    assert torch.equal(parts["student"]["a"], torch.ones(2))
+    assert values == {"step": 3}
