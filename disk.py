@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,6 +83,32 @@ def whole_file(target: Path, partial: Path | None = None) -> Iterator[Path]:
 def part_beside(target: Path) -> Path:
     """Returns a temporary name in the target's folder that no other run or program takes, short whatever the target's is."""
     return target.with_name(f".{secrets.token_hex(8)}{PART}")
+
+
+def claim(path: Path) -> bool:
+    """Has a file of this program's own under a name that others could guess, and leaves what it holds.
+
+    A link there would be written through, into whatever it leads to, so it is taken away, as is a second name of another file.
+
+    Returns: whether something of the kind was taken away.
+    Raises: OSError of the system, and for a folder, a pipe or a device under that name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    taken = False
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        taken = stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
+        if taken:
+            path.unlink()
+        elif not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a file, remove it", str(path))
+    os.close(no_follow(str(path), os.O_RDWR | os.O_CREAT))
+    return taken
+
+
+def no_follow(path: str, flags: int) -> int:
+    """Opens a file unless a link stands in its place, where the system can tell; the `opener` of open()."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def flush(path: Path) -> None:

@@ -80,6 +80,8 @@ def problem_of(path: Path, entry: Entry) -> str:
         digest = known_sha256(path)
         if digest and entry.sha256:
             return _differs(digest, entry)
+        if not path.is_file():
+            return "it is not a file"  # reading from a pipe would wait for ever
         size = path.stat().st_size
         if not may_have(entry, size):
             expected = f"about {entry.approximate_size}" if entry.size is None else entry.size

@@ -1,5 +1,6 @@
 """One file's way from a remote to its final name: lock, resume, follow the hash, verify, move. Knows no network."""
 
+import errno
 import logging
 import os
 import threading
@@ -95,7 +96,8 @@ class Transfer:
             with self._locked():
                 return self._present() or self._fetch()
         except OSError as error:
-            if not disk.is_full(error) and not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            known = isinstance(error, PermissionError | FileExistsError | NotADirectoryError) or error.errno == errno.EINVAL
+            if not disk.is_full(error) and not known:
                 raise
             why = disk.explain(error, self.root, max(self._total - self._done, 0))
             raise DownloadError(f"{self.entry.name} was not downloaded: {why}. It goes on where it stopped.") from error
@@ -111,8 +113,7 @@ class Transfer:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps every other process out. The one that waits finds the file ready afterwards."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.root / f"{self.entry.name}.lock")
+        lock = filelock.FileLock(self._claimed(self.root / f"{self.entry.name}.lock"))
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=0)
@@ -125,6 +126,12 @@ class Transfer:
             with suppress(OSError):  # while it is locked; Windows does it itself
                 os.unlink(lock.lock_file)
             lock.release()
+
+    @staticmethod
+    def _claimed(path: Path) -> Path:
+        if disk.claim(path):
+            _log.warning("%s was a link to another file, through which a download would have written; it was removed.", path)
+        return path
 
     def _index(self) -> Index:
         def unread(error: OSError) -> None:
@@ -142,7 +149,8 @@ class Transfer:
         """
         index = self._index()
         found = look(self.entry, index)
-        doubtful = found.state is State.CORRUPT and self.entry.size is None  # its size is only known roughly
+        # Its size is only known roughly, so its content decides.
+        doubtful = found.state is State.CORRUPT and self.entry.size is None and found.path.is_file()
         if self.entry.sha256 and (found.state is State.READY or doubtful):
             self._phase(State.VERIFYING, 0, size_of(found.path) or 0)
             with suppress(OSError):  # a second look tells why it cannot be read
@@ -167,8 +175,7 @@ class Transfer:
         if copy:
             return copy
         part = part_path(self.root, self.entry, sha256)
-        part.touch()
-        resumed = part.stat().st_size
+        resumed = self._claimed(part).stat().st_size
         if resumed > size:  # no rest of it could be asked for
             part.write_bytes(b"")
             resumed = 0
@@ -203,7 +210,7 @@ class Transfer:
             self._done = position
             tail.advance(position)
 
-        with part.open("r+b", buffering=0) as file:
+        with open(part, "r+b", buffering=0, opener=disk.no_follow) as file:
             sink = self._sink = Sink(file, size, self.cancelled, wrote)
             self._phase(State.DOWNLOADING, sink.tell(), size)
             tail.start()
