@@ -15,7 +15,7 @@ from PIL import Image
 from ..disk import explain, write_whole
 from ..errors import EvaluationError
 from .comparison import KEY, Comparison, Pair, Picture, load_key, new_id, save_key
-from .vote_file import CHOICES, Ballot, Vote, load_ballot, save_ballot
+from .vote_file import CHOICES, LONGEST, Ballot, Vote, load_ballot, save_ballot
 from .vote_report import report_of, sentences
 
 BALLOT = "own.votes.json"  # beside the key, with the pictures in a folder below it
@@ -232,10 +232,10 @@ def vote(folder: Path, pair: int, choice: str, seconds: float) -> None:
     with _locked(folder):
         comparison = load_key(folder)
         ballot = _ballot(folder, comparison)
-        if not 0 <= pair < len(comparison.pairs) or choice not in CHOICES or seconds < 0:
+        if not 0 <= pair < len(comparison.pairs) or choice not in CHOICES or not 0 <= seconds < LONGEST:
             raise EvaluationError(
                 f"The vote {choice!r} on pair {pair} after {seconds:g} s does not fit: there are the pairs 0 to "
-                f"{len(comparison.pairs) - 1} and the choices {', '.join(CHOICES)}."
+                f"{len(comparison.pairs) - 1}, the choices {', '.join(CHOICES)}, and 0 seconds or more, below {LONGEST:g}."
             )
         if any(known.pair == pair for known in ballot.votes):
             raise EvaluationError(f"Pair {pair} has a vote already, perhaps from another window; press Look again.")
@@ -257,13 +257,21 @@ def undo(folder: Path) -> None:
 def picture_bytes(folder: Path, key: str) -> bytes:
     """Returns a picture's file by its id.
 
-    Raises: EvaluationError for an id that the comparison does not have, and a file that is gone.
+    Raises: EvaluationError for an id that the comparison does not have, and a file that is gone or lies
+        outside of the comparison's folder.
     """
     picture = load_key(folder).pictures.get(key)
     if picture is None:
         raise EvaluationError(f"The comparison {folder.name!r} has no picture {key[:20]!r}; press Look again.")
     try:
+        if not picture.path.resolve().is_relative_to(folder.resolve()):
+            raise EvaluationError(
+                f"A picture of {folder.name!r} lies outside of {folder} and is not shown; put it into that folder, and "
+                f"its place there into {KEY}."
+            )
         return picture.path.read_bytes()
+    except ValueError as error:
+        raise EvaluationError(f"{KEY} of {folder.name!r} is damaged: a picture's file has no valid name.") from error
     except OSError as error:
         raise EvaluationError(f"A picture of {folder.name!r} cannot be read: {explain(error, picture.path.parent)}.") from error
 

@@ -211,7 +211,7 @@ def load_key(folder: Path) -> Comparison:
         return read_key(json.loads(path.read_text(encoding="utf-8")), path.parent)
     except FileNotFoundError as error:
         raise EvaluationError(f"There is no {KEY} in {folder}; give the folder that `compare` wrote.") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise EvaluationError(
             f"{path} is no key of a comparison ({type(error).__name__}: {error}); give the folder that `compare` wrote."
         ) from error

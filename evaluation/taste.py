@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..disk import explain
 from ..errors import EvaluationError
@@ -17,7 +16,9 @@ from ..rewards.table import find_files, require_entries
 from ..rewards.taste_head import FOLDS, Head, learn_head
 from .comparison import Comparison, Picture
 from .intervals import Share, wilson
+from .page import read_plain
 from .vote_file import Ballot
+from .vote_report import fullest
 from .votes import preferences, self_agreement
 
 AUTO = "auto"
@@ -73,7 +74,8 @@ def learn_taste(
 
     Args:
         comparison: what was voted on; its pictures have to be there.
-        ballots: the votes of one person, or of several who shall be learnt together.
+        ballots: the votes of one person, or of several who shall be learnt together; a person who saved several
+            times counts once.
         features: a key of rewards.sights.FEATURES.
         folders: where the scorers' files lie.
         device: that looks at the pictures.
@@ -81,6 +83,7 @@ def learn_taste(
     Raises: EvaluationError for pictures that cannot be read; RewardError for too few votes, and for files of the features that
         are missing or damaged.
     """
+    ballots = fullest(ballots)
     decisions = preferences(comparison, ballots)
     kind = features_of(features)
     paths = require_entries(kind.files, folders, f"Learning a taste on {kind.title}")
@@ -130,15 +133,14 @@ def features_of_pictures(
 
 
 def _pixels(path: Path) -> torch.Tensor:
-    """Returns a picture [1, 3, height, width] from 0 to 1; what is see-through is white."""
+    """Returns a picture [1, 3, height, width] from 0 to 1, as the page of a comparison shows it."""
     try:
-        with Image.open(path) as image:
-            seen = image.convert("RGBA")
-    except (OSError, ValueError) as error:
+        flat = read_plain(path)
+    except EvaluationError as error:
         raise EvaluationError(
-            f"The picture {path} cannot be read ({error}). A taste is learnt from the pictures that were voted on: put it back."
+            f"The picture {path} cannot be read ({error.__cause__}). A taste is learnt from the pictures that were voted on: "
+            "put it back."
         ) from error
-    flat = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
     return torch.from_numpy(np.array(flat)).movedim(-1, 0)[None].float() / 255
 
 

@@ -13,6 +13,7 @@ from .comparison import Comparison
 
 FORMAT = "hyper-sd votes 1"
 CHOICES = ("left", "right", "tie", "skip")
+LONGEST = 1e9  # seconds, below which a vote lies
 LARGEST = 16 * 2**20  # bytes; a vote takes about 20
 _VOTER = re.compile(r"[0-9a-f]{8,64}")
 
@@ -129,6 +130,6 @@ def _read_vote(row, pairs: int, source: str) -> Vote:
         raise EvaluationError(f"{source} answers the pair {pair!r}; this comparison has the pairs 0 to {pairs - 1}.")
     if choice not in CHOICES:
         raise EvaluationError(f"{source} has the choice {choice!r} for pair {pair}; allowed are {', '.join(CHOICES)}.")
-    if type(seconds) not in {int, float} or not math.isfinite(seconds) or not 0 <= seconds < 1e9:
+    if type(seconds) not in {int, float} or not math.isfinite(seconds) or not 0 <= seconds < LONGEST:
         raise EvaluationError(f"{source} has {seconds!r} seconds for pair {pair}; a vote takes 0 seconds or more.")
     return Vote(pair, choice, float(seconds))

@@ -9,6 +9,7 @@ from typing import Any
 from server import web  # aiohttp's server side, as the host has it
 
 from ..evaluation import collected
+from ..evaluation.vote_file import LONGEST
 from .routes import Refused, add_routes, read_fields
 
 PREFIX = "/hyper_sd/votes"
@@ -65,6 +66,8 @@ class VoteRoutes:
         fields = await read_fields(request, id=str, pair=int, choice=str, milliseconds=int)
         if set(fields) != {"id", "pair", "choice", "milliseconds"}:
             raise Refused(400, "Send id, pair, choice and milliseconds.")
+        if not 0 <= fields["milliseconds"] < LONGEST * 1000:
+            raise Refused(400, f"milliseconds must be from 0 to below {LONGEST * 1000:g}.")
         folder = collected.folder_of(self._root, fields["id"])
         await self._call(collected.vote, folder, fields["pair"], fields["choice"], fields["milliseconds"] / 1000)
         return await self._call(self._next, folder)

@@ -125,6 +125,8 @@ def read_about(path: Path) -> About | None:
         return None
     try:
         about = About(**{field.name: field.type(words[field.name]) for field in fields(About)})
+        if not all(0 <= share <= 1 for share in (about.low, about.accuracy, about.high)) or about.votes < 1:
+            raise ValueError(f"votes {about.votes}, accuracy {about.accuracy} from {about.low} to {about.high}")
     except (KeyError, ValueError) as error:
         raise RewardError(f"{path} is damaged ({error!r}); learn your taste again. {HOW}") from error
     features_of(about.features)
@@ -168,6 +170,11 @@ def load_taste(path: Path, paths: Mapping[str, Path], device: torch.device | str
         raise RewardError(f"{path} cannot be read ({error}); learn your taste again. {HOW}") from error
     if {name: tuple(value.shape) for name, value in tensors.items()} != wanted:
         raise RewardError(f"{path} is damaged: it holds other numbers than a taste does; learn your taste again. {HOW}")
+    if (
+        not all(value.is_floating_point() and value.isfinite().all() for value in tensors.values())
+        or not (tensors["deviation"] > 0).all()
+    ):
+        raise RewardError(f"{path} is damaged: it holds numbers that no taste has; learn your taste again. {HOW}")
     if about.network != network_of(about.features, paths):
         raise RewardError(
             f"{path} was learnt on another version of {features_of(about.features).title}; learn your taste again. {HOW}"

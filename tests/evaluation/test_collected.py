@@ -1,5 +1,6 @@
 """Comparisons that a host collects: names, growth, repeats, votes, and what is refused."""
 
+import json
 import random
 import threading
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hyper_sd.errors import EvaluationError
 from hyper_sd.evaluation import collected
-from hyper_sd.evaluation.comparison import load_key
+from hyper_sd.evaluation.comparison import KEY, load_key
 from hyper_sd.evaluation.votes import preferences
 from PIL import Image
 
@@ -179,3 +180,30 @@ def test_results_count_decisions_and_second_times(tmp_path):
         collected.vote(tmp_path, number, "tie" if number < 2 else side, 1)
     text = collected.results(tmp_path)
     assert '"a" is liked better than "b": 90 % of 10 answers, 2 of them ties that count half' in text
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "link", "no name"])
+def test_file_outside_of_the_comparison_is_not_shown(tmp_path, kind):
+    folder, secret = tmp_path / "taste", tmp_path / "secret.txt"
+    secret.write_text("secret", encoding="utf-8")
+    _collect(folder)
+    key = load_key(folder).pairs[0].left
+    said = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    picture = folder / said["pictures"][key]["file"]
+    if kind == "link":
+        picture.unlink()
+        picture.symlink_to(secret)
+    else:
+        file = {"relative": "pictures/../../secret.txt", "absolute": str(secret), "no name": "a\0b"}[kind]
+        said["pictures"][key]["file"] = file
+        (folder / KEY).write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="no valid name" if kind == "no name" else "lies outside"):
+        collected.picture_bytes(folder, key)
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9, float("nan")])
+def test_vote_whose_time_could_not_be_read_again_is_not_kept(tmp_path, seconds):
+    _collect(tmp_path)
+    with pytest.raises(EvaluationError, match="0 seconds or more"):
+        collected.vote(tmp_path, 0, "left", seconds)
+    assert collected.next_pair(tmp_path).voted == 0

@@ -157,3 +157,9 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(tmp_path):
         plan_comparison([base, hyper])
     with pytest.raises(EvaluationError, match="limit must be at least 1, got 0"):
         comparison_of(4, limit=0)
+
+
+def test_deeply_nested_key_is_refused(tmp_path):
+    (tmp_path / KEY).write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(EvaluationError, match="no key of a comparison"):
+        load_key(tmp_path)

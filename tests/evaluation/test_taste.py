@@ -12,6 +12,7 @@ from hyper_sd.evaluation.intervals import Share, wilson
 from hyper_sd.evaluation.taste import (
     FILE,
     choose_features,
+    features_of_pictures,
     foreseeable,
     groups_of,
     learn_taste,
@@ -179,3 +180,32 @@ def test_features_are_clips_only_where_its_file_is(tmp_path):
 def test_missing_file_of_the_features_says_how_it_is_had(comparison, tmp_path):
     with pytest.raises(RewardError, match=r"a taste on CLIP ViT-L/14 lacks its files: .*download reward-clip-vit-l-14"):
         learn_taste(comparison, [ballot_of(comparison, redder)], "clip_l", [tmp_path])
+
+
+def test_person_who_saved_twice_counts_once(comparison, taste):
+    early = ballot_of(comparison, redder, limit=20)
+    again = learn_taste(comparison, [early, ballot_of(comparison, redder)], "embedded")
+    assert again.about == taste.about
+    assert again.agreement == taste.agreement
+
+
+def test_pictures_are_seen_as_the_page_shows_them(tmp_path):
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (16, 32)).save(path, exif=exif)
+    Image.new("I;16", (8, 8), 32768).save(tmp_path / "deep.png")
+    shapes = []
+
+    def sight(pixels):
+        shapes.append((tuple(pixels.shape), round(float(pixels.mean()), 2)))
+        return torch.zeros(1, 1)
+
+    features_of_pictures([Picture("a", "x", path), Picture("b", "x", tmp_path / "deep.png")], sight, "cpu")
+    assert shapes == [((1, 3, 16, 32), 0.0), ((1, 3, 8, 8), 0.5)]
+
+
+def test_picture_of_absurd_size_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(EvaluationError, match=r"large\.png cannot be read"):
+        features_of_pictures([Picture("a", "x", tmp_path / "large.png")], None, "cpu")

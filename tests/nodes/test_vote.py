@@ -99,6 +99,12 @@ def test_routes_tell_pairs_and_pictures_and_no_arm(world, collection):
         ("/vote", {"id": "taste", "pair": 0, "choice": "up", "milliseconds": 1}, 404),
         ("/vote", {"id": "taste", "pair": "0", "choice": "left", "milliseconds": 1}, 400),
         ("/vote", {"id": "taste", "pair": 0}, 400),
+        ("/vote", {"id": "taste", "pair": 0, "choice": "left", "milliseconds": 10**12}, 400),
+        ("/vote", {"id": "taste", "pair": 0, "choice": "left", "milliseconds": 10**400}, 400),
+        ("/vote", {"id": "taste", "pair": 10**400, "choice": "left", "milliseconds": 1}, 404),
+        ("/vote", {"id": "a" * 61, "pair": 0, "choice": "left", "milliseconds": 1}, 404),
+        ("/next?comparison=taste%00", None, 404),
+        ("/next?comparison=COM1.txt", None, 404),
         ("/undo", {"id": "taste", "more": True}, 400),
     ],
 )

@@ -193,9 +193,6 @@ def test_damaged_file_is_refused(written, head, how):
         save_taste(written, head, about_of(network="0" * 64))
     else:
         save_taste(written, Head(head.mean, head.deviation, head.weight * float("nan")), about_of())
-        with pytest.raises(RewardError, match="gave a score that is not a number"):
-            load(MY_TASTE, [written.parent]).score(torch.rand(1, 3, 16, 16), [""])
-        return
     with pytest.raises(RewardError, match="learn your taste again"):
         load(MY_TASTE, [written.parent])
 
@@ -204,3 +201,17 @@ def test_unknown_features_are_refused(written, head):
     save_taste(written, head, about_of(features="dreams"))
     with pytest.raises(RewardError, match=r"no features 'dreams' .*clip_l, embedded"):
         load(MY_TASTE, [written.parent])
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", float("nan")), ("mean", float("inf")), ("deviation", 0.0)])
+def test_taste_of_numbers_that_cannot_be_is_refused(head, tmp_path, name, value):
+    save_taste(tmp_path / FILE, replace(head, **{name: torch.full((WIDTH,), value).double()}), about_of())
+    with pytest.raises(RewardError, match="numbers that no taste has"):
+        load_taste(tmp_path / FILE, {})
+
+
+@pytest.mark.parametrize("wrong", [{"low": float("nan")}, {"accuracy": 7.0}, {"high": float("inf")}, {"votes": -3}])
+def test_taste_that_says_the_impossible_of_itself_is_refused(head, tmp_path, wrong):
+    save_taste(tmp_path / FILE, head, about_of(**wrong))
+    with pytest.raises(RewardError, match="is damaged"):
+        load_taste(tmp_path / FILE, {})
