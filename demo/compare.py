@@ -32,8 +32,12 @@ def run_compare(parsed: argparse.Namespace) -> int:
     def progress(done: int, total: int) -> None:
         line.update(progress_text("writing pictures", done, total, time.monotonic() - start))
 
-    save_key(comparison, folder)
-    page = write_page(comparison, folder / SEND, parsed.question, parsed.inside, parsed.longest, progress)
+    key = save_key(comparison, folder)
+    try:
+        page = write_page(comparison, folder / SEND, parsed.question, parsed.inside, parsed.longest, progress)
+    except BaseException:
+        key.unlink(missing_ok=True)  # without a page it reads no votes, and would bar the folder to the next try
+        raise
     line.close(f"Wrote {len(comparison.pictures)} pictures as {'PNG' if page.lossless else 'JPEG'} without metadata.")
     _explain(comparison, page)
     return 0

@@ -1,6 +1,7 @@
 """The command line of `python install.py compare`. Standard library only."""
 
 import argparse
+import os
 from pathlib import Path
 
 from .errors import DemoError
@@ -49,7 +50,7 @@ def check_compare(parsed: argparse.Namespace) -> None:
     """
     from ..evaluation.comparison import KEY, find_pictures
 
-    if parsed.out and (parsed.out / KEY).exists():
+    if parsed.out and os.path.lexists(parsed.out / KEY):
         raise DemoError(
             f"--out {parsed.out} has a comparison already, whose votes could not be read any more; give another folder."
         )

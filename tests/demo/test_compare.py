@@ -170,3 +170,23 @@ def test_wrong_option_gives_one_line_and_exit_code_2(arguments, words):
     assert result.returncode == 2
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_comparison_that_failed_leaves_no_key_that_bars_the_next_try(parse, tmp_path):
+    folders, out = write_arms(tmp_path, names=3), tmp_path / "out"
+    damaged = sorted(folders[0].iterdir())[0]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        run_compare(parse("compare", *folders, "--out", out))
+    damaged.write_bytes(whole)
+    again = parse("compare", *folders, "--out", out)
+    compare_options.check_compare(again)
+    assert run_compare(again) == 0
+
+
+def test_name_of_a_folder_that_is_too_long_is_refused_with_a_sentence(parse, tmp_path):
+    parsed = parse("compare", *write_arms(tmp_path, names=3), "--out", tmp_path / ("y" * 300))
+    compare_options.check_compare(parsed)
+    with pytest.raises(EvaluationError, match="key was not written"):
+        run_compare(parsed)
