@@ -100,7 +100,13 @@ def sentences(report: VoteReport) -> list[str]:
     if not report.answers:
         return ["Nothing can be said: no pair has an answer."]
     said = [_about_meeting(meeting) for meeting in report.meetings]
-    if report.strengths and all(not math.isnan(strength.interval.low) for strength in report.strengths):
+    if report.strengths and any(math.isnan(strength.interval.low) for strength in report.strengths):
+        order = ", ".join(f'"{s.arm}" {s.value:+.2f}' for s in report.strengths)
+        said.append(
+            f"Strengths in the Bradley-Terry model: {order}. Every prompt gave the same answers, "
+            "so how sure these are is not known."
+        )
+    elif report.strengths:
         order = ", ".join(
             f'"{s.arm}" {s.value:+.2f} ({s.interval.low:+.2f} to {s.interval.high:+.2f})' for s in report.strengths
         )

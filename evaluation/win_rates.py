@@ -57,7 +57,7 @@ class Strength:
     Args:
         arm: its name.
         value: P(i wins over j) = 1 / (1 + exp(value_j - value_i)); the values of all arms have the mean 0.
-        interval: from a bootstrap over prompts.
+        interval: from a bootstrap over prompts; not a number where all prompts gave the same answers.
     """
 
     arm: str
@@ -145,7 +145,7 @@ def strengths(arms: Sequence[str], answers: Sequence[Outcome], resamples: int = 
         wins[prompts[answer.prompt], other, one] += 1 - answer.win
     values = _fit(wins.sum(0))
     intervals = [Interval(NAN, NAN)] * len(arms)
-    if len(prompts) > 1:
+    if not (wins == wins[0]).all():  # prompts that are all alike, or a single one, do not tell how far others might differ
         drawn = (row for rows in resamples_of(len(prompts), resamples, seed) for row in rows)
         fits = np.array([_fit(np.tensordot(row, wins, 1)) for row in drawn])
         intervals = [percentiles(fits[:, number], len(prompts)) for number in range(len(arms))]

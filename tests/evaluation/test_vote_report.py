@@ -176,3 +176,18 @@ def test_nothing_but_skipped_pairs_says_nothing():
     assert sentences(report) == ["Nothing can be said: no pair has an answer."]
     assert report.skipped == len(comparison.pairs)
     assert json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("names", [1, 12])
+@pytest.mark.parametrize("choice", ["best", "tie"])
+def test_strengths_from_prompts_that_are_all_alike_claim_no_interval(names, choice):
+    comparison = comparison_of(names, ("a", "b", "c"))
+    ballot = ballot_of(
+        comparison, lambda _, left, right: "tie" if choice == "tie" else "left" if left.arm < right.arm else "right"
+    )
+    report = report_of(comparison, [ballot])
+    assert all(math.isnan(strength.interval.low) for strength in report.strengths)
+    (said,) = [sentence for sentence in sentences(report) if sentence.startswith("Strengths")]
+    assert "how sure these are is not known" in said
+    assert vote_chart(report)[:4] == b"\x89PNG"
+    json.dumps(report.to_json(), allow_nan=False)
