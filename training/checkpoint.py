@@ -1,6 +1,8 @@
 """A run's whole state in one safetensors file, which is replaced whole or not at all: weights, averages, optimizer, step."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from .digest import digest_of
 
 # 1 kept every pair of an adapter set as a tensor of its own, 2 had no digest.
 NAME, VERSION, UNSEALED = "hyper_sd training checkpoint", "3", "2"
+logger = logging.getLogger("hyper_sd")
 DIGEST = "digest"  # in the metadata, of everything else
+
+
+class DamagedCheckpoint(TrainingError):
+    """A checkpoint that does not hold what was written into it."""
 
 
 class CheckpointError(TrainingError):
@@ -43,7 +50,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], sealed: str | None = None) -> None:
+def save_atomically(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    sealed: str | None = None,
+    older: Path | None = None,
+) -> None:
     """Writes a safetensors file under its final name only when it is whole.
 
     Args:
@@ -51,6 +64,7 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
         tensors: by name, on any device; they may share memory.
         metadata: of the file's header.
         sealed: the entry of the metadata that is sealed with the tensors by a digest, None for no digest.
+        older: a second name that the file before gets once the new one is whole, None where it may go.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
     ready: dict[str, torch.Tensor] = {}
@@ -67,6 +81,8 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
     try:
         with disk.whole_file(path) as partial:
             save_file(ready, partial, metadata)
+            if older is not None:
+                _keep(path, older)
     except (OSError, SafetensorError) as error:
         needed = sum(tensor.nbytes for tensor in ready.values())
         raise TrainingError(
@@ -74,19 +90,37 @@ def save_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
         ) from error
 
 
-def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any]) -> None:
+def _keep(path: Path, older: Path) -> None:
+    """Gives a file a second name, in place of what had that; where the disk knows no second names, there is no older file."""
+    if not path.is_file() or (older.is_file() and older.samefile(path)):
+        return
+    link = disk.part_beside(path)
+    try:
+        os.link(path, link)
+        link.replace(older)
+    except OSError as error:
+        logger.warning("%s is not kept beside the new one: %s.", path.name, error)
+
+
+def previous_of(path: Path) -> Path:
+    """Returns where the checkpoint before the last one lies."""
+    return path.with_name(f"previous_{path.name}")
+
+
+def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], values: dict[str, Any], keep: bool = False) -> None:
     """Writes the state of a run.
 
     Args:
         path: of the file.
         parts: tensors by name, in groups such as an adapter set or the optimizer.
         values: of JSON.
+        keep: whether the checkpoint before stays, as previous_of(path).
     Raises: CheckpointError where save_atomically() cannot write.
     """
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
     try:
         metadata = {"format": f"{NAME} {VERSION}", "values": json.dumps(values)}
-        save_atomically(path, tensors, metadata, sealed="values")
+        save_atomically(path, tensors, metadata, sealed="values", older=previous_of(path) if keep else None)
     except TrainingError as error:
         raise CheckpointError(str(error)) from error
 
@@ -94,14 +128,14 @@ def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], value
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Returns the parts and the plain values of a saved run.
 
-    Raises: TrainingError for a file that is no checkpoint, of another version of the pack, or damaged.
+    Raises: TrainingError for a file that is no checkpoint, or of another version of the pack; DamagedCheckpoint.
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise TrainingError(f"The checkpoint {path} cannot be read ({error}); move it away to start anew.") from error
+        raise DamagedCheckpoint(f"The checkpoint {path} cannot be read ({error}); move it away to start anew.") from error
     _require_version(path, metadata.get("format", ""))
     if metadata["format"] != f"{NAME} {UNSEALED}":
         _require_whole(path, tensors, metadata)
@@ -112,10 +146,27 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str
     return parts, json.loads(metadata["values"])
 
 
+def load_newest(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any], bool]:
+    """Returns the parts and the values of a run's last checkpoint, and where that is damaged of the one before, which is told.
+
+    Returns: parts, values, and whether the last one is damaged: it must not take the place of the whole one.
+    Raises: TrainingError as load_checkpoint(), where there is no whole one.
+    """
+    try:
+        return (*load_checkpoint(path), False)
+    except DamagedCheckpoint as error:
+        older = previous_of(path)
+        if not older.is_file():
+            raise
+        parts, values = load_checkpoint(older)
+        logger.warning("%s The one before, %s of step %d, is used instead.", error, older.name, values["step"])
+    return parts, values, True
+
+
 def _require_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     there = {name: tensor.cpu() for name, tensor in tensors.items()}
     if "values" not in metadata or metadata.get(DIGEST) != digest_of(there, metadata["values"]):
-        raise TrainingError(
+        raise DamagedCheckpoint(
             f"The checkpoint {path} is damaged: it does not hold what was written into it. Move it away to start anew, and "
             "look whether the disk is failing."
         )

@@ -7,6 +7,7 @@ from .job import Job
 from .lora_layers import adaptable_layers
 
 FLOAT32_BYTES, FLOAT16_BYTES = 4, 2
+KEPT = 2  # checkpoints of a phase: the last and the one before
 
 
 def require_room(job: Job) -> None:
@@ -18,7 +19,8 @@ def require_room(job: Job) -> None:
     """
     layers = adaptable_layers(job.trainee.denoiser.network, job.excluded)
     widths = sum(len(layer.weight) + layer.weight[0].numel() for layer in layers.values())
-    needed = judges = job.heads * 3 * FLOAT32_BYTES  # with their two moments
+    judges = job.heads * 3 * FLOAT32_BYTES  # with their two moments
+    needed = KEPT * judges
     largest = 0
     for number, phase in enumerate(job.phases):
         config = phase.config
@@ -26,10 +28,10 @@ def require_room(job: Job) -> None:
         copies = 3 + config.has_target + (number > 0 and job.taught) + 3 * config.has_fake
         checkpoint = widths * config.rank * copies * FLOAT32_BYTES
         largest = max(largest, checkpoint)
-        needed += checkpoint + _bytes_of_pairs(job, config)
+        needed += KEPT * checkpoint + _bytes_of_pairs(job, config)
         if config.objective == "tscd":
             needed += widths * config.rank * FLOAT16_BYTES * len(config.stages)
-    needed += largest + judges  # it stands beside the old one for a moment, then takes its name
+    needed += largest + judges  # the next stands beside them for a moment, then takes a name
     free = disk.free_bytes(job.folder)
     if free < needed + disk.SPARE:
         raise TrainingError(

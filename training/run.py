@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import TrainingError
-from .checkpoint import CheckpointError, flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from .checkpoint import CheckpointError, flatten_optimizer, load_newest, restore_optimizer, save_checkpoint
 from .config import Stage, TrainingConfig
 from .data.examples import Batch, BatchOrder, Examples
 from .data.teacher_pairs import TeacherPairs
@@ -55,7 +55,7 @@ class Run:
         self.config, self.denoiser, self.layers, self.examples, self.engine = config, denoiser, layers, examples, engine
         self.order = BatchOrder(examples.buckets, config.batch_size, config.seed)
         self.path = folder / CHECKPOINT if folder else None
-        self.step, self.saved, self.whole = 0, -1, True
+        self.step, self.saved, self.whole, self.damaged = 0, -1, True, False
         self._make_sets()
         self.heads = self._make_heads() if config.is_adversarial else None
         # Nothing refers back to the run, so that what it holds on a card is free as soon as it ends.
@@ -267,8 +267,8 @@ class Run:
         values = {"step": self.step, "config": to_plain(self.config), "scaler": self.engine.scaler_state()}
         if self.held_out is not None:
             values["held_out"] = self.held_out.state()
-        save_checkpoint(self.path, parts, values)
-        self.saved = self.step
+        save_checkpoint(self.path, parts, values, keep=not self.damaged)
+        self.saved, self.damaged = self.step, False
 
     def try_save(self) -> None:
         """Saves; an error is logged and does not end the run."""
@@ -279,7 +279,7 @@ class Run:
 
     def _load(self) -> dict[str, Any]:
         """Takes over the checkpoint, and returns the values in it."""
-        parts, values = load_checkpoint(self.path)
+        parts, values, self.damaged = load_newest(self.path)
         changed = differences(self.config, values["config"])
         for name in (TEACHER, DISTILLED):
             if (name in parts) != (name in self.layers.sets):

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 from hyper_sd.errors import TrainingError
-from hyper_sd.tests.training.runs import run
+from hyper_sd.tests.training.runs import equal, run, start, weights
 from hyper_sd.training import checkpoint
-from hyper_sd.training.checkpoint import load_checkpoint, save_checkpoint
+from hyper_sd.training.checkpoint import load_checkpoint, previous_of, save_checkpoint
 from hyper_sd.training.digest import CHUNK, digest_of
 from hyper_sd.training.run import CHECKPOINT
 
@@ -79,3 +79,59 @@ def test_checkpoint_of_the_version_before_is_read_without_a_digest(tmp_path, mon
     parts, values = load_checkpoint(tmp_path / "old.safetensors")
     assert torch.equal(parts["student"]["a"], torch.ones(2))
     assert values == {"step": 3}
+
+
+def _damage(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before_and_the_run_ends_as_without_damage(tmp_path, caplog):
+    states, layers = run()
+    started, _, _ = start(folder=tmp_path)
+    for _ in range(5):
+        next(started)
+    started.close()
+    assert load_checkpoint(tmp_path / CHECKPOINT)[1]["step"] == 5
+    assert load_checkpoint(previous_of(tmp_path / CHECKPOINT))[1]["step"] == 4
+    _damage(tmp_path / CHECKPOINT)
+    rest, resumed = run(folder=tmp_path)
+    assert [state.step for state in rest] == [5, 6, 7, 8]
+    assert [state.losses for state in rest] == [state.losses for state in states[4:]]
+    assert equal(weights(resumed), weights(layers))
+    told = [record.message for record in caplog.records if "is used instead" in record.message]
+    assert len(told) == 1
+    assert "is damaged" in told[0]
+    assert "previous_checkpoint.safetensors of step 4" in told[0]
+
+
+def test_damaged_checkpoint_never_takes_the_place_of_the_whole_one(tmp_path):
+    started, _, _ = start(folder=tmp_path)
+    for _ in range(5):
+        next(started)
+    started.close()
+    _damage(tmp_path / CHECKPOINT)
+    again, _, _ = start(folder=tmp_path)
+    next(again)
+    again.close()
+    assert load_checkpoint(tmp_path / CHECKPOINT)[1]["step"] == 5
+    assert load_checkpoint(previous_of(tmp_path / CHECKPOINT))[1]["step"] == 4
+
+
+def test_both_damaged_are_refused(tmp_path):
+    run(folder=tmp_path)
+    for path in (tmp_path / CHECKPOINT, previous_of(tmp_path / CHECKPOINT)):
+        _damage(path)
+    with pytest.raises(TrainingError, match=r"previous_checkpoint.safetensors is damaged"):
+        run(folder=tmp_path)
+
+
+def test_disk_without_second_names_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch, caplog):
+    def refuse(*paths):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    run(folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert "is not kept beside the new one" in caplog.text

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from hyper_sd import disk
 from hyper_sd.errors import TrainingError
 from hyper_sd.models.recognition import recognise
 from hyper_sd.tests.training.jobs import STYLE_STEPS, Follower, make_job
@@ -157,27 +156,6 @@ def test_last_checkpoint_that_fails_is_a_warning_and_the_result_is_whole(tmp_pat
     assert equal(outcome.tensors, whole.tensors)
 
 
-def test_too_little_room_for_the_checkpoints_is_said_before_the_first_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE)
-    job, follower = make_job(tmp_path), Follower()
-    with pytest.raises(TrainingError, match="make room, or choose a lower rank"):
-        follower.run(job)
-    assert follower.reports == []
-    assert not job.folder.exists()
-
-
-def test_room_that_is_asked_for_is_what_the_checkpoints_take(tmp_path, monkeypatch):
-    job = make_job(tmp_path, rank=64)
-    Follower().run(job)
-    sizes = [path.stat().st_size for path in job.folder.rglob("*.safetensors")]
-    elsewhere = dataclasses.replace(job, folder=tmp_path / "elsewhere")
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes))
-    with pytest.raises(TrainingError):  # the largest one is there twice while it is replaced
-        Follower().run(elsewhere)
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes) + max(sizes))
-    assert Follower().run(elsewhere).is_finished
-
-
 ONCE = {"objective": "TSCD distillation", "one_step": "on"}
 
 
@@ -264,18 +242,6 @@ def test_stage_that_cannot_be_written_is_said_and_the_training_goes_on(tmp_path,
     (job.folder / "2-segments.safetensors").mkdir(parents=True)
     assert Follower().run(job).is_finished
     assert "The LoRA of this stage is not kept, and the training goes on" in caplog.text
-
-
-def test_room_that_is_asked_for_is_what_one_step_takes(tmp_path, monkeypatch):
-    job = make_job(tmp_path, rank=64, **ONCE)
-    Follower().run(job)
-    sizes = [path.stat().st_size for path in job.folder.rglob("*.safetensors")]
-    elsewhere = dataclasses.replace(job, folder=tmp_path / "elsewhere")
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes))
-    with pytest.raises(TrainingError):
-        Follower().run(elsewhere)
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: disk.SPARE + sum(sizes) + max(sizes))
-    assert Follower().run(elsewhere).is_finished
 
 
 def test_settings_are_written_for_people(tmp_path):
