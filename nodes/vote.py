@@ -135,7 +135,8 @@ class HyperSDVote(io.ComfyNode):
         folder = collected.folder_of(comparisons_folder(), comparison[0])
         added = collected.add_pairs(folder, batches, prompts)
         shown = collected.next_pair(folder)
-        text = f"{added} pairs added to {folder.name!r}, {shown.voted} of {shown.pairs} voted on: open the tab Hyper-SD votes."
+        count = "1 pair" if added == 1 else f"{added} pairs"
+        text = f"{count} added to {folder.name!r}, {shown.voted} of {shown.pairs} voted on: open the tab Hyper-SD votes."
         return io.NodeOutput(folder.name, ui=lasting_text(text))
 
 
