@@ -32,6 +32,7 @@ class Step:
         keep: the share of x that stays when noise is added. It is 1 for diffusion models.
         noise: the standard deviation of the noise that is added, in x's scale.
         ends_clean: whether the step ends on sigma 0, where x is the model's denoised itself.
+        leaves: of a step that leaves its segment, where it begins and the segment's lower edge; None for all others.
     """
 
     next_timestep: float
@@ -39,6 +40,7 @@ class Step:
     keep: float = 1.0
     noise: float = 0.0
     ends_clean: bool = False
+    leaves: tuple[float, int] | None = None
 
     @property
     def has_length(self) -> bool:
@@ -68,9 +70,7 @@ def plan_steps(
     eta = share("eta", eta, "use 0 for deterministic sampling")
     num_segments = len(segment_boundaries(num_segments))
     points = [(sigma, schedule.timestep(sigma)) for sigma in _levels(schedule, sigmas, dtype)]
-    plan = [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
-    _tell_foreign_grid(points, num_segments)
-    return plan
+    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
 
 
 def _levels(schedule: NoiseSchedule, sigmas: torch.Tensor, dtype: torch.dtype) -> list[float]:
@@ -97,19 +97,15 @@ def _levels(schedule: NoiseSchedule, sigmas: torch.Tensor, dtype: torch.dtype) -
     return [min(level, 1.0) for level in levels] if schedule.is_flow else levels
 
 
-def _tell_foreign_grid(points: list[tuple[float, float]], num_segments: int) -> None:
+def _tell_foreign_grid(plan: list[Step], num_segments: int) -> None:
     """Says once for a run which steps leave their segment."""
-    leaving = [
-        (t, t_next, boundary)
-        for (sigma, t), (sigma_next, t_next) in pairwise(points)
-        if sigma != sigma_next and t_next < (boundary := segment_boundary(math.floor(t), num_segments))
-    ]
+    leaving = [step for step in plan if step.leaves]
     if leaving:
-        t, t_next, boundary = leaving[0]
+        t, boundary = leaving[0].leaves
         logger.warning(
             "%d of %d steps leave their segments and are taken deterministically, the first from timestep %.0f to %.0f (lower "
             "edge %d of %d segments); the hyper_sd scheduler with the same num_segments avoids this.",
-            len(leaving), len(points) - 1, t, t_next, boundary, num_segments,
+            len(leaving), len(plan), t, leaving[0].next_timestep, boundary, num_segments,
         )  # fmt: skip
 
 
@@ -120,8 +116,9 @@ def _plan_step(
     if sigma == sigma_next:
         return Step(next_timestep=t_next, ratio=1.0)
     boundary = segment_boundary(math.floor(t), num_segments)
+    leaves = (t, boundary) if t_next < boundary else None
     if sigma_next == 0:
-        return Step(next_timestep=t_next, ratio=0.0, ends_clean=True)
+        return Step(next_timestep=t_next, ratio=0.0, ends_clean=True, leaves=leaves)
     # eta 0 stays deterministic between the timesteps, where hosts' own schedulers land; 1e-6 guards 0.1 * 30 = 2.9999..
     floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)
@@ -132,7 +129,7 @@ def _plan_step(
         keep, scale = (1 - sigma_next) / (1 - sigma_s), 1 - sigma_next
         rho_s, rho_next = sigma_s / (1 - sigma_s), sigma_next / (1 - sigma_next)
     noise = scale * math.sqrt(max(rho_next - rho_s, 0.0)) * math.sqrt(rho_next + rho_s)  # squares could overflow
-    return Step(next_timestep=t_next, ratio=sigma_s / sigma, keep=keep, noise=noise)
+    return Step(next_timestep=t_next, ratio=sigma_s / sigma, keep=keep, noise=noise, leaves=leaves)
 
 
 @torch.no_grad()
@@ -170,6 +167,7 @@ def sample_tcd(
     """
     extra_args = {} if extra_args is None else extra_args
     plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments, x.dtype)
+    _tell_foreign_grid(plan, num_segments)  # here, since a host may ask for the plan before
     skipped = sum(not step.has_length for step in plan)
     if skipped:
         logger.warning(

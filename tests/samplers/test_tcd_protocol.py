@@ -239,11 +239,15 @@ def test_recorder_counts_new_storages_only():
 def test_warning_names_the_segment_when_the_last_step_crosses_it(caplog):
     schedule = NoiseSchedule.from_betas()
     sigmas = torch.tensor([schedule.sigma(999), 0.0])
-    plan_steps(schedule, sigmas, 0.3, 4)
+
+    def sample(sigmas: torch.Tensor, num_segments: int) -> None:
+        sample_tcd(lambda x, sigma: x, torch.zeros(1, 2), sigmas, disable=True, num_segments=num_segments, schedule=schedule)
+
+    sample(sigmas, 4)
     assert "lower edge 749 of 4 segments" in caplog.text
     caplog.clear()
-    plan_steps(schedule, sigmas, 0.3, 1)
-    plan_steps(schedule, torch.tensor([schedule.sigma(249), 0.0]), 0.3, 4)
+    sample(sigmas, 1)
+    sample(torch.tensor([schedule.sigma(249), 0.0]), 4)
     assert not caplog.records
 
 
