@@ -20,7 +20,6 @@ from .vote_report import report_of, sentences
 
 BALLOT = "own.votes.json"  # beside the key, with the pictures in a folder below it
 PICTURES = "pictures"
-EVEN = "set batch_size to an even number, or wire a second way's pictures in."
 LOCK_SECONDS = 30
 GAP = 4  # pairs between a pair and its second time
 _NAME = re.compile(r"[^\x00-\x1f<>:\"/\\|?*.][^\x00-\x1f<>:\"/\\|?*]{0,59}")
@@ -146,13 +145,24 @@ def add_pairs(folder: Path, batches: Sequence[Batch], prompts: Sequence[str], rn
     return len(grown.pairs) - len(before.pairs)
 
 
+def require_even(count: int) -> None:
+    """Refuses a number of pictures that cannot be compared two at a time.
+
+    Raises: EvaluationError for an odd one.
+    """
+    if count % 2:
+        raise EvaluationError(
+            f"One way's pictures are compared two at a time, and {count} is odd; set batch_size to an even number, or wire a "
+            "second way's pictures in."
+        )
+
+
 def _in_two(batches: Sequence[Batch], prompts: Sequence[str]) -> tuple[Sequence[Batch], Sequence[str]]:
     """Returns a single arm's pictures as two arms', the first of every two and the second; more arms as they are."""
     if len(batches) > 1:
         return batches, prompts
     [(arm, pictures)] = batches
-    if len(pictures) % 2:
-        raise EvaluationError(f"One way's pictures are compared two at a time, and {len(pictures)} is odd; {EVEN}")
+    require_even(len(pictures))
     return [(f"{arm}, first", pictures[::2]), (f"{arm}, second", pictures[1::2])], prompts[::2]
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from ..errors import EvaluationError
 from ..evaluation import collected
-from ..evaluation.collected import EVEN
 from ..rewards.ranking import prompts_of
 from .schema import CATEGORY, found_as, lasting_text
 from .score import as_pictures
@@ -127,8 +126,8 @@ class HyperSDVote(io.ComfyNode):
     ) -> io.NodeOutput:
         ways = [[as_files(batch) for batch in images] for images in (images_1, images_2, images_3, images_4) if images]
         prompts = prompts_of_batches(prompt, [len(batch) for batch in ways[0]])
-        if len(ways) == 1 and (odd := next((len(batch) for batch in ways[0] if len(batch) % 2), 0)):
-            raise EvaluationError(f"One way's pictures are compared two at a time, and {odd} is odd; {EVEN}")
+        for batch in ways[0] if len(ways) == 1 else ():
+            collected.require_even(len(batch))  # of every prompt, so that no pair mixes two
         batches = [
             (label, list(chain.from_iterable(way))) for label, way in zip(labels_of(labels[0], len(ways)), ways, strict=True)
         ]
