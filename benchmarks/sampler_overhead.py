@@ -45,7 +45,9 @@ class ConstantModel:
     def __init__(
         self, model_sampling: torch.nn.Module, denoised: torch.Tensor, at_first: Callable[[], None] | None = None
     ) -> None:
-        self.inner_model = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=model_sampling))
+        inner = SimpleNamespace(model_sampling=model_sampling)
+        patcher = SimpleNamespace(get_model_object=lambda name: getattr(inner, name))  # ComfyUI 0.33's own samplers ask it
+        self.inner_model = SimpleNamespace(inner_model=inner, model_patcher=patcher)
         self.denoised = denoised
         self.at_first = at_first
 
