@@ -7,6 +7,7 @@ import shutil
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def browser():
         started = driver.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture
+def reliability(request):
+    """Holds a row of docs/reliability.md to what the test counted: tests/figures.py."""
+    from hyper_sd.tests.figures import hold_row
+
+    return partial(hold_row, test=request.path.relative_to(ROOT).as_posix())
 
 
 @pytest.fixture
