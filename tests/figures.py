@@ -1,4 +1,7 @@
-"""The figures of docs/reliability.md: each is counted by a test, which holds the page's row to it. HYPER_SD_WRITE=1 writes it."""
+"""The figures of docs/reliability.md: each is counted by a test, which holds its row to it.
+
+HYPER_SD_WRITE=1 writes the row.
+"""
 
 import os
 from pathlib import Path
