@@ -11,13 +11,13 @@ from .check import run_checks, split_arguments
 from .checkpoint import read_checkpoint
 from .compare_options import check_compare
 from .console import say
-from .environment import environment_for, inside, install, is_complete, make_venv, rerun
+from .environment import contents_for, environment_for, inside, install, is_complete, make_venv, rerun
 from .errors import DemoError
 from .evaluate_options import COMFYUI, check_evaluate
 from .host import CACHE, ensure_comfyui
 from .one_at_a_time import one_at_a_time
 from .options import read_demo_options
-from .requirements import ROOT, requirements_for
+from .requirements import ROOT
 from .server import check_port
 from .taste_options import check_taste
 from .votes_options import vote_files
@@ -41,7 +41,7 @@ def run(command: str, arguments: list[str], parsed: argparse.Namespace | None) -
         if command in WITH_COMFYUI or (command == "evaluate" and parsed.through == COMFYUI):
             options = split_arguments(arguments)[0] if parsed is None else parsed
             comfyui = ensure_comfyui(options.comfyui, pip_python=make_venv)
-        requirements, venv = requirements_for(command, comfyui), environment_for(comfyui)
+        requirements, venv = contents_for(command, comfyui), environment_for(comfyui)
         if not is_complete(command, requirements, venv):
             install(command, requirements, venv)
             say(f"The environment {venv} is ready.")

@@ -11,12 +11,17 @@ from ..disk import write_whole
 from .console import say
 from .errors import InstallError
 from .host import CACHE
-from .pip import installed_version, pip_install, remove_half_installed
-from .requirements import ROOT, alone_for, digest, name_of
-from .torch_build import install_torch, repair_torchaudio, repair_torchvision
+from .lock import is_locked, lock
+from .pip import installed_version, pip_install, pip_install_locked, remove_half_installed
+from .requirements import ROOT, alone_for, digest, name_of, requirements_for
+from .torch_build import check_first_installation, install_torch, repair_torchaudio, repair_torchvision
 
 VENV = ROOT / ".venv"
 STAMP = "hyper_sd.json"
+
+
+def _has_shared_environment(comfyui: Path | None) -> bool:
+    return comfyui is None or comfyui.resolve().parent == CACHE.resolve()
 
 
 def environment_for(comfyui: Path | None) -> Path:
@@ -27,10 +32,24 @@ def environment_for(comfyui: Path | None) -> Path:
             environment of its own beside the pinned copy, told by the folder's name and place. Nothing is put into the
             environment that the ComfyUI itself has.
     """
-    if comfyui is None or comfyui.resolve().parent == CACHE.resolve():
+    if _has_shared_environment(comfyui):
         return VENV
     place = hashlib.sha256(str(comfyui.resolve()).encode()).hexdigest()[:6]
     return CACHE / f"venv-{comfyui.resolve().name}-{place}"
+
+
+def contents_for(command: str, comfyui: Path | None) -> tuple[str, ...]:
+    """Returns the requirement lines that install puts into environment_for(comfyui).
+
+    Those of .venv are exact: what the lock file names. A ComfyUI of the person's own has its own list, which is no fixed one.
+
+    Args:
+        command: one of COMMANDS.
+        comfyui: the ComfyUI that is going to run, None for a command that runs none.
+    Raises: InstallError for a damaged lock file.
+    """
+    requirements = requirements_for(command, comfyui)
+    return lock((*requirements, *alone_for(command))) if _has_shared_environment(comfyui) else requirements
 
 
 def venv_python(venv: Path = VENV) -> Path:
@@ -113,16 +132,20 @@ def install(command: str, requirements: tuple[str, ...], venv: Path = VENV) -> N
     python = make_venv(venv)
     for name in remove_half_installed(python):
         say(f"An earlier run was cut off while installing {name.removesuffix('.dist-info')}; installing it again.")
+    check_first_installation(python, venv)
+    say(f"Installing {len(set(map(name_of, requirements)))} packages")
+    locked = [line for line in requirements if is_locked(line)]
+    if locked:  # before torch, which then brings nothing but itself and what its build needs
+        pip_install_locked(python, locked)
     torch_version = install_torch(python, venv)
-    say(f"Installing {len(requirements)} packages and what they need")
     # Naming the installed torch keeps pip from exchanging it for another build.
-    pip_install(python, [f"torch=={torch_version}", *requirements])
+    pip_install(python, [f"torch=={torch_version}", *(line for line in requirements if not is_locked(line))])
     projects = {name_of(line) for line in requirements}
     if "torchvision" in projects:
         repair_torchvision(python, torch_version)
     if "torchaudio" in projects:
         repair_torchaudio(python)
-    if alone := alone_for(command):
+    if not locked and (alone := alone_for(command)):
         pip_install(python, ["--no-deps", *alone])
     write_stamp(command, requirements, venv)
 

@@ -58,19 +58,25 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def install_torch(python: Path, folder: Path) -> str:
-    """Installs torch where it is missing and returns its version.
-
-    Raises: InstallError when the disk is too full or pip cannot.
-    """
-    version = installed_version(python, "torch")
-    if version:
-        return version
+def check_first_installation(python: Path, folder: Path) -> None:
+    """Raises InstallError when torch is missing and the disk is too full for it and what goes with it."""
+    if installed_version(python, "torch"):
+        return
     gpu = has_gpu()
     check_space(folder, SPACE_GPU if gpu or _brings_cuda() else SPACE_CPU)
     if not gpu and _brings_cuda():
         say(CPU_TIP)
-    *tries, last = torch_candidates(gpu)
+
+
+def install_torch(python: Path, folder: Path) -> str:
+    """Installs torch where it is missing and returns its version.
+
+    Raises: InstallError when pip cannot.
+    """
+    version = installed_version(python, "torch")
+    if version:
+        return version
+    *tries, last = torch_candidates(has_gpu())
     if not any(pip_try(python, [candidate]) for candidate in tries):
         pip_install(python, [last])
     version = installed_version(python, "torch")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hyper_sd.demo import commands, environment, host
+from hyper_sd.demo.lock import is_locked
 
 
 @pytest.fixture
@@ -25,6 +26,8 @@ def test_pinned_copy_and_a_command_without_a_comfyui_have_the_shared_environment
     assert commands.run("test", ["-k", "tcd"], None) == 0
     assert commands.run("train-demo", [], None) == 0
     assert [venv for _, venv, _ in made] == [tmp_path / ".venv"] * 4
+    lines = [line for kind, _, lines in made if kind == "install" for line in lines]
+    assert {line for line in lines if not is_locked(line)} == {"torchvision"}
 
 
 def test_comfyui_of_ones_own_brings_its_packages_into_no_other_environment(made, tmp_path, comfyui_folder):
@@ -34,6 +37,7 @@ def test_comfyui_of_ones_own_brings_its_packages_into_no_other_environment(made,
     assert commands.run("test", arguments, None) == 0
     (_, installed, lines), (_, entered, passed_on) = made
     assert "comfyui-frontend-package==9.9.9" in lines
+    assert not any(map(is_locked, lines))
     assert installed == entered
     assert entered.parent == tmp_path / ".demo"
     assert entered.name.startswith("venv-ComfyUI-")

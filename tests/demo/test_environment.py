@@ -27,6 +27,16 @@ def folder(tmp_path):
     return tmp_path / "venv"
 
 
+@pytest.fixture
+def installed(monkeypatch):
+    """What install gives to pip, call by call, instead of installing it."""
+    calls = []
+    monkeypatch.setattr(environment, "make_venv", environment.venv_python)
+    monkeypatch.setattr(environment, "pip_install", lambda python, arguments: calls.append(arguments))
+    monkeypatch.setattr(environment, "repair_torchaudio", lambda python: None)
+    return calls
+
+
 def test_environment_is_complete_only_after_its_stamp(folder):
     assert not environment.is_complete("demo", REQUIREMENTS, folder)
     environment.write_stamp("demo", REQUIREMENTS, folder)
@@ -79,15 +89,21 @@ def test_install_writes_the_stamp_last(folder, monkeypatch):
     assert environment.is_complete("demo", REQUIREMENTS, folder)
 
 
-def test_tests_install_k_diffusion_without_what_it_asks_for(folder, monkeypatch):
-    installed = []
-    monkeypatch.setattr(environment, "make_venv", environment.venv_python)
-    monkeypatch.setattr(environment, "pip_install", lambda python, arguments: installed.append(arguments))
+def test_own_comfyui_of_the_tests_gets_k_diffusion_without_what_it_asks_for(folder, installed):
     for command in ("demo", "test"):
         environment.install(command, REQUIREMENTS, folder)
     alone = [arguments for arguments in installed if "--no-deps" in arguments]
     assert [arguments[1:] for arguments in alone] == [["k-diffusion==0.1.1.post1"]]
     assert not [line for arguments in installed for line in arguments if "k-diffusion" in line and arguments[0] != "--no-deps"]
+
+
+def test_locked_packages_are_installed_first_and_torch_brings_only_what_the_card_decides(folder, installed, monkeypatch):
+    monkeypatch.setattr(environment, "pip_install_locked", lambda python, lines: installed.append(lines))
+    locked = "numpy==2.4.6 --hash=sha256:" + "0" * 64
+    environment.install("test", (locked, "torchaudio"), folder)
+    assert installed == [[locked], ["torch==2.13.0+cpu", "torchaudio"]]
+    assert environment.is_complete("test", (locked, "torchaudio"), folder)
+    assert not environment.is_complete("test", (locked.replace("0" * 64, "1" * 64), "torchaudio"), folder)
 
 
 @pytest.mark.parametrize("compiled", ["broken", "whole"])
