@@ -1,17 +1,28 @@
 """Room on the disk, and files that are whole or not there: written under a temporary name beside the target, then renamed."""
 
 import errno
+import logging
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 SPARE = 64 * 2**20  # bytes left free beside a file, so that the system and other programs go on
 PART = ".part"  # how the temporary names end
+OWN = ".hyper_sd-"  # how those begin that no other program takes
+LEFT_AFTER = 3600  # seconds after which a file is taken for left behind, where the system cannot tell who writes it
 UNITS = ("B", "kB", "MB", "GB")
+logger = logging.getLogger("hyper_sd")
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quotas by this name
 
 
@@ -57,11 +68,34 @@ def explain(error: BaseException, folder: Path, needed: int = 0) -> str:
     return f"{folder} cannot be written ({error}); check the folder and its permissions, or choose another"
 
 
+class NotAFile(OSError):
+    """A folder, a pipe, a socket or a device where a file was meant."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file to read it. Nobody waits for a pipe, and nothing of a device is read.
+
+    Raises: NotAFile for anything but a file; OSError of the system.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise NotAFile(f"{path} is not a file")
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it became one in the meantime
+        file.close()
+        raise NotAFile(f"{path} is not a file")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 @contextmanager
 def whole_file(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """Gives a name beside the target to write to; what stands there takes the target's name when all went well.
 
     Its content is on the disk before the name is. After an error, or a stop, the target is as it was and nothing else is left.
+    What a killed program leaves, clear_parts() takes away.
 
     Args:
         target: a path whose folder is made if need be.
@@ -70,19 +104,96 @@ def whole_file(target: Path, partial: Path | None = None) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial or part_beside(target)
+    with own_part(target) if partial is None else _removed(partial) as part:
+        yield part
+        flush(part)
+        part.replace(target)
+
+
+@contextmanager
+def own_part(target: Path) -> Iterator[Path]:
+    """Gives an empty file beside the target, held while it is written, and takes away what is left of it at the end.
+
+    Args:
+        target: a path whose folder exists.
+    Raises: OSError of the system.
+    """
+    while True:
+        partial = part_beside(target)
+        partial.touch(exist_ok=False)
+        with _removed(partial), held(partial) as is_there:
+            if is_there:  # not where clear_parts() has come between the two
+                yield partial
+                return
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[Path]:
     try:
-        yield partial
-        flush(partial)
-        partial.replace(target)
+        yield path
     finally:
         with suppress(OSError):
-            partial.unlink()
+            path.unlink()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Keeps clear_parts() of every program from a file, under all its names, as long as this program lives.
+
+    Gives whether the file still has a name.
+
+    Raises: OSError of the system.
+    """
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk without locks; there clear_parts() leaves everything
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield os.fstat(descriptor).st_nlink > 0
+    finally:
+        os.close(descriptor)
 
 
 def part_beside(target: Path) -> Path:
     """Returns a temporary name in the target's folder that no other run or program takes, short whatever the target's is."""
-    return target.with_name(f".{secrets.token_hex(8)}{PART}")
+    return target.with_name(f"{OWN}{secrets.token_hex(8)}{PART}")
+
+
+def clear_parts(folder: Path, deep: bool = False) -> None:
+    """Takes away the unfinished files of programs that were killed, and leaves those that a program is still writing.
+
+    Where the system cannot tell that nobody writes a file, it counts as left behind after an hour without a change. How many
+    were taken away is logged.
+
+    Args:
+        folder: which need not exist.
+        deep: whether the folders below are looked at, too.
+    """
+    pattern = f"{'**/' if deep else ''}{OWN}*{PART}"
+    count = sum([_clear(path) for path in list(Path(folder).glob(pattern))])
+    if count:
+        logger.info("Removed %d unfinished files that a killed program had left in %s.", count, folder)
+
+
+def _clear(path: Path) -> bool:
+    """Takes away a file that nobody holds, and returns whether it did."""
+    try:
+        if fcntl is None:
+            if time.time() - path.lstat().st_mtime > LEFT_AFTER:
+                path.unlink()
+                return True
+            return False
+        descriptor = no_follow(str(path), os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)
+        return True
+    except OSError:  # held, gone, or not ours to take away
+        return False
 
 
 def claim(path: Path) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..disk import open_file
 from ..errors import CatalogError, DownloadError
 from .entry import ANY_FAMILY, UNKNOWN, Entry, Licence, read_entry
 from .families import FAMILIES
@@ -76,7 +77,9 @@ def _distinct(entry: Entry, others: list[Entry]) -> Entry:
 
 def _read_file(path: Path) -> dict:
     try:
-        data = json.loads(path.read_bytes())  # finds out by itself whether it is UTF-8 or UTF-16, with a mark in front or not
+        with open_file(path) as file:
+            content = file.read()
+        data = json.loads(content)  # finds out by itself whether it is UTF-8 or UTF-16, with a mark in front or not
     except (OSError, ValueError, RecursionError) as error:
         raise CatalogError(f"{path} cannot be read as JSON: {error}. Mend it, or move it away.") from error
     if _is_deeper(data, DEEPEST):
@@ -122,7 +125,7 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
     licences = {UNKNOWN.name: UNKNOWN}
     entries: list[Entry] = []
     for path in (CATALOG, user_file):
-        if path is None or (path is user_file and not path.is_file()):
+        if path is None or (path is user_file and not path.exists()):
             continue
         data = _read_file(path)
         for place, raw in enumerate(data["entries"], 1):

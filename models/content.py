@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+from ..disk import open_file
 from ..errors import UnsupportedModelError
 from .header import read_header
 
@@ -29,10 +30,12 @@ def require_content(path: Path, ending: str) -> None:
 
 
 def _require_tokenizer(path: Path) -> None:
-    if path.stat().st_size > LARGEST_TOKENIZER:
+    with open_file(path) as file:
+        content = file.read(LARGEST_TOKENIZER + 1)
+    if len(content) > LARGEST_TOKENIZER:
         raise UnsupportedModelError(f"{path} is too large for a tokenizer; download it again.")
     try:
-        vocabulary = json.loads(path.read_bytes())["model"]["vocab"]
+        vocabulary = json.loads(content)["model"]["vocab"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnsupportedModelError(f"{path} is no tokenizer, or it is cut off ({error}); download it again.") from error
     if not vocabulary or not isinstance(vocabulary, dict):
@@ -41,15 +44,15 @@ def _require_tokenizer(path: Path) -> None:
 
 def _require_checkpoint(path: Path) -> None:
     """Looks at the list of contents, which stands at the end of the file; an old checkpoint has none."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if file.read(len(_OLD_CHECKPOINT)) == _OLD_CHECKPOINT:
             return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise UnsupportedModelError(
-            f"{path} is no checkpoint of torch, or it is cut off ({error}); download it again."
-        ) from error
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise UnsupportedModelError(
+                f"{path} is no checkpoint of torch, or it is cut off ({error}); download it again."
+            ) from error
     if not any(name.endswith("/data.pkl") for name in names):
         raise UnsupportedModelError(f"{path} is an archive without a checkpoint of torch; download it again.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import open_file
 from ..errors import UnsupportedModelError
 from .content import require_content
 from .entry import Entry
@@ -46,7 +47,8 @@ Index = dict[str, list[Path]]
 def index_folders(folders: Iterable[Path], unread: Callable[[OSError], None] | None = None) -> Index:
     """Returns every file below the folders by its lower-case name, first folder first. Links are followed, circles are not.
 
-    A link that leads nowhere is among them, as is a file that goes in the meantime: see size_of.
+    A folder whose name has an ending is among them, as it takes the name of a file: see problem_of. So are a link that leads
+    nowhere and a file that goes in the meantime: see size_of.
 
     Args:
         folders: which need not exist.
@@ -61,7 +63,7 @@ def index_folders(folders: Iterable[Path], unread: Callable[[OSError], None] | N
                 below.clear()
                 continue
             seen.add(real)
-            for name in names:
+            for name in (*names, *(name for name in below if "." in name[1:])):
                 index.setdefault(name.lower(), []).append(Path(parent, name))
     return index
 
@@ -173,7 +175,7 @@ def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:
     if known:
         return known
     digest, buffer, done = hashlib.sha256(), memoryview(bytearray(BLOCK)), 0
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             done += count

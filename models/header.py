@@ -2,11 +2,12 @@
 
 import json
 import math
-import stat
+import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from ..disk import NotAFile, open_file
 from ..errors import UnsupportedModelError
 
 MAX_HEADER = 8 * 2**20  # bytes; the format allows 100 MB, and the largest whole checkpoints need less than 1
@@ -30,19 +31,37 @@ def read_header(path: Path) -> dict:
     Returns: tensor names to {"dtype", "shape", "data_offsets"}, and "__metadata__" where there is one.
     Raises: UnsupportedModelError for a pickle, another kind of file, a damaged or a truncated one; OSError of the system.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for ever
-        raise UnsupportedModelError(f"{path} is not a file; give a .safetensors file.")
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start.startswith(_PICKLE_STARTS):
-            raise UnsupportedModelError(
-                f"{path} is a pickled checkpoint; loading one can run code hidden in it. Give the .safetensors version instead."
-            )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= MAX_HEADER:
-            raise UnsupportedModelError(f"{path} is no safetensors file; give a .safetensors file.")
-        text = file.read(length)
+    with open_safetensors(path) as file:
+        return header_of(file, path)
+
+
+def open_safetensors(path: Path) -> BinaryIO:
+    """Opens a file whose header is to be read.
+
+    Raises: UnsupportedModelError for a folder, a pipe or a device; OSError of the system.
+    """
+    try:
+        return open_file(path)
+    except NotAFile as error:
+        raise UnsupportedModelError(f"{path} is not a file; give a .safetensors file.") from error
+
+
+def header_of(file: BinaryIO, path: Path) -> dict:
+    """Returns the header of an open file, as read_header().
+
+    Args:
+        file: at its beginning.
+        path: what messages call it.
+    """
+    start = file.read(8)
+    if start.startswith(_PICKLE_STARTS):
+        raise UnsupportedModelError(
+            f"{path} is a pickled checkpoint; loading one can run code hidden in it. Give the .safetensors version instead."
+        )
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= MAX_HEADER:
+        raise UnsupportedModelError(f"{path} is no safetensors file; give a .safetensors file.")
+    text, size = file.read(length), os.fstat(file.fileno()).st_size
     try:
         header = json.loads(text)
         end = _end_of(header)
@@ -52,10 +71,9 @@ def read_header(path: Path) -> dict:
         ) from error
     if not header.keys() - {METADATA}:
         raise UnsupportedModelError(f"{path} holds no tensors; download it again.")
-    if status.st_size != 8 + length + end:
+    if size != 8 + length + end:
         raise UnsupportedModelError(
-            f"{path} has {status.st_size} bytes, its header says {8 + length + end}: the download is cut off; download it "
-            "again."
+            f"{path} has {size} bytes, its header says {8 + length + end}: the download is cut off; download it again."
         )
     return header
 

@@ -4,43 +4,35 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import UnsupportedModelError
 from .families import FAMILIES, title_of
-from .header import read_header
 from .lora_family import family_of
 from .lora_keys import host_keys, is_text_encoder, layer_path, naming, split_key
 from .lora_plan import LoraPlan, plan
+from .tensor_file import DTYPES, TensorFile, open_tensors
 
 __all__ = [
     "LoraInfo", "LoraPlan",
-    "check_family", "check_values", "effective_strength", "host_keys", "plan", "read_lora", "scale_note",
+    "check_family", "effective_strength", "host_keys", "load_lora_file", "plan", "read_lora", "scale_note",
 ]  # fmt: skip
 
-DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
 KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"}
 HADA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 DOWN = ("down", "hada_w1_b")  # the parts whose second dimension is the layer's input
 
 
 class Tensor(NamedTuple):
-    """One tensor of a file; start, end: bytes from the start of the data."""
+    """One tensor of a file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -90,14 +82,45 @@ def read_lora(path: Path) -> LoraInfo:
     Raises: UnsupportedModelError for a file that cannot be read, is no safetensors file, is cut off, holds no LoRA, or holds
         one that a host would break on: half a pair, ranks that differ within a pair, alpha for some modules only.
     """
-    path = Path(path)
+    return _reading(path, _described)
+
+
+def load_lora_file(path: Path, report: Callable[[int, int], None] | None = None) -> tuple[LoraInfo, dict[str, torch.Tensor]]:
+    """Returns what a LoRA file holds, and its tensors, in memory of their own: those that were checked, and no others.
+
+    Args:
+        path: of the file.
+        report: called with (tensors done, tensors). What it raises ends the reading.
+    Raises: UnsupportedModelError as read_lora(), and for a file that changes while it is read, one with a NaN or an infinity,
+        and one that this pack has written with a hash of its data, which is another now.
+    """
+
+    def load(file: TensorFile) -> tuple[LoraInfo, dict[str, torch.Tensor]]:
+        done = 0
+
+        def check(name: str, tensor: torch.Tensor) -> None:
+            nonlocal done
+            _require_finite(file.path, name, tensor)
+            done += 1
+            if report:
+                report(done, len(file.header))
+
+        return _described(file), file.tensors(check)
+
+    return _reading(path, load)
+
+
+def _reading(path: Path, read: Callable[[TensorFile], Any]) -> Any:
     try:
-        header = read_header(path)
+        with open_tensors(path) as file:
+            return read(file)
     except OSError as error:
         raise UnsupportedModelError(f"{path} cannot be read ({error.strerror}); choose a .safetensors LoRA file.") from error
-    metadata = header.pop("__metadata__", None)
-    with _opened(path):  # the library checks every entry; nothing is loaded
-        modules = _modules(path, header)
+
+
+def _described(file: TensorFile) -> LoraInfo:
+    path, header = file.path, file.header
+    modules = _modules(path, header)
     ranks = [rank for name, parts in modules.items() if (rank := _rank(path, name, parts)) is not None]
     names = [tensor.name for parts in modules.values() for tensor in parts.values()]
     return LoraInfo(
@@ -106,11 +129,11 @@ def read_lora(path: Path) -> LoraInfo:
         kind=next((kind for part, kind in KINDS.items() if any(part in key for key in header)), "LoRA"),
         family=family_of({layer_path(n): _down(p) for n, p in modules.items() if not is_text_encoder(n)}),
         rank=_span(ranks),
-        alpha=_span(_alphas(path, modules)),
+        alpha=_span(_alphas(file, modules)),
         modules=len(modules),
         text_encoder_modules=sum(map(is_text_encoder, modules)),
-        dtype=_most(DTYPES.get(t.dtype, t.dtype) for parts in modules.values() for p, t in parts.items() if p != "alpha"),
-        described_scale=_described_scale(metadata),
+        dtype=_most(_dtype(t.dtype) for parts in modules.values() for p, t in parts.items() if p != "alpha"),
+        described_scale=_described_scale(file.metadata),
     )
 
 
@@ -120,7 +143,7 @@ def _modules(path: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Tenso
     for name, entry in header.items():
         key = split_key(name)
         if key:
-            tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]))
             modules.setdefault(key.module, {})[key.part] = tensor
     changing = {name: parts for name, parts in modules.items() if set(parts) - {"alpha"}}
     if not changing:
@@ -171,7 +194,7 @@ def _down(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
     return (shape[1], len(shape)) if len(shape) > 1 else None
 
 
-def _alphas(path: Path, modules: Mapping[str, Mapping[str, Tensor]]) -> list[float]:
+def _alphas(file: TensorFile, modules: Mapping[str, Mapping[str, Tensor]]) -> list[float]:
     """Returns the alphas of the network's modules, or of text encoders where there are no others."""
     network = {name: parts for name, parts in modules.items() if not is_text_encoder(name)} or modules
     tensors, values = [parts["alpha"] for parts in network.values() if "alpha" in parts], []
@@ -179,27 +202,20 @@ def _alphas(path: Path, modules: Mapping[str, Mapping[str, Tensor]]) -> list[flo
     without = [name for name in paired if "alpha" not in network[name]]
     if tensors and without:
         raise UnsupportedModelError(
-            f"{path} has no alpha for {len(without)} of {len(paired)} modules, such as {without[0][:80]}: they would be "
+            f"{file.path} has no alpha for {len(without)} of {len(paired)} modules, such as {without[0][:80]}: they would be "
             "applied at another scale than the rest. Download or save it again."
         )
-    with path.open("rb", buffering=0) as file:  # mapped into memory, each number would draw in its surroundings
-        data = 8 + int.from_bytes(file.read(8), "little")
-        for name, dtype, shape, start, end in tensors:
-            if math.prod(shape) != 1 or dtype not in DTYPES:
-                raise UnsupportedModelError(f"{path} has an alpha that is no number: {name[:80]} {list(shape)}; save it again.")
-            file.seek(data + start)
-            content = bytearray(file.read(end - start))
-            values.append(torch.frombuffer(content, dtype=getattr(torch, DTYPES[dtype])).float().item())
+    for name, dtype, shape in tensors:
+        if math.prod(shape) != 1 or dtype not in DTYPES:
+            raise UnsupportedModelError(
+                f"{file.path} has an alpha that is no number: {name[:80]} {list(shape)}; save it again."
+            )
+        values.append(file.tensor(name).float().item())
     return values
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise UnsupportedModelError(f"{path} is damaged ({error}); download it again.") from error
+def _dtype(name: str) -> str:
+    return str(DTYPES.get(name, name)).removeprefix("torch.")
 
 
 def _described_scale(metadata: Any) -> float | None:
@@ -245,25 +261,12 @@ def check_family(info: LoraInfo, family: str) -> None:
         )
 
 
-def check_values(path: Path, report: Callable[[int, int], None] | None = None) -> None:
-    """Reads every tensor, one at a time, and refuses a file with a NaN or an infinity.
-
-    Args:
-        path: of the file.
-        report: called with (tensors done, tensors). What it raises ends the reading.
-    Raises: UnsupportedModelError naming the first such tensor.
-    """
-    with _opened(Path(path)) as file:
-        names = list(file.keys())
-        for done, name in enumerate(names, 1):
-            tensor = file.get_tensor(name)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-                raise UnsupportedModelError(
-                    f"{path} has values that are not finite in {name}: every picture would turn black. "
-                    "Download it again; if you trained it, take an earlier save."
-                )
-            if report:
-                report(done, len(names))
+def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+        raise UnsupportedModelError(
+            f"{path} has values that are not finite in {name}: every picture would turn black. "
+            "Download it again; if you trained it, take an earlier save."
+        )
 
 
 def effective_strength(info: LoraInfo, plan: LoraPlan) -> float:

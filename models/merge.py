@@ -14,8 +14,8 @@ import torch
 from .. import disk
 from ..errors import HyperSDError, UnsupportedModelError
 from .files import BLOCK, FLUSH
-from .header import read_header
 from .sdxl_unet import SDXL, UnetShape
+from .tensor_file import open_tensors
 from .unet_file import CLIP, DTYPES, PREFIX, VAE, Stored, UnetInfo, inspect_unet, stream_tensors
 
 PARTS = {f"{CLIP}0.": "CLIP-L text encoder", f"{CLIP}1.": "OpenCLIP-bigG text encoder", VAE: "VAE"}  # of a full SDXL checkpoint
@@ -81,11 +81,10 @@ class Merge:
 
     def content(self) -> Iterator[memoryview]:
         """Yields the bytes that follow the head, a tensor or a block at a time."""
-        with self.rest.path.open("rb") as file:
+        with open_tensors(self.rest.path, self.rest.stamp) as file:
             for tensor in self.raw:
-                file.seek(tensor.start)
                 for done in range(0, tensor.size, BLOCK):
-                    yield memoryview(file.read(min(BLOCK, tensor.size - done)))
+                    yield memoryview(file.read(tensor.start + done, min(BLOCK, tensor.size - done)).numpy())
         for source in (self.unet, self.rest):
             for _, tensor in stream_tensors(source, self.dtype):
                 yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -155,19 +154,15 @@ def plan_merge(base: Path, unet: Path, dtype: torch.dtype = torch.float16, expec
 
 def _rest(base: UnetInfo) -> tuple[tuple[Raw, ...], tuple[Stored, ...]]:
     """Returns the tensors of text encoders and VAE. Others, such as "v_pred", belong to the base's UNet and are left out."""
-    header = read_header(base.path)
-    header.pop("__metadata__", None)
-    first = base.path.stat().st_size - max(entry["data_offsets"][1] for entry in header.values())
     raw, floats = [], []
-    for name in base.others:
+    for name, entry in base.others.items():
         if not name.startswith((CLIP, VAE)):
             continue
-        entry = header[name]
         (start, end), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), DTYPES.get(entry["dtype"])
         if dtype is None:
-            raw.append(Raw(name, shape, entry["dtype"], first + start, end - start))
+            raw.append(Raw(name, shape, entry["dtype"], base.first + start, end - start))
             continue
-        floats.append(Stored(name, shape, dtype, first + start))
+        floats.append(Stored(name, shape, dtype, base.first + start))
     raw.sort(key=lambda tensor: -tensor.size // max(math.prod(tensor.shape), 1))  # the widest first keeps all aligned
     return tuple(raw), tuple(sorted(floats, key=lambda tensor: tensor.start))
 
@@ -176,7 +171,8 @@ def _write(
     part: Path, head: bytes, content: Iterator[memoryview], size: int, progress: Callable[[int, int], None] | None
 ) -> None:
     done = flushed = 0
-    with part.open("wb") as file:
+    disk.claim(part)  # a link that somebody has put there is not written through
+    with open(part, "wb", opener=disk.no_follow) as file:
         file.write(head)
         for piece in content:
             done += file.write(piece)
@@ -185,8 +181,6 @@ def _write(
                 flushed = done
             if progress:
                 progress(done, size)
-        if done != size:
-            raise UnsupportedModelError("The base checkpoint ended while it was read; it was cut off or replaced: try again.")
         file.flush()
         os.fsync(file.fileno())
 
@@ -201,7 +195,9 @@ def _require_free_name(target: Path) -> None:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keeps others from building the same file. A host that died leaves no lock."""
-    lock = filelock.FileLock(target.with_name(f"{target.name}.lock"))
+    name = target.with_name(f"{target.name}.lock")
+    disk.claim(name)
+    lock = filelock.FileLock(name)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:

@@ -1,20 +1,18 @@
 """UNet files: what a file holds, told by its head, and an SDXL UNet's weights, read and cast one tensor at a time."""
 
 import math
-import mmap
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ..errors import UnsupportedModelError
 from .families import FAMILIES, NETWORK, TEXT_WIDTHS, model_of, title_of
-from .header import read_header
 from .sdxl_unet import SDXL, UnetShape
+from .tensor_file import Stamp, open_tensors
 
 PREFIX = NETWORK  # of the UNet inside a full checkpoint in the original layout
 CLIP, VAE, AVERAGED = FAMILIES["sdxl"].text_encoders, "first_stage_model.", "model_ema."
@@ -56,7 +54,9 @@ class UnetInfo:
         parameters: number of the UNet's values.
         size: of the UNet in the file, in bytes.
         tensors: the UNet's, in the order they lie in the file.
-        others: names of the file's other tensors.
+        others: the head's entries of the file's other tensors, by name.
+        first: where the data begin in the file.
+        stamp: of the file that this describes; one that has changed since is not read.
     """
 
     path: Path
@@ -67,7 +67,9 @@ class UnetInfo:
     parameters: int
     size: int
     tensors: tuple[Stored, ...]
-    others: tuple[str, ...]
+    others: Mapping[str, Mapping]
+    first: int
+    stamp: Stamp
 
 
 def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
@@ -79,9 +81,8 @@ def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
     Raises: UnsupportedModelError for anything but that UNet, whole, saying what was found; OSError.
     """
     path = Path(path)
-    header = read_header(path)
-    header.pop("__metadata__", None)
-    first = path.stat().st_size - max(entry["data_offsets"][1] for entry in header.values())
+    with open_tensors(path) as file:
+        header, first, stamp = file.header, file.first, file.stamp
     prefix = PREFIX if any(name.startswith(PREFIX) for name in header) else ""
     is_diffusers = not any(name.startswith(f"{prefix}input_blocks.") for name in header)
     wanted = {prefix + (t.diffusers if is_diffusers else t.original): t for t in expected.tensors()}
@@ -104,7 +105,9 @@ def inspect_unet(path: Path, expected: UnetShape = SDXL) -> UnetInfo:
         parameters=counts.total(),
         size=sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors),
         tensors=tensors,
-        others=tuple(name for name in header if name not in wanted and not name.startswith(AVERAGED)),
+        others={n: entry for n, entry in header.items() if n not in wanted and not n.startswith(AVERAGED)},
+        first=first,
+        stamp=stamp,
     )
 
 
@@ -170,35 +173,25 @@ def _stored(path: Path, name: str, entry: Mapping, key: str, first: int) -> Stor
 def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields the UNet's tensors under their original names, cast to `dtype`, in the order of the file.
 
-    Each is mapped by itself, cast into its own memory and unmapped, so that of the file never more than one tensor counts as
-    the process's memory.
+    Each is read and cast by itself, so that of the file never more than one tensor is in memory.
 
     Args:
         info: of the file.
         dtype: any floating point dtype. To fp8 it is a plain cast, as in ComfyUI's loader, with no scale.
-    Raises: UnsupportedModelError for NaN, infinity, a value that `dtype` cannot hold, or a file that ends early; OSError.
+    Raises: UnsupportedModelError for NaN, infinity, a value that `dtype` cannot hold, or a file that has changed since it was
+        looked at; OSError.
     """
-    with info.path.open("rb") as file:
+    with open_tensors(info.path, info.stamp) as file:
         for stored in info.tensors:
-            yield stored.key, _cast(_mapped(file, stored, info.path), dtype, stored, info.path)
-
-
-def _mapped(file: BinaryIO, stored: Stored, path: Path) -> torch.Tensor:
-    """Returns a tensor's values, flat, as they lie in the file; the mapping ends with the tensor."""
-    count, begin = math.prod(stored.shape), stored.start - stored.start % mmap.ALLOCATIONGRANULARITY
-    end = stored.start + count * stored.dtype.itemsize
-    if os.fstat(file.fileno()).st_size < end:  # to read behind a file's end through a map ends the whole program
-        raise UnsupportedModelError(f"{path.name} ended while it was read; it was cut off or replaced: download it again.")
-    pages = mmap.mmap(file.fileno(), end - begin, access=mmap.ACCESS_COPY, offset=begin)
-    return torch.frombuffer(pages, dtype=stored.dtype, count=count, offset=stored.start - begin)
+            size = math.prod(stored.shape) * stored.dtype.itemsize
+            yield stored.key, _cast(file.read(stored.start, size).view(stored.dtype), dtype, stored, info.path)
 
 
 def _cast(source: torch.Tensor, dtype: torch.dtype, stored: Stored, path: Path) -> torch.Tensor:
     """Returns the values in their shape and `dtype`."""
     # Exact, and from float32 torch casts to fp8 six times as fast as from 16 bits.
     detour = dtype.itemsize == 1 and stored.dtype.itemsize == 2
-    tensor = torch.empty(stored.shape, dtype=dtype)
-    tensor.view(-1).copy_(source.float() if detour else source)
+    tensor = (source.float() if detour else source).to(dtype).view(stored.shape)
     if _looks_wrong(tensor.view(-1)):
         _require_values(source, dtype, stored.key, path)
     return tensor

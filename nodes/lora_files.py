@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import comfy.lora
 import comfy.lora_convert
 import comfy.supported_models
-import comfy.utils
 import folder_paths
 
 from ..errors import UnsupportedModelError
 from ..models import embedded
 from ..models.families import FAMILIES, model_of_network, title_of
-from ..models.lora import LoraInfo, check_family, check_values, host_keys, read_lora
+from ..models.lora import LoraInfo, check_family, host_keys, load_lora_file
 from ..models.lora_fit import Match, match, without
 from ..models.network_shapes import Shapes, shapes_of
 from ..models.progress import State
@@ -63,7 +62,9 @@ def lora_path(name: str) -> Path:
         return embedded.lora_file(*embedded.LORA_TITLES[title])
     path = folder_paths.get_full_path("loras", name)
     if path is None:
-        raise UnsupportedModelError(f"The LoRA {name} is no longer in the loras folder; refresh the page (R) and choose again.")
+        raise UnsupportedModelError(
+            f"The LoRA {name} is no longer a file in the loras folder; refresh the page (R) and choose again."
+        )
     return Path(path)
 
 
@@ -84,9 +85,7 @@ def released_path(entry_id: str) -> Path:
 
 @functools.lru_cache(maxsize=1)  # as the host's own loader does: another strength reads nothing again
 def _read(path: Path, changed: int) -> tuple[LoraInfo, dict[str, Any]]:
-    info = read_lora(path)
-    check_values(path)
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    info, tensors = load_lora_file(path)
     names = host_keys(tensors)
     return info, comfy.lora_convert.convert_lora({names[key]: tensor for key, tensor in tensors.items()})
 

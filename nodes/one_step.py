@@ -16,6 +16,7 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..errors import HyperSDError, UnsupportedModelError
 from ..models.host_folders import HOST_ENDINGS
+from ..models.tensor_file import open_tensors
 from ..models.unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet, stream_tensors
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
@@ -62,7 +63,8 @@ def host_state(info: UnetInfo, whole: bool = False) -> dict[str, torch.Tensor]:
     state = {f"{PREFIX}{t.key}": torch.empty(t.shape, dtype=t.dtype, device="meta") for t in info.tensors}
     names = [name for name in info.others if whole or not name.startswith((CLIP, VAE))]
     if names:
-        with safetensors.safe_open(info.path, framework="pt") as file:
+        # Mapped, as these are not ours to cast; the file has to be the one that was looked at, before and after.
+        with open_tensors(info.path, info.stamp), safetensors.safe_open(info.path, framework="pt") as file:
             state.update((name, file.get_tensor(name)) for name in names)
     return state
 

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ..disk import whole_file
-from ..errors import RewardError
+from ..errors import RewardError, UnsupportedModelError
 from ..models.files import index_folders
+from ..models.header import METADATA, read_header
+from ..models.tensor_file import load_tensors
 from .scorer import Scorer
 from .sights import features_of, load_sight, network_of
 from .taste_head import Head
@@ -117,9 +118,8 @@ def read_about(path: Path) -> About | None:
     Raises: RewardError for a file of a taste that says it wrongly.
     """
     try:
-        with safe_open(path, "pt") as file:
-            words = file.metadata() or {}
-    except (OSError, SafetensorError):
+        words = read_header(path).get(METADATA, {})
+    except (OSError, UnsupportedModelError):
         return None
     if words.get("format") != FORMAT:
         return None
@@ -140,7 +140,7 @@ def find_taste(folders: Sequence[Path]) -> Path:
         folders: where the scorers' files lie.
     Raises: RewardError where there is none, or where there are several and it is not known which one is meant.
     """
-    files = [path for paths in index_folders(folders).values() for path in paths if path.suffix.lower() == ENDING]
+    files = [path for paths in index_folders(folders).values() for path in paths if _is_named(path)]
     named = [path for path in files if path.name.lower() == FILE]
     if named:
         return named[0]
@@ -151,6 +151,10 @@ def find_taste(folders: Sequence[Path]) -> Path:
     if not tastes:
         raise RewardError(f"There is no taste of yours yet in {' or '.join(map(str, folders)) or 'any folder'}. {HOW}")
     return tastes[0]
+
+
+def _is_named(path: Path) -> bool:
+    return path.suffix.lower() == ENDING and path.is_file()
 
 
 def load_taste(path: Path, paths: Mapping[str, Path], device: torch.device | str = "cpu") -> Personal:
@@ -165,8 +169,8 @@ def load_taste(path: Path, paths: Mapping[str, Path], device: torch.device | str
     about = require_about(path)
     wanted = {field.name: (features_of(about.features).width,) for field in fields(Head)}
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        tensors, _ = load_tensors(path)
+    except (OSError, UnsupportedModelError) as error:
         raise RewardError(f"{path} cannot be read ({error}); learn your taste again. {HOW}") from error
     if {name: tuple(value.shape) for name, value in tensors.items()} != wanted:
         raise RewardError(f"{path} is damaged: it holds other numbers than a taste does; learn your taste again. {HOW}")

@@ -1,6 +1,7 @@
 """The scorers of pictures that there are: what each reads, which files it needs, and how it is loaded."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +113,10 @@ def _copy_of(entry: Entry, index: Index) -> Path | None:
     """Returns a file of an entry's content under another name, None where there is none, or where its hash is not known."""
     for path in (path for paths in index.values() for path in paths if entry.sha256):
         size = size_of(path)
-        if path.suffix.lower() == entry.ending and size and may_have(entry, size) and sha256_of(path) == entry.sha256:
-            return path
+        if path.suffix.lower() == entry.ending and size and may_have(entry, size):
+            with suppress(OSError):  # one that cannot be read is no copy
+                if sha256_of(path) == entry.sha256:
+                    return path
     return None
 
 

@@ -6,18 +6,17 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from .. import disk
-from ..errors import TrainingError
+from ..errors import TrainingError, UnsupportedModelError
+from ..models.lora import load_lora_file
 from ..models.lora_keys import split_key
+from ..models.tensor_file import HASH
 from .checkpoint import save_atomically
 from .lora_layers import STUDENT, LoraLayers
 from .lora_tensors import Rename, lora_state_dict, set_from_tensors, transformer_state_dict
@@ -70,11 +69,18 @@ def load_lora(path: Path, layers: LoraLayers, name: str = STUDENT, *, rename: Re
 
     Raises: TrainingError when the file cannot be read or does not fit.
     """
+    set_from_tensors(read_tensors(path), layers, name, rename=rename, source=str(path))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a LoRA file, those that were checked and no others.
+
+    Raises: TrainingError when the file cannot be read.
+    """
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        return load_lora_file(path)[1]
+    except UnsupportedModelError as error:
         raise TrainingError(f"The LoRA {path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
-    set_from_tensors(tensors, layers, name, rename=rename, source=str(path))
 
 
 class TrainedLora(dict):
@@ -156,7 +162,7 @@ def file_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tu
     plain = safetensors.torch.save(tensors)
     end = 8 + int.from_bytes(plain[:8], "little")
     data = memoryview(plain)[end:]
-    metadata = metadata | {"modelspec.hash_sha256": f"0x{hashlib.sha256(data).hexdigest()}"}
+    metadata = metadata | {HASH: f"0x{hashlib.sha256(data).hexdigest()}"}
     header = json.dumps({"__metadata__": metadata, **json.loads(plain[8:end])}).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header, data
@@ -173,20 +179,18 @@ def write_new(folder: Path, stem: str, *blocks: bytes | memoryview, advice: str 
     Raises: TrainingError when the disk is full or the folder cannot be written; then no new file is there.
     """
     needed = sum(map(len, blocks))
-    partial = disk.part_beside(folder / stem)  # in the same folder, so that its name is all that changes
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        disk.clear_parts(folder)
         disk.require_room(folder, needed)
-        with partial.open("xb") as file:
-            file.writelines(blocks)
-        disk.flush(partial)
-        return _claim(partial, folder, stem)
+        with disk.own_part(folder / stem) as partial:  # in the same folder, so that its name is all that changes
+            with partial.open("wb") as file:
+                file.writelines(blocks)
+            disk.flush(partial)
+            return _claim(partial, folder, stem)
     except OSError as error:
         problem = f"The LoRA {stem} was not saved: {disk.explain(error, folder, needed)}."
         raise TrainingError(f"{problem} {advice}".strip()) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def save_trained(root: Path, name: str, lora: Mapping[str, torch.Tensor], licence_note: str = "", advice: str = "") -> Path:

@@ -24,14 +24,14 @@ def link(path: Path, target: Path) -> None:
 @pytest.fixture
 def unreadable(monkeypatch):
     """Has the system refuse one file, which it would not to a superuser: a stub of what opening it raises."""
-    original, refused = Path.open, set()
+    original, refused = os.open, set()
 
     def opened(path, *arguments, **options):
-        if path in refused:
+        if Path(path) in refused:
             raise PermissionError(13, "Permission denied", str(path))
         return original(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr("os.open", opened)
     return refused.add
 
 

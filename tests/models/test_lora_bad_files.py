@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
-from hyper_sd.models.lora import check_values, read_lora
+from hyper_sd.models.lora import load_lora_file, read_lora
 from hyper_sd.tests.models.synthetic_loras import head, tensors, write_lora, write_tensors
 
 PAIR = [("x.lora_down.weight", (4, 8), None), ("x.lora_up.weight", (8, 4), None)]
@@ -95,7 +95,7 @@ def test_values_that_are_not_finite_are_refused_by_name(bad, file):
     write_tensors(file, [*PAIR, ("y.lora_down.weight", (2, 3), bad), ("y.lora_up.weight", (3, 2), bad)])
     seen = []
     with pytest.raises(UnsupportedModelError, match=r"not finite in y\.lora_down\.weight"):
-        check_values(file, lambda done, count: seen.append((done, count)))
+        load_lora_file(file, lambda done, count: seen.append((done, count)))
     assert seen == [(1, 4), (2, 4)]
 
 
@@ -106,11 +106,11 @@ def test_values_and_alpha_are_read_in_short_types(dtype, file):
     save_file({name: tensor.to(dtype) for name, tensor in made.items()}, file)
     assert read_lora(file).alpha == 8.0
     assert read_lora(file).dtype == str(dtype).removeprefix("torch.")
-    check_values(file)
+    load_lora_file(file)
     made["x.lora_up.weight"][3, 3] = torch.nan
     save_file({name: tensor.to(dtype) for name, tensor in made.items()}, file)
     with pytest.raises(UnsupportedModelError, match=r"x\.lora_up\.weight"):
-        check_values(file)
+        load_lora_file(file)
 
 
 def test_damaged_heads_never_raise_anything_else(file):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageFile, features
 
+from ...disk import open_file
 from ...errors import TrainingError
 from .buckets import Size
 from .remarks import Remark
@@ -54,8 +55,11 @@ class Source:
     size: int = -1
 
     def read(self) -> bytes:
-        """Returns the bytes."""
-        with self.path.open("rb") as file:
+        """Returns the bytes.
+
+        Raises: OSError of the system, and for a pipe, a socket or a device.
+        """
+        with open_file(self.path) as file:
             file.seek(self.offset)
             return file.read(self.size)
 

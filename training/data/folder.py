@@ -14,6 +14,7 @@ from .remarks import Remark
 UNREAD_PICTURE = "is a kind of picture that is not read here; save it as .png or .jpg"
 NO_DATA = "is neither a picture nor a caption, and is not read"
 LINK = "is a link to another folder, and is not followed"
+SPECIAL = "is a pipe, a socket or a device and no file, and is not read"
 ABOUT = re.compile(r"(readme|licen[cs]e|thumbs|desktop)(\..*)?", re.IGNORECASE)  # lie in many folders and are no data
 
 
@@ -80,6 +81,10 @@ def _walk(folder: Path, skipped: list[Remark], notes: list[Remark]) -> Mapping[s
         folders[:] = [name for name in folders if not name.startswith(".")]
         linked = [path for path in (Path(parent, name) for name in folders) if path.is_symlink()]
         notes += [Remark(path.relative_to(folder).as_posix(), LINK) for path in linked]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        files |= {path.relative_to(folder).as_posix(): Source(path) for path in paths}
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            name = path.relative_to(folder).as_posix()
+            if os.path.isfile(path) or not os.path.exists(path):  # what is gone, or a link to nowhere, is told where it is read
+                files[name] = Source(path)
+            else:
+                skipped.append(Remark(name, SPECIAL))
     return dict(sorted(files.items(), key=lambda entry: (nfc(entry[0]), entry[0])))

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from ...disk import open_file
 from ...errors import TrainingError
 from .captions import UNREADABLE, Sidecars
 from .files import Source, suffixes
@@ -76,7 +77,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
     Raises: OSError, or ValueError with the reason why the shard cannot be used.
     """
     damaged = "it is damaged or ends early; copy or download it again"
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head, length = file.read(8), file.seek(0, os.SEEK_END)
         for magic, kind in MAGIC.items():
             if head.startswith(magic):

@@ -7,16 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ...disk import format_bytes
 from ...errors import UnsupportedModelError
 from ...models import embedded
 from ...models.catalog import load_catalog
-from ...models.lora import check_family, read_lora
+from ...models.lora import check_family, load_lora_file
 from ...models.lora_keys import is_text_encoder
 from ...models.recognition import Recognition, recognise
+from ...models.tensor_file import load_tensors
 from ...models.unet_names import lora_names, original_names
 from ..data.cache import CachedExamples
 from ..export import TrainedLora, clean_name, numbered, save_trained
@@ -122,14 +121,14 @@ def starting_lora(name: str, model: DiffusersModel) -> StartingLora:
             f"start_from takes the path of {entry.name} here; get it by `python install.py download {entry.id} --into FOLDER`."
         )
     path = embedded.lora_file("unified", 1) if name == UNIFIED else Path(name)
-    info = read_lora(path)
+    info, tensors = load_lora_file(path)
     if info.kind != "LoRA":
         raise UnsupportedModelError(f"start_from takes plain LoRAs, {path.name} is a {info.kind}; choose another, or none.")
     if not model.is_embedded:
         check_family(info, model.name)
     if info.text_encoder_modules:
         logger.warning("%s also changes a text encoder; training starts from the rest.", path.name)
-    tensors = {key: tensor for key, tensor in load_file(path).items() if not is_text_encoder(key)}
+    tensors = {key: tensor for key, tensor in tensors.items() if not is_text_encoder(key)}
     return _renamed(tensors, path, model, recognise(path))
 
 
@@ -202,7 +201,7 @@ def _saved(root: Path, name: str, lora: Mapping[str, torch.Tensor], metadata: Ma
 
 def _holds(path: Path, tensors: dict[str, torch.Tensor]) -> bool:
     try:
-        saved = load_file(path)
-    except (OSError, SafetensorError):
+        saved, _ = load_tensors(path)
+    except (OSError, UnsupportedModelError):
         return False
     return saved.keys() == tensors.keys() and all(torch.equal(saved[name], tensors[name]) for name in tensors)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from ...errors import TrainingError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 from ...evaluation.plan import Arm, Job, LoraUse
 from ...models.families import FAMILIES
 from ..data.texts import Conditioning
+from ..export import read_tensors
 from ..lora_layers import LoraLayers
 from ..lora_tensors import rank_of, set_from_tensors
 from ..preview import as_images
@@ -68,9 +67,6 @@ class DiffusersPainter:
         return names
 
     def _load(self, name: str, use: LoraUse) -> None:
-        try:
-            tensors = load_file(use.path)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(f"The LoRA {use.path} cannot be read ({error}); choose a .safetensors LoRA file.") from error
+        tensors = read_tensors(use.path)
         own = max(rank_of(tensors), 1)
         set_from_tensors(tensors, self.layers, name, source=str(use.path), partial=True, rank=own)
