@@ -63,7 +63,7 @@ def save_atomically(
         path: of the file; its folder is created where it is missing.
         tensors: by name, on any device; they may share memory.
         metadata: of the file's header.
-        sealed: the entry of the metadata that is sealed with the tensors by a digest, None for no digest.
+        sealed: a text that is sealed with the tensors by a digest, None for no digest.
         older: a second name that the file before gets once the new one is whole, None where it may go.
     Raises: TrainingError where the disk is full or the folder cannot be written; an older file of that name stays as it was.
     """
@@ -77,7 +77,7 @@ def save_atomically(
         ready[name] = whole.clone() if is_shared else whole
         taken.add(memory.data_ptr())
     if sealed is not None:
-        metadata = metadata | {DIGEST: digest_of(ready, metadata[sealed])}
+        metadata = metadata | {DIGEST: digest_of(ready, sealed)}
     try:
         with disk.whole_file(path) as partial:
             save_file(ready, partial, metadata)
@@ -96,8 +96,9 @@ def _keep(path: Path, older: Path) -> None:
         return
     link = disk.part_beside(path)
     try:
-        os.link(path, link)
-        link.replace(older)
+        with disk.held(path):  # under its other name, too
+            os.link(path, link)
+            link.replace(older)
     except OSError as error:
         logger.warning("%s is not kept beside the new one: %s.", path.name, error)
 
@@ -120,18 +121,18 @@ def save_checkpoint(path: Path, parts: dict[str, dict[str, torch.Tensor]], value
     tensors = {f"{part}/{name}": tensor for part, group in parts.items() for name, tensor in group.items()}
     try:
         metadata = {"format": f"{NAME} {VERSION}", "values": json.dumps(values)}
-        save_atomically(path, tensors, metadata, sealed="values", older=previous_of(path) if keep else None)
+        save_atomically(path, tensors, metadata, sealed=metadata["values"], older=previous_of(path) if keep else None)
     except TrainingError as error:
         raise CheckpointError(str(error)) from error
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Returns the parts and the plain values of a saved run.
 
     Raises: TrainingError for a file that is no checkpoint, or of another version of the pack; DamagedCheckpoint.
     """
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with disk.open_file(path), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
@@ -164,8 +165,7 @@ def load_newest(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[st
 
 
 def _require_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    there = {name: tensor.cpu() for name, tensor in tensors.items()}
-    if "values" not in metadata or metadata.get(DIGEST) != digest_of(there, metadata["values"]):
+    if "values" not in metadata or metadata.get(DIGEST) != digest_of(tensors, metadata["values"]):
         raise DamagedCheckpoint(
             f"The checkpoint {path} is damaged: it does not hold what was written into it. Move it away to start anew, and "
             "look whether the disk is failing."

@@ -10,7 +10,6 @@ from typing import Any
 import comfy.utils
 import folder_paths
 import torch
-from safetensors.torch import load_file
 
 from ...errors import TrainingError
 from ...models import embedded
@@ -20,6 +19,7 @@ from ...training.data.cache import encode, latents_path, prompt_path
 from ...training.data.folder import folder_state, scan_folder
 from ...training.data.images import ImageRules
 from ...training.data.remarks import Remark, in_words
+from ...training.data.sealed import load_sealed
 from ..demo_model import DemoTextEncoder
 from .encoders import conditioning_entry, encode_prompt, host_encoders
 
@@ -113,9 +113,9 @@ def from_folder(folder: Path, clip: Any, vae: Any, rules: ImageRules, report: Re
     for state in encode(images.items, encoders, cache, batch_size=1):
         report("Encoding", state.done, state.total, state.eta_seconds)
     texts = dict.fromkeys(["", *(item.caption for item in images.items)])
-    entries = {text: conditioning_entry(load_file(prompt_path(cache, encoders.fingerprint, text)), text) for text in texts}
+    entries = {text: conditioning_entry(load_sealed(prompt_path(cache, encoders.fingerprint, text)), text) for text in texts}
     examples = tuple(
-        Example(load_file(latents_path(cache, encoders.fingerprint, item))["latents"], entries[item.caption])
+        Example(load_sealed(latents_path(cache, encoders.fingerprint, item))["latents"], entries[item.caption])
         for item in images.items
     )
     return Encoded(examples, images.skipped, images.notes, entries[""])

@@ -1,6 +1,7 @@
 """Images and prompts encoded once to disk: one safetensors file per image and per distinct caption, found again by content."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from ...errors import TrainingError
-from ..checkpoint import save_atomically
+from ... import disk
+from ...errors import TrainingError, UnsupportedModelError
+from ...models.header import METADATA, read_header
 from .buckets import Item
 from .examples import Batch, Conditioning, repeated, rows
 from .files import open_picture
 from .images import ImageItem
+from .sealed import FORMAT, is_whole, load_sealed, save_sealed
 
-FORMAT = "hyper_sd cache 1"  # part of every name: files of another format are not found
+logger = logging.getLogger("hyper_sd")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def encode(
 ) -> Iterator[Progress]:
     """Encodes what the cache lacks, or holds damaged, and yields before the first batch and after each.
 
-    Prompts come before images, so that one model is needed at a time. Every file is written whole or not at all, so a run that
-    was stopped goes on where it was. A new image costs its own encoding, a new caption that of its prompt.
+    Every file that is there is read and held to its digest. Prompts come before images, so that one model is needed at a time.
+    Every file is written whole or not at all, so a run that was stopped goes on where it was. A new image costs its own
+    encoding, a new caption that of its prompt.
 
     Args:
         items: captions are encoded for all of them, and pixels for those that are ImageItems.
@@ -108,6 +110,8 @@ def encode(
     """
     if batch_size < 1 or not 0 <= share[0] < share[1]:
         raise TrainingError(f"Encoding needs a batch_size of 1 or more and 0 <= rank < world, got {batch_size} and {share}.")
+    if share[0] == 0:
+        disk.clear_parts(Path(folder), deep=True)
     texts = ("", *(item.caption for item in items))
     prompts = {prompt_path(folder, encoders.fingerprint, text): text for text in texts}
     images = {latents_path(folder, encoders.fingerprint, item): item for item in items if isinstance(item, ImageItem)}
@@ -122,14 +126,21 @@ def encode(
 
 
 def missing_files(files: Mapping[Path, Any], share: tuple[int, int]) -> tuple[int, dict[Path, Any]]:
-    """Returns how many files a process is to look after, and those of them that are not there or damaged.
+    """Returns how many files a process is to look after, and those of them that are not there or damaged, which is told.
 
     Args:
         files: of all processes, with what each is encoded from.
         share: (rank, world), as encode() takes it.
     """
     own = dict(islice(files.items(), share[0], None, share[1]))
-    return len(own), {path: entry for path, entry in own.items() if _shapes(path) is None}
+    missing = {path: entry for path, entry in own.items() if not is_whole(path)}
+    damaged = [path for path in missing if path.exists()]
+    if damaged:
+        logger.warning(
+            "%d of %d files of the cache are damaged or of a version without digests, and are made anew, first %s.",
+            len(damaged), len(own), damaged[0],
+        )  # fmt: skip
+    return len(own), missing
 
 
 def batches(files: Mapping[Path, Any], batch_size: int) -> list[dict[Path, Any]]:
@@ -189,7 +200,7 @@ def save_rows(paths: Iterable[Path], tensors: Conditioning) -> None:
     Raises: TrainingError as save_atomically().
     """
     for number, path in enumerate(paths):
-        save_atomically(path, rows(tensors, slice(number, number + 1)), {"format": FORMAT})
+        save_sealed(path, rows(tensors, slice(number, number + 1)))
 
 
 def load_rows(paths: Sequence[Path], device: torch.device | str = "cpu") -> Conditioning:
@@ -197,20 +208,17 @@ def load_rows(paths: Sequence[Path], device: torch.device | str = "cpu") -> Cond
 
     Raises: TrainingError for a file that is missing or damaged.
     """
-    try:
-        parts = [load_file(path) for path in paths]
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"The cache lacks a file, or it is damaged ({error}); encode again.") from error
+    parts = [load_sealed(path) for path in paths]
     return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
-    """Returns the shapes in a file that is whole, else None."""
+    """Returns the shapes in a file whose head is whole, else None."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError):
+        header = read_header(path)
+    except (OSError, UnsupportedModelError):
         return None
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != METADATA}
 
 
 class CachedExamples:

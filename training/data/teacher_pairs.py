@@ -6,6 +6,7 @@ twice, and progress, stopping and time left are those of the steps.
 
 import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from ..checkpoint import save_atomically
 from ..config import TrainingConfig
 from ..denoiser import Denoiser
 from ..lora_layers import TEACHER, LoraLayers
 from .examples import Batch, BatchOrder, Examples, seeded
+from .sealed import CacheError, load_sealed, save_sealed
 from .teacher_latents import draw_latents
 
+logger = logging.getLogger("hyper_sd")
 FOLDER = "pairs"
 PAIR_SEED, ORDER_SEED = 3, 4  # what tells the random numbers of the pairs, and of their order, from a run's other ones
 PAIR_DRAW = 2**40  # what the examples of a pair draw anew, such as captions, begins here
@@ -122,18 +122,22 @@ class TeacherPairs:
     def _kept(self, name: str, shape: torch.Size) -> torch.Tensor | None:
         if self.folder is None:
             return self.memory.get(name)
+        path = self._path(name)
         try:
-            latents = load_file(self._path(name))["latents"]
-        except (OSError, SafetensorError, KeyError):  # not there, or damaged: it is drawn anew
-            return None
-        is_whole = latents.shape == shape and latents.is_floating_point() and bool(latents.isfinite().all())
-        return latents if is_whole else None
+            latents = load_sealed(path).get("latents")
+        except CacheError:
+            latents = None
+        if latents is not None and latents.shape == shape and latents.isfinite().all():
+            return latents
+        if path.exists():
+            logger.warning("The pairs in %s are damaged or of a version without digests, and are drawn anew.", path)
+        return None
 
     def _keep(self, name: str, latents: torch.Tensor) -> None:
         if self.folder is None:
             self.memory[name] = latents
         else:
-            save_atomically(self._path(name), {"latents": latents}, {})
+            save_sealed(self._path(name), {"latents": latents})
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
