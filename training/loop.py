@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import disk
 from .config import Stage, TrainingConfig
 from .data.examples import Examples
 from .denoiser import Denoiser
@@ -84,6 +85,8 @@ def train(
     device = next(denoiser.network.parameters()).device
     engine = engine or LocalEngine(device, config.precision)
     require_optimizer(config, engine.device)
+    if folder and not engine.rank:
+        disk.clear_parts(folder, deep=True)
     with ExitStack() as stack:
         stack.enter_context(denoiser.frozen())
         if config.gradient_checkpointing:

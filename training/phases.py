@@ -101,6 +101,8 @@ def run_job(job: Job, on_step: OnStep, at_end: AtEnd, stop: Callable[[], bool] =
         stop: asked after every step; True saves a checkpoint and ends the training.
     Raises: TrainingError as train(), and where the disk has no room for the checkpoints.
     """
+    if not job.trainee.engine.rank:
+        disk.clear_parts(job.folder, deep=True)
     require_room(job)
     outcome, learnt = Outcome(), {}
     for number, phase in enumerate(job.phases):
