@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import ScheduleError
 from .checks import share
 from .noise import noise_ahead
 from .schedule import NoiseSchedule, schedule_of
+from .shift import question, require_shift
 from .timesteps import segment_boundaries, segment_boundary
 
 logger = logging.getLogger("hyper_sd")
@@ -33,6 +34,8 @@ class Step:
         noise: the standard deviation of the noise that is added, in x's scale.
         ends_clean: whether the step ends on sigma 0, where x is the model's denoised itself.
         leaves: of a step that leaves its segment, where it begins and the segment's lower edge; None for all others.
+        asked: the sigma that the model is asked at in place of x's own, None for x's own.
+        scale: what x is multiplied by for that question, so that the network sees the same numbers as at its own sigma.
     """
 
     next_timestep: float
@@ -41,6 +44,8 @@ class Step:
     noise: float = 0.0
     ends_clean: bool = False
     leaves: tuple[float, int] | None = None
+    asked: float | None = None
+    scale: float = 1.0
 
     @property
     def has_length(self) -> bool:
@@ -49,7 +54,14 @@ class Step:
 
 
 def plan_steps(
-    schedule: NoiseSchedule, sigmas: torch.Tensor, eta: float, num_segments: int, dtype: torch.dtype = torch.float32
+    schedule: NoiseSchedule,
+    sigmas: torch.Tensor,
+    eta: float,
+    num_segments: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    to_clean: bool = False,
+    timestep_shift: float = 1.0,
 ) -> list[Step]:
     """Returns every coefficient of a run before it starts, so that the loop never waits for the device.
 
@@ -65,12 +77,19 @@ def plan_steps(
         eta: 0 (deterministic) to 1 (fully stochastic).
         num_segments: segments the model was distilled on; 1 is plain TCD.
         dtype: of the latents, which must hold noise of the first level.
-    Raises: ScheduleError when eta or the sigmas cannot work.
+        to_clean: whether a jump to the lowest timestep lands on the denoised image itself, as LCM's does. TCD's lands on
+            alpha_bar[0], sigma 0.029.
+        timestep_shift: as samplers.shift.shifted_timestep takes it, 1 for models that are asked at their own timestep.
+    Raises: ScheduleError when eta, the shift or the sigmas cannot work.
     """
     eta = share("eta", eta, "use 0 for deterministic sampling")
     num_segments = len(segment_boundaries(num_segments))
     points = [(sigma, schedule.timestep(sigma)) for sigma in _levels(schedule, sigmas, dtype)]
-    return [_plan_step(schedule, high, low, eta, num_segments) for high, low in pairwise(points)]
+    steps = [_plan_step(schedule, high, low, eta, num_segments, to_clean) for high, low in pairwise(points)]
+    if require_shift(timestep_shift, schedule.is_flow) == 1:
+        return steps
+    questions = (question(schedule, sigma, t, timestep_shift) for sigma, t in points[:-1])
+    return [replace(step, asked=asked, scale=scale) for step, (asked, scale) in zip(steps, questions, strict=True)]
 
 
 def _levels(schedule: NoiseSchedule, sigmas: torch.Tensor, dtype: torch.dtype) -> list[float]:
@@ -110,7 +129,12 @@ def _tell_foreign_grid(plan: list[Step], num_segments: int) -> None:
 
 
 def _plan_step(
-    schedule: NoiseSchedule, now: tuple[float, float], then: tuple[float, float], eta: float, num_segments: int
+    schedule: NoiseSchedule,
+    now: tuple[float, float],
+    then: tuple[float, float],
+    eta: float,
+    num_segments: int,
+    to_clean: bool,
 ) -> Step:
     (sigma, t), (sigma_next, t_next) = now, then
     if sigma == sigma_next:
@@ -123,6 +147,7 @@ def _plan_step(
     floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)
     sigma_s = sigma_next if s == t_next else min(schedule.sigma(s), sigma_next)
+    sigma_s = 0.0 if to_clean and s == 0 else sigma_s
     keep, scale = 1.0, 1.0
     rho_s, rho_next = sigma_s, sigma_next
     if schedule.is_flow:
@@ -145,6 +170,8 @@ def sample_tcd(
     eta: float = 0.3,
     num_segments: int = 1,
     schedule: NoiseSchedule | None = None,
+    to_clean: bool = False,
+    timestep_shift: float = 1.0,
 ) -> torch.Tensor:
     """Segmented consistency sampling in the k-diffusion protocol; see plan_steps for the rule and its sources.
 
@@ -162,11 +189,14 @@ def sample_tcd(
         eta: the TCD paper's gamma, 0 (deterministic) to 1 (fully stochastic). It has no effect where a step spans its segment.
         num_segments: segments the model was distilled on. 1 is TCD, as many as steps is DDIM on the trailing grid.
         schedule: the model's noise levels; by default they are read from the model.
+        to_clean: as plan_steps takes it: True for models that were distilled for LCM's sampling, with eta 1.
+        timestep_shift: as plan_steps takes it.
     Returns: latents [batch, ...] at sigmas[-1].
     Raises: ScheduleError and UnsupportedModelError, both before the model is evaluated.
     """
     extra_args = {} if extra_args is None else extra_args
-    plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments, x.dtype)
+    rule = {"to_clean": to_clean, "timestep_shift": timestep_shift}
+    plan = plan_steps(schedule or schedule_of(model), sigmas, eta, num_segments, x.dtype, **rule)
     _tell_foreign_grid(plan, num_segments)  # here, since a host may ask for the plan before
     skipped = sum(not step.has_length for step in plan)
     if skipped:
@@ -194,7 +224,8 @@ def _take_steps(
     levels, denoised = sigmas.unbind(), None
     for i, step, sigma, sigma_next in zip(trange(len(plan), disable=disable), plan, levels[:-1], levels[1:], strict=True):
         if denoised is None:
-            denoised = model(x, sigma * s_in, **extra_args)
+            asked = sigma if step.asked is None else step.asked
+            denoised = model(x if step.scale == 1 else x * step.scale, asked * s_in, **extra_args)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
         if not step.has_length:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -124,6 +125,34 @@ def _divide_gaps(anchors: list[int], steps: int) -> list[int]:
     ]
 
 
+def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int]:
+    """Returns a method's own list of timesteps, cut for an image that is given.
+
+    A denoise below 1 starts at its own first timestep. The list's timesteps below it are visited, and the steps that are left
+    divide the widest gaps, so that all steps are used.
+
+    Args:
+        timesteps: strictly decreasing, each a whole number in 0..999.
+        denoise: share of all timesteps to start below, in (0, 1].
+    Raises: ScheduleError for another list, and for a denoise that leaves fewer timesteps than steps.
+    """
+    denoise = share("denoise", denoise, "use 1 to start from pure noise", includes_zero=False)
+    listed = [whole("a timestep", t, 0) for t in timesteps]
+    if not listed or listed[0] > LAST_TIMESTEP or any(low >= high for high, low in pairwise(listed)):
+        raise ScheduleError(
+            f"The timesteps must be whole numbers from {LAST_TIMESTEP} down to 0, each lower than the one before, got "
+            f"{', '.join(map(str, listed[:20])) or 'none'}; such as 999, 749, 499, 249."
+        )
+    start = int(TRAIN_TIMESTEPS * denoise) - 1
+    if start >= listed[0]:
+        return listed
+    if start + 1 < len(listed):
+        raise ScheduleError(
+            f"denoise {denoise} leaves {start + 1} timesteps, too few for {len(listed)} steps; use a higher denoise."
+        )
+    return _divide_gaps([start, *(t for t in listed if t < start)], len(listed))
+
+
 def cut_timesteps(steps: int, num_segments: int, denoise: float, *, start_timestep: int = LAST_TIMESTEP) -> list[int]:
     """Returns the timesteps of an image-to-image pass: the nearest grid to hyper_sd_timesteps that exists at any strength.
 
@@ -180,17 +209,30 @@ def hyper_sd_sigmas(
         denoise: as hyper_sd_timesteps takes it.
         end_on_zero: as sigmas_at takes it.
         start_timestep: as hyper_sd_timesteps takes it.
-    Raises: ScheduleError as hyper_sd_timesteps, when timestep 0 is on the grid and not to be the end as well, or when the
-        model's table is too coarse for so many steps.
+    Raises: ScheduleError as hyper_sd_timesteps and distinct_sigmas.
     """
     timesteps = hyper_sd_timesteps(steps, num_segments, denoise, start_timestep=start_timestep)
+    return distinct_sigmas(schedule, timesteps, end_on_zero)
+
+
+def distinct_sigmas(schedule: NoiseSchedule, timesteps: Sequence[int], end_on_zero: bool = True) -> torch.Tensor:
+    """Returns the sigmas of a grid and the end, float32 [steps + 1], strictly decreasing.
+
+    Args:
+        schedule: the model's noise levels.
+        timesteps: as sigmas_at takes them.
+        end_on_zero: as sigmas_at takes it.
+    Raises: ScheduleError when timestep 0 is on the grid and not to be the end as well, or when the model's table is too coarse
+        for so many steps.
+    """
+    steps = len(timesteps)
     if not end_on_zero and timesteps[-1] == 0:
         raise ScheduleError(f"{steps} steps already visit timestep 0 and cannot end on it; end on sigma 0 instead.")
     sigmas = sigmas_at(schedule, timesteps, end_on_zero)
     if not bool((sigmas[1:] < sigmas[:-1]).all()):
         raise ScheduleError(
-            f"This model's noise schedule has {len(schedule.table)} levels, too few for {steps} distinct steps at "
-            f"denoise {denoise}; use fewer steps."
+            f"This model's noise schedule has {len(schedule.table)} levels, too few for {steps} distinct steps from timestep "
+            f"{timesteps[0]} on; use fewer steps."
         )
     return sigmas
 

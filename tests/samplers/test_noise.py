@@ -221,7 +221,7 @@ def on_a_fake_card(monkeypatch):
     def run(schedule, model, eta=0.3, dtype=torch.float32):
         sigmas = hyper_sd_sigmas(schedule, 8)
         plan = plan_steps(schedule, sigmas, eta, 1)
-        monkeypatch.setattr("hyper_sd.samplers.tcd.plan_steps", lambda *_: plan)  # reads the sigmas, before the first step
+        monkeypatch.setattr("hyper_sd.samplers.tcd.plan_steps", lambda *_, **__: plan)  # reads the sigmas first
         monkeypatch.setattr(noise, "_draw_into", lambda memory, *_: memory)  # fake tensors are for one thread at a time
         with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
             x = torch.zeros(2, 4, 8, 8, dtype=dtype, device="cuda")
