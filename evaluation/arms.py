@@ -8,8 +8,8 @@ from ..models.embedded import LORAS, UNIFIED
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
 from ..models.lora import LoraInfo, check_family, effective_strength, read_lora
-from ..models.lora_plan import LoraPlan
 from ..models.recognition import Recognition, recognise
+from ..models.sampling_plan import LoraPlan
 from .plan import Arm, LoraUse, Model, mark_of, unique_slugs
 
 BASE, UNIFIED_NAME, N_STEP = "base", "unified", "n-step"

@@ -13,6 +13,7 @@ from ..errors import CatalogError, DownloadError
 from .entry import ANY_FAMILY, UNKNOWN, Entry, Licence, read_entry
 from .families import FAMILIES
 from .host_folders import HOST_ENDINGS
+from .recipe import Recipe, read_recipe
 
 CATALOG = Path(__file__).with_name("catalog.json")
 ENDING = ".safetensors"
@@ -25,9 +26,10 @@ _ADDED = re.compile(r"(?:[ ._-]*(?:\(\d+\)|copy|fp16|bf16|fp32|fp8(?:_e4m3fn)?|p
 
 @dataclass(frozen=True)
 class Catalog:
-    """The entries in the order they are shown, ids unique."""
+    """The entries in the order they are shown, ids unique, and the recipes of other methods."""
 
     entries: tuple[Entry, ...]
+    recipes: tuple[Recipe, ...] = ()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -63,7 +65,7 @@ class Catalog:
         stem = next((name.removesuffix(ending) for ending in HOST_ENDINGS["comfyui"] if name.endswith(ending)), name)
         stem = _ADDED.sub("", stem)
         loras = (entry for entry in self.entries if entry.folder == "loras")
-        return next((entry for entry in loras if entry.name.lower().removesuffix(ENDING) == stem), None)
+        return next((entry for entry in loras if _ADDED.sub("", entry.name.lower().removesuffix(ENDING)) == stem), None)
 
 
 def _distinct(entry: Entry, others: list[Entry]) -> Entry:
@@ -88,8 +90,9 @@ def _read_file(path: Path) -> dict:
         not isinstance(data, dict)
         or not isinstance(data.get("entries"), list)
         or not isinstance(data.get("licences", {}), dict)
+        or not isinstance(data.get("recipes", {}), dict)
     ):
-        raise CatalogError(f'{path} must hold {{"entries": [...]}}, and may hold "licences": {{...}}.')
+        raise CatalogError(f'{path} must hold {{"entries": [...]}}, and may hold "licences": {{...}} and "recipes": {{...}}.')
     return data
 
 
@@ -115,6 +118,16 @@ def _read_licence(name: str, raw: Any) -> Licence:
     return Licence(name, raw["title"], raw["url"], raw.get("acknowledge", False) is True)
 
 
+def _read_recipes(path: Path, raw: dict[str, Any], taken: dict[str, Recipe]) -> dict[str, Recipe]:
+    try:
+        double = next((name for name in raw if name in taken), None)
+        if double:
+            raise CatalogError(f"the name {double} is taken; choose another")
+        return {name: read_recipe(name, value) for name, value in raw.items()}
+    except CatalogError as error:
+        raise CatalogError(f"{path}, recipes: {error}.") from error
+
+
 def load_catalog(user_file: Path | None = None) -> Catalog:
     """Returns the pack's catalogue, with a person's own entries after it.
 
@@ -123,18 +136,20 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
     Raises: CatalogError naming the file, the entry and the field.
     """
     licences = {UNKNOWN.name: UNKNOWN}
+    recipes: dict[str, Recipe] = {}
     entries: list[Entry] = []
     for path in (CATALOG, user_file):
         if path is None or (path is user_file and not path.exists()):
             continue
         data = _read_file(path)
+        recipes |= _read_recipes(path, data.get("recipes", {}), recipes)
         for place, raw in enumerate(data["entries"], 1):
             try:
                 own = licences | {name: _read_licence(name, value) for name, value in data.get("licences", {}).items()}
-                entries.append(_distinct(read_entry(raw, own), entries))
+                entries.append(_distinct(read_entry(raw, own, recipes), entries))
             except CatalogError as error:
                 raise CatalogError(f"{path}, entry {place}: {error}.") from error
-    return Catalog(tuple(entries))
+    return Catalog(tuple(entries), tuple(recipes.values()))
 
 
 def require_acknowledged(entry: Entry, acknowledged: bool) -> None:

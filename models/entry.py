@@ -2,19 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import CatalogError
 from .families import FAMILIES
 from .fields import choice, number, text
 from .host_folders import REWARDS, SAFETENSORS
+from .recipe import Recipe
 
 REWARD, ANY_FAMILY = "reward", "any"  # the kind of a scorer's files, and the family of what belongs to none
+OTHER = "other"  # the kind of another method's few-step LoRA, which has a recipe
+HYPER_SD = "Hyper-SD"
+NO_RECIPES: Mapping[str, Recipe] = MappingProxyType({})
 FOLDERS = {
     "unified": "loras",
     "n-step": "loras",
     "cfg": "loras",
+    OTHER: "loras",
     "unet": "diffusion_models",
     "checkpoint": "checkpoints",
     REWARD: REWARDS,
@@ -26,6 +32,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _PARENTS, _NAME = r"(?:[A-Za-z0-9][\w.-]{0,95}/){0,4}", r"[A-Za-z0-9][\w.-]{0,150}"
 _ENDINGS = {True: r"\.(?:safetensors|pt|bin|json)", False: r"\.safetensors"}  # of a scorer's files, and of all others
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_IN_RECIPE = ("step_range", "num_segments", "settings", "strength")  # what a recipe says in the entry's place
 _STEPLESS = ("steps", "step_range", "num_segments", "settings", "strength")  # what a scorer's file has not
 
 
@@ -91,6 +98,7 @@ class Entry:
         approximate_size: in bytes, for people.
         sha256: 64 hex digits, None where unknown (the hub's own is taken then).
         save_as: its name on the disk, None for the name that it has on the hub.
+        recipe: how another method's file is sampled, None for Hyper-SD's own files and a scorer's.
     """
 
     id: str
@@ -109,6 +117,12 @@ class Entry:
     sha256: str | None
     licence: Licence
     save_as: str | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def method(self) -> str:
+        """The name of the method that the file was distilled by, for people."""
+        return self.recipe.method if self.recipe else HYPER_SD
 
     @property
     def name(self) -> str:
@@ -180,12 +194,33 @@ def _require_checkable(entry: Entry) -> Entry:
     return entry
 
 
-def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry:
+def _of_recipe(raw: Mapping[str, Any], recipe: Recipe | None, kind: str) -> dict[str, Any]:
+    """Returns the fields of an entry that its recipe says. Raises: CatalogError."""
+    if recipe is None:
+        if kind == OTHER:
+            raise CatalogError("another method's LoRA needs its recipe")
+        return {}
+    given = [name for name in _IN_RECIPE if name in raw]
+    if given:
+        raise CatalogError(f"the recipe {recipe.name} says {', '.join(given)}; leave that out")
+    if kind not in (OTHER, "unet", "checkpoint") or raw.get("family") not in recipe.families:
+        raise CatalogError(f"the recipe {recipe.name} is for other, unet and checkpoint of {' and '.join(recipe.families)}")
+    return {
+        "step_range": recipe.steps if recipe.segments else (raw["steps"], raw["steps"]),
+        "num_segments": recipe.segments or raw["steps"],
+        "settings": Settings("hyper_sd_tcd", recipe.grid, recipe.eta, recipe.cfg, recipe.start_timestep),
+        "strength": recipe.strength,
+        "recipe": recipe,
+    }
+
+
+def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence], recipes: Mapping[str, Recipe] = NO_RECIPES) -> Entry:
     """Returns one entry of a catalogue file.
 
     Args:
         raw: its JSON object.
         licences: by the name an entry gives.
+        recipes: by the name an entry gives.
     Raises: CatalogError saying which field is wrong, what was given and what is allowed.
     """
     if not isinstance(raw, Mapping):
@@ -199,11 +234,12 @@ def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry
     if is_reward and given:
         raise CatalogError(f"a scorer's file has no {', '.join(given)}; leave that out")
     steps = 0 if is_reward else number(raw, "steps", int, 1, 1000, 0)
+    recipe = recipes[choice(raw, "recipe", tuple(recipes))] if "recipe" in raw else None
     size = number(raw, "size", int, 9, 10**12, None)
     title = raw.get("title", raw.get("id"))
     if not isinstance(title, str) or not 0 < len(title) <= 200:
         raise CatalogError(f"title must be a text of at most 200 characters, got {title!r}")
-    entry = Entry(
+    plain = Entry(
         id=text(raw, "id", _ID, '"my-sdxl-4steps-lora" (lower case, digits, - and _)'),
         title=title,
         family=choice(raw, "family", (ANY_FAMILY,) if is_reward else tuple(FAMILIES), ANY_FAMILY if is_reward else None),
@@ -221,11 +257,12 @@ def read_entry(raw: Mapping[str, Any], licences: Mapping[str, Licence]) -> Entry
         sha256=text(raw, "sha256", _SHA256, "64 lower-case hex digits", optional=True),
         licence=licences[choice(raw, "licence", tuple(licences), "unknown")],
     )
-    return _require_checkable(entry)
+    return _require_checkable(replace(plain, **_of_recipe(raw, recipe, kind)))
 
 
 def write_entry(entry: Entry) -> dict[str, Any]:
     """Returns the JSON object that read_entry reads back as the same entry."""
     raw = {**asdict(entry), "licence": entry.licence.name, "step_range": list(entry.step_range)}
-    left_out = _STEPLESS if entry.is_reward else ()
+    raw["recipe"] = entry.recipe.name if entry.recipe else None
+    left_out = _STEPLESS if entry.is_reward else _IN_RECIPE if entry.recipe else ()
     return {name: value for name, value in raw.items() if value is not None and name not in left_out}

@@ -47,7 +47,7 @@ class Family:
     blocks: tuple[int, int] = (0, 0)
 
 
-_ALL_VARIANTS = ("unified", "n-step", "cfg", "merged")
+_ALL_VARIANTS = ("unified", "n-step", "cfg", "merged", "other")
 # Sources: the configurations of the models' own repositories; kohya-ss/sd-scripts for the names it writes. The released SD3 and
 # FLUX LoRAs carry no alpha: the scale that their card gives is that of the others' alpha 8 at rank 64.
 _SD15 = Family(

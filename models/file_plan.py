@@ -6,9 +6,11 @@ from pathlib import Path
 from ..errors import UnsupportedModelError
 from .catalog import load_catalog
 from .embedded import EMBEDDED, FAMILY, ONE_STEP, lora_file
-from .entry import Entry
+from .entry import OTHER, Entry
 from .families import FAMILIES, title_of
 from .lora_plan import LoraPlan, as_measured, plan, plan_of
+from .recipe import Recipe
+from .recipe_plan import plan_by_recipe
 from .recognition import Recognition, recognise
 
 _MADE = {
@@ -16,14 +18,14 @@ _MADE = {
     "metadata": "By its metadata this file was made",
     "name": "By its name alone this file was made",
 }
-_KINDS = {"unified": "a unified LoRA", "n-step": "an n-step LoRA", "cfg": "a LoRA for guidance"}
+_KINDS = {"unified": "a unified LoRA", "n-step": "an n-step LoRA", "cfg": "a LoRA for guidance", OTHER: "another method's"}
 _STYLE = (
     "By its metadata this file learnt a style and not few steps: load it beside the Hyper-SD LoRA, not in its place, and leave "
     "the file here to auto."
 )
 
 
-def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> LoraPlan:
+def plan_for_file(family: str, steps: int, variant: str, known: Recognition, recipe: Recipe | None = None) -> LoraPlan:
     """Returns how to sample with a person's own file: by its own recipe where it is known, else by a guess that says so.
 
     Args:
@@ -32,6 +34,7 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> 
         variant: one of VARIANTS. Any but "auto" counts before what the file is, and the reason says where the two differ;
             "merged" is a plan without the file.
         known: what the file is.
+        recipe: of the method that the person names, which counts before what the file is; None to follow the file.
     Raises: ScheduleError for a step count; UnsupportedModelError for a variant that the family has not, and for a file that is
         known to be of another family.
     """
@@ -44,7 +47,9 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> 
             )
         known = Recognition(known.file)  # its name cannot be right
     if variant == "merged":
-        return plan(family, steps, variant)
+        return plan(family, steps, variant, recipe)
+    if variant == OTHER or (variant == "auto" and (recipe or known.recipe)):
+        return _by_recipe(family, steps, known, recipe)
     chosen = _recipe(family, steps, known) if variant in ("auto", known.variant) else None
     if chosen is None:
         chosen = plan(family, steps, variant)
@@ -53,6 +58,35 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition) -> 
         else:
             chosen = replace(chosen, reason=_chosen_reason(known), source="your choice")
     return replace(chosen, file=known.file, entry_id=known.entry.id if known.entry else None)
+
+
+def _by_recipe(family: str, steps: int, known: Recognition, chosen: Recipe | None) -> LoraPlan:
+    """Returns the plan for another method's file: by the person's choice, by what the file is, or by its name."""
+    recipe = chosen or known.recipe
+    if recipe is None:
+        raise UnsupportedModelError(
+            f"{known.file} does not say what it was made for. Choose its method as well, or a variant of Hyper-SD; with auto "
+            "it is sampled as a Hyper-SD LoRA for these steps would be."
+        )
+    if family not in recipe.families:
+        titles = " and ".join(map(title_of, recipe.families))
+        raise UnsupportedModelError(f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method.")
+    is_own = known.recipe is recipe
+    entry = known.entry if is_own else None
+    found = plan_by_recipe(recipe, family, steps, entry=entry, made_for=known.steps if is_own else 0)
+    if not is_own:
+        reason = f"Sampled by the method that you chose. {found.reason}"
+        if known.variant:
+            reason += (
+                f" By {'its content' if known.is_certain else 'its name'} the file is another's; auto takes its own recipe."
+            )
+        found = replace(found, reason=reason, source="your choice")
+    elif not known.is_certain:
+        reason = f"By its name alone this is {found.reason} If it is another's, choose its method."
+        found = replace(found, reason=reason, source="a guess")
+    elif entry and known.file.lower() != entry.name.lower():
+        found = replace(found, reason=f"This is {entry.name}. {found.reason}")
+    return replace(found, file=known.file, strength=recipe.strength_at(steps))
 
 
 def plan_for_embedded(steps: int, variant: str = "auto") -> tuple[LoraPlan, Path | None]:
@@ -92,7 +126,7 @@ def _recipe(family: str, steps: int, known: Recognition) -> LoraPlan | None:
 
 def _like(family: str, known: Recognition) -> Entry | None:
     """Returns what stands for a file without an entry: the released one of its variant, with its own number of segments."""
-    if FAMILIES[family].is_flow or known.variant is None:
+    if FAMILIES[family].is_flow or known.variant in (None, OTHER):
         return None  # the released files of those families are not sampled by segments
     entry = next(entry for entry in load_catalog() if (entry.family, entry.kind) == (family, known.variant))
     if known.variant == "n-step":

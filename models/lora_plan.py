@@ -1,22 +1,19 @@
 """Which Hyper-SD LoRA to use for a number of steps, how strongly, and how to sample with it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ScheduleError, UnsupportedModelError
-from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps
+from ..errors import UnsupportedModelError
 from .catalog import load_catalog
 from .embedded import EMBEDDED
-from .entry import Entry
+from .entry import OTHER, Entry
 from .families import FAMILIES, title_of
+from .recipe import Recipe
+from .recipe_plan import plan_by_recipe
+from .sampling_plan import MAX_STEPS, LoraPlan, require_steps
 
-VARIANTS = ("auto", "unified", "n-step", "cfg", "merged")
-# "derived" follows from what the files were distilled for and how the sampler works; nobody has published or measured it. The
-# last three are of a person's own file; "your choice" is also a start timestep of their own.
-SOURCES = ("released recipe", "field practice", "measured here", "derived", "its own training", "your choice", "a guess")
 AUTHORS = "The authors made this file"
-MAX_STEPS = 16
 MIN_CFG_STEPS = 3  # field practice with the 8-step LoRA for guidance
 FIELD_CFG = 3.5  # field practice below its 8 steps; the authors give 5 to 8 for 8 and 12 steps
 
@@ -36,61 +33,7 @@ MEASURED: dict[tuple[str, str, int], dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class LoraPlan:
-    """A LoRA and how to sample with it.
-
-    Args:
-        family: a key of FAMILIES.
-        variant: one of VARIANTS but "auto".
-        steps: model evaluations.
-        entry_id: of the catalogue, by the file's content or name; None for a file of no entry, and without a file.
-        file: its name, None where the checkpoint has Hyper-SD inside.
-        strength: for the file as it was released, 0 without one.
-        num_segments: for hyper_sd_timesteps and sample_tcd.
-        eta: share of fresh noise, from 0 to 1.
-        cfg: guidance, 1 is off.
-        grid: "tcd"; "trailing", whose widest gaps the steps beyond num_segments divide; or "default", the host's for the model.
-        sampler: "hyper_sd_tcd" or "euler".
-        guidance: FLUX's distilled guidance, None elsewhere.
-        start_timestep: the grid's first.
-        reason: a sentence for people.
-        source: one of SOURCES.
-    """
-
-    family: str
-    variant: str
-    steps: int
-    entry_id: str | None
-    file: str | None
-    strength: float
-    num_segments: int
-    eta: float
-    cfg: float
-    grid: str
-    sampler: str
-    guidance: float | None
-    start_timestep: int
-    reason: str
-    source: str
-
-    def timesteps(self) -> list[int] | None:
-        """Returns the grid, strictly decreasing from start_timestep; None where it is the host's own."""
-        if self.grid == "default":
-            return None
-        return hyper_sd_timesteps(self.steps, self.num_segments, start_timestep=self.start_timestep)
-
-    def __str__(self) -> str:
-        parts = [f"{self.file}, strength {self.strength:g}" if self.file else f"no LoRA ({self.variant} checkpoint)"]
-        lower = f" from timestep {self.start_timestep}" if self.start_timestep < LAST_TIMESTEP else ""
-        parts += [f"{self.steps} step{'s' * (self.steps > 1)}", self.sampler, f"{self.grid} grid{lower}"]
-        if self.grid != "default":
-            parts += [f"{self.num_segments} segment{'s' * (self.num_segments > 1)}", f"eta {self.eta:g}"]
-        parts += [f"CFG {self.cfg:g}"] + ([f"guidance {self.guidance:g}"] if self.guidance else [])
-        return f"{', '.join(parts)}. {self.reason} ({self.source})"
-
-
-def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
+def plan(family: str, steps: int, variant: str = "auto", recipe: Recipe | None = None) -> LoraPlan:
     """Returns the LoRA for a number of steps, with its settings and the reason for them.
 
     "auto" takes the authors' file for exactly 2, 4 or 8 steps, the unified LoRA for 1, 3, 5, 6, 7, and the LoRA for guidance
@@ -100,6 +43,7 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
         family: a key of FAMILIES.
         steps: model evaluations, 1 to 16.
         variant: one of VARIANTS.
+        recipe: of the method that is in a merged checkpoint, None for Hyper-SD.
     Raises: ScheduleError for a step count, UnsupportedModelError for a family or variant that no file exists for.
     """
     if family not in FAMILIES:
@@ -110,7 +54,11 @@ def plan(family: str, steps: int, variant: str = "auto") -> LoraPlan:
         raise UnsupportedModelError(
             f"There is no {variant!r} Hyper-SD LoRA for {title}; choose auto or {' or '.join(variants)}."
         )
-    _require(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
+    require_steps(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
+    if variant == OTHER:
+        raise UnsupportedModelError("No other few-step LoRA stands for a number of steps; choose its file as well.")
+    if recipe and variant == "merged":
+        return plan_by_recipe(recipe, family, steps, is_merged=True)
     variant = _auto(family, steps) if variant == "auto" else variant
     recommended = _merged(family, steps) if variant == "merged" else plan_of(_file_for(family, steps, variant), steps)
     return as_measured(recommended, family)
@@ -125,7 +73,10 @@ def plan_of(entry: Entry, steps: int, made: str = AUTHORS) -> LoraPlan:
         made: the beginning of the reason, in place of AUTHORS.
     Raises: ScheduleError for a step count.
     """
-    _require(f"A plan for {FAMILIES[entry.family].title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
+    if entry.recipe:
+        made_for = 0 if entry.recipe.segments else entry.steps
+        return plan_by_recipe(entry.recipe, entry.family, steps, entry=entry, made_for=made_for)
+    require_steps(f"A plan for {FAMILIES[entry.family].title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
     rule = _flow if FAMILIES[entry.family].is_flow else {"unified": _unified, "n-step": _n_step, "cfg": _cfg}[entry.kind]
     return rule(entry, steps, made)
 
@@ -139,42 +90,6 @@ def as_measured(recommended: LoraPlan, model: str) -> LoraPlan:
     """
     row = MEASURED.get((model, recommended.variant, recommended.steps))
     return replace(recommended, **row, source="measured here") if row else recommended
-
-
-def starting_at(chosen: LoraPlan, start_timestep: int | None) -> LoraPlan:
-    """Returns the plan with the first timestep that a person chose, and says so in its reason.
-
-    Args:
-        chosen: the plan.
-        start_timestep: 1 to 999; 0 or None leaves the plan's own.
-    Raises: UnsupportedModelError for a plan on the host's own grid; ScheduleError for another number, and for one that leaves
-        too few timesteps for the steps.
-    """
-    if start_timestep in (0, None):
-        return chosen
-    if chosen.grid == "default":
-        title = FAMILIES[chosen.family].title
-        raise UnsupportedModelError(
-            f"start_timestep is for SD1.5 and SDXL; on {title} the host's own grid is walked from its start. Set it to 0, got "
-            f"{start_timestep}."
-        )
-    is_whole = isinstance(start_timestep, int) and not isinstance(start_timestep, bool)
-    if not is_whole or not 1 <= start_timestep <= LAST_TIMESTEP:
-        raise ScheduleError(
-            f"start_timestep must be 1 to {LAST_TIMESTEP}, got {start_timestep!r}; 0 takes what the file was made for."
-        )
-    if start_timestep == chosen.start_timestep:
-        return chosen
-    source = chosen.source if chosen.source == "a guess" else "your choice"
-    reason = f"{chosen.reason} It starts at {start_timestep}, as you chose, in place of {chosen.start_timestep}."
-    moved = replace(chosen, start_timestep=start_timestep, reason=reason, source=source)
-    moved.timesteps()  # says now, and not while sampling, that they are too few
-    return moved
-
-
-def _require(what: str, steps: int, low: int, high: int, remedy: str) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or not low <= steps <= high:
-        raise ScheduleError(f"{what} takes {low} to {high} steps, got {steps!r}; {remedy}.")
 
 
 def _auto(family: str, steps: int) -> str:
@@ -225,12 +140,12 @@ def _file_for(family: str, steps: int, variant: str) -> Entry:
     if FAMILIES[family].is_flow:
         return next(entry for entry in entries if entry.steps >= steps)
     if variant == "unified":
-        _require("The unified LoRA", steps, *entries[0].step_range, "choose the variant cfg for more")
+        require_steps("The unified LoRA", steps, *entries[0].step_range, "choose the variant cfg for more")
         return entries[0]
     if variant == "n-step":
-        _require("An n-step LoRA", steps, entries[0].steps, MAX_STEPS, "choose the variant unified for 1")
+        require_steps("An n-step LoRA", steps, entries[0].steps, MAX_STEPS, "choose the variant unified for 1")
         return [entry for entry in entries if entry.steps <= steps][-1]
-    _require("A LoRA for guidance", steps, MIN_CFG_STEPS, MAX_STEPS, "choose the variant unified for fewer")
+    require_steps("A LoRA for guidance", steps, MIN_CFG_STEPS, MAX_STEPS, "choose the variant unified for fewer")
     low, high = entries
     return low if steps <= low.steps else high
 
@@ -289,7 +204,7 @@ def _flow(entry: Entry, steps: int, made: str) -> LoraPlan:
 
 def _merged(family: str, steps: int) -> LoraPlan:
     entry = _entries(family, "unified")[0]  # how the merged LoRA is sampled is the unified LoRA's way
-    _require("A checkpoint with Hyper-SD inside", steps, *entry.step_range, "choose 4, which is usual")
+    require_steps("A checkpoint with Hyper-SD inside", steps, *entry.step_range, "choose 4, which is usual")
     reason = "Hyper-SD is in the checkpoint already, so no LoRA is added; 4 steps are usual"
     if family == "sdxl":
         reason += ", at 1024x1024, with this sampler or the host's DPM++ SDE and Karras"

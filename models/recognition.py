@@ -9,14 +9,18 @@ from typing import Any
 from ..errors import UnsupportedModelError
 from .catalog import Catalog, load_catalog
 from .embedded import LORAS
-from .entry import Entry
+from .entry import OTHER, Entry
 from .files import may_have, sha256_of
 from .header import read_header
+from .lora import read_lora
+from .recipe import Recipe, is_named, tokens_of
 
 # From certain to unknown. "catalogue": the name and the size of a catalogue file whose hash nobody has written down.
 EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "nothing")
 _OBJECTIVE, _STAGES, _SEGMENTS = "hyper_sd_objective", "hyper_sd_stages", "num_segments"  # what this pack's training writes
 _START = "hyper_sd_start_timestep"  # in a LoRA that was trained for one step: where that step starts, "1" to "999"
+HYPER_SD_WORDS = ("hyper", "hypersd", "hypersdxl")  # a name with them and another method's is not told by it
+_COUNT = re.compile(r"-(?P<steps>\d{1,2})-steps?-")
 _NUMBER, _TIMESTEP = re.compile(r"[1-9]\d?"), re.compile(r"[1-9]\d{0,2}")
 
 
@@ -27,10 +31,12 @@ class Recognition:
     Args:
         file: its name, without folders.
         evidence: one of EVIDENCE.
-        variant: "unified", "n-step" or "cfg"; None where nothing is known, and for a style without few steps.
-        steps: the number of steps that it was made for, 1 for a unified LoRA, 0 where variant is None.
+        variant: "unified", "n-step", "cfg" or "other"; None where nothing is known, and for a style without few steps.
+        steps: the number of steps that it was made for, 1 for a unified LoRA, 0 where variant is None, and where another
+            method's LoRA is not for an exact number.
         entry: the catalogue's; where evidence is "name", the one whose name it has.
         start_timestep: where its one step starts, 1 to 999, of a LoRA that was trained for exactly one step; None of others.
+        recipe: another method's, where variant is "other"; None elsewhere.
     """
 
     file: str
@@ -39,6 +45,7 @@ class Recognition:
     steps: int = 0
     entry: Entry | None = None
     start_timestep: int | None = None
+    recipe: Recipe | None = None
 
     @property
     def is_certain(self) -> bool:
@@ -71,19 +78,72 @@ def recognise(path: Path, catalog: Catalog | None = None) -> Recognition:
     except OSError:
         entry = None
     if entry:
-        return Recognition(path.name, "content" if entry.sha256 else "catalogue", entry.kind, entry.steps, entry)
+        return _as_entry(path, "content" if entry.sha256 else "catalogue", entry)
     told = _by_metadata(path)
     if told:
         return Recognition(path.name, "metadata", told[0], told[1], start_timestep=told[2])
-    return Recognition(path.name, "name", named.kind, named.steps, named) if named else Recognition(path.name)
+    if named and (named.recipe is None or _may_be(path, named)):
+        return _as_entry(path, "name", named)
+    return (None if named else _by_name(path, catalog)) or Recognition(path.name)
+
+
+def _as_entry(path: Path, evidence: str, entry: Entry) -> Recognition:
+    is_exact = entry.recipe is None or entry.recipe.segments == 0
+    return Recognition(path.name, evidence, entry.kind, entry.steps if is_exact else 0, entry, recipe=entry.recipe)
+
+
+def _by_name(path: Path, catalog: Catalog) -> Recognition | None:
+    """Returns the one method whose words stand in a file's name, where its layers are those of a few-step LoRA too."""
+    recipe = named_recipe(path.name, catalog, "lora_names")
+    if recipe is None or not _is_few_step(path, recipe.families):
+        return None
+    count = _COUNT.search(tokens_of(path.name)) if recipe.segments == 0 else None
+    return Recognition(path.name, "name", OTHER, int(count["steps"]) if count else 0, recipe=recipe)
+
+
+def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
+    """Returns the one recipe whose words stand in a file's name, None where none do, or where two do.
+
+    Args:
+        name: without folders.
+        catalog: with the recipes.
+        words: the field of the recipe that has them, "lora_names" or "checkpoint_names".
+    """
+    found = [recipe for recipe in catalog.recipes if is_named(name, getattr(recipe, words))]
+    return found[0] if len(found) == 1 and not is_named(name, HYPER_SD_WORDS) else None
+
+
+def _may_be(path: Path, named: Entry) -> bool:
+    """Whether a file whose content did not tell can be the one whose name it has: not with its size and another hash."""
+    try:
+        has_other_hash = bool(named.sha256) and may_have(named, path.stat().st_size)
+    except OSError:
+        return True
+    return not has_other_hash and _is_few_step(path, (named.family,))
+
+
+def _is_few_step(path: Path, families: tuple[str, ...]) -> bool:
+    """Whether a file has the layers that all released few-step LoRAs have: a UNet's convolutions as well, no text encoder's.
+
+    Args:
+        path: of the file. One that cannot be read is told by its name: what reads it afterwards says what is wrong with it.
+        families: those it may be for.
+    """
+    try:
+        info, names = read_lora(path), read_header(path)
+    except (OSError, UnsupportedModelError):
+        return True
+    has_convolutions = any("resnets" in name or "in_layers" in name for name in names)
+    return has_convolutions and not info.text_encoder_modules and info.family in (*families, None)
 
 
 def _by_content(path: Path, catalog: Catalog, named: Entry | None) -> Entry | None:
     candidates = list(_of_size(path.stat().st_size, catalog, named))
     digest = sha256_of(path) if any(entry.sha256 for entry in candidates) else None
     by_hash = next((entry for entry in candidates if digest and entry.sha256 == digest), None)
-    exact = (entry for entry in candidates if not entry.sha256 and entry.name.lower() == path.name.lower())
-    return by_hash or next(exact, None)
+    # Of other methods a dozen files have one size: with no hash written down, the name alone tells them.
+    unhashed = (entry for entry in candidates if not entry.sha256 and entry.recipe is None)
+    return by_hash or next((entry for entry in unhashed if entry.name.lower() == path.name.lower()), None)
 
 
 def _of_size(size: int, catalog: Catalog, named: Entry | None) -> Iterator[Entry]:

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from ..models.families import FAMILIES, title_of
 from ..models.file_plan import plan_for_embedded, plan_for_file
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
-from ..models.lora_plan import MAX_STEPS, starting_at
 from ..models.recognition import Recognition
+from ..models.sampling_plan import MAX_STEPS, starting_at
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas

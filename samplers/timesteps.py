@@ -143,7 +143,7 @@ def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int
             f"The timesteps must be whole numbers from {LAST_TIMESTEP} down to 0, each lower than the one before, got "
             f"{', '.join(map(str, listed[:20])) or 'none'}; such as 999, 749, 499, 249."
         )
-    start = int(TRAIN_TIMESTEPS * denoise) - 1
+    start = int(TRAIN_TIMESTEPS * denoise + 1e-6) - 1
     if start >= listed[0]:
         return listed
     if start + 1 < len(listed):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
-from ..models import lora_plan
+from ..models import lora_plan, sampling_plan
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
-from ..models.lora_plan import LoraPlan
 from ..models.recognition import Recognition
+from ..models.sampling_plan import LoraPlan
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
 from .chosen_model import Model
@@ -46,7 +46,7 @@ def choose(settings: Settings, model: Model, steps: int, written: Written | None
         written: the few-step LoRA that the user has in the prompt, which is kept.
     Raises: ScheduleError or UnsupportedModelError, each saying what there is instead.
     """
-    return lora_plan.starting_at(_by_file(settings, model, steps, written), settings.start_timestep)
+    return sampling_plan.starting_at(_by_file(settings, model, steps, written), settings.start_timestep)
 
 
 def _by_file(settings: Settings, model: Model, steps: int, written: Written | None) -> LoraPlan:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
-from ..models.lora_plan import MAX_STEPS
+from ..models.sampling_plan import MAX_STEPS
 from ..samplers.noise import noise_ahead
 from ..samplers.schedule import NoiseSchedule, schedule_of
 from ..samplers.tcd import plan_steps, sample_tcd

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ScheduleError
-from ..models.lora_plan import MAX_STEPS
+from ..models.sampling_plan import MAX_STEPS
 from ..rewards.ranking import noted_title
 from ..rewards.table import SCORERS
 from ..samplers.timesteps import LAST_TIMESTEP

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hyper_sd.models.families import FAMILIES, STREAM_WIDTHS, TEXT_WIDTHS, family_of_checkpoint, model_of, title_of
 from hyper_sd.models.lora_family import family_of
-from hyper_sd.models.lora_plan import VARIANTS
+from hyper_sd.models.sampling_plan import VARIANTS
 from hyper_sd.tests.models import synthetic_checkpoints as make
 from hyper_sd.tests.models.synthetic_loras import layers
 

@@ -9,10 +9,11 @@ from hyper_sd.models.embedded import LORAS as EMBEDDED_LORAS
 from hyper_sd.models.embedded import ONE_STEP
 from hyper_sd.models.families import FAMILIES
 from hyper_sd.models.file_plan import plan_for_embedded, plan_for_file
-from hyper_sd.models.lora_plan import AUTHORS, SOURCES, VARIANTS, plan
+from hyper_sd.models.lora_plan import AUTHORS, plan
 from hyper_sd.models.recognition import Recognition
+from hyper_sd.models.sampling_plan import SOURCES, VARIANTS
 
-LORAS = [entry for entry in load_catalog() if entry.folder == "loras"]
+LORAS = [entry for entry in load_catalog() if entry.folder == "loras" and entry.recipe is None]
 UNKNOWN = Recognition("mine.safetensors")
 STYLE = Recognition("mine.safetensors", "metadata")
 UNIFIED = Recognition("mine.safetensors", "metadata", "unified", 1)

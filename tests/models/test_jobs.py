@@ -56,7 +56,7 @@ def row_of(downloads, entry_id):
 
 def test_rows_list_every_entry_ready_for_json(downloads):
     rows = downloads.rows()
-    assert len(rows) == 31
+    assert len(rows) == 62
     assert {row.state for row in rows} == {State.MISSING}
     told = [row.to_json() for row in rows]
     assert json.loads(json.dumps(told)) == told
@@ -208,7 +208,7 @@ def test_unknown_id_and_unread_licence_start_nothing(downloads):
 def test_wrong_user_file_is_told_and_the_packs_entries_stay(downloads, tmp_path):
     user_catalog(tmp_path).write_text("{", encoding="utf-8")
     catalog, problem = downloads.catalog()
-    assert len(catalog.models) == 19
+    assert len(catalog.models) == 50
     assert "cannot be read as JSON" in problem
 
 

@@ -19,7 +19,7 @@ def test_list_has_every_entry_with_what_the_page_shows(world):
     assert listing["families"]["flux"] == "FLUX.1-dev"
     assert listing["problem"] == ""
     rows = {row["id"]: row for row in listing["entries"]}
-    assert len(rows) > 27
+    assert len(rows) > 58
     assert listing["families"][rows["reward-image-reward"]["family"]] == "Scores of pictures"
     assert rows["reward-image-reward"]["models"]["directory"] == "hyper_sd_rewards"
     assert rows["hyper-flux1-dev-8steps-lora"]["licence"]["acknowledge"] is True
@@ -149,7 +149,7 @@ def test_broken_own_catalogue_is_told_and_the_released_files_stay(world):
     listing = world.ask(ROUTES)[1]
     world.offer("later-lora", weights(3000, 6))
     assert "entry 1" in listing["problem"]
-    assert len(listing["entries"]) == 27
+    assert len(listing["entries"]) == 58
     assert world.ask(ROUTES)[1]["problem"] == ""
 
 
