@@ -205,7 +205,7 @@ def test_page_that_loads_shows_every_row(tab, tmp_path):
     page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][0]))
     rows = of(components, "HTML")
-    assert len(rows) == 30
+    assert len(rows) == 61
     assert all("not downloaded" in html.value for html in rows)
     assert sum(">SDXL, 4-step LoRA<" in html.value for html in rows) == 1
 
@@ -228,7 +228,7 @@ def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path,
 def test_entries_with_a_licence_to_accept_have_a_box_for_it(tab, tmp_path):
     _, components = built(tab, tmp_path)
     boxes = [box for box in of(components, "Checkbox") if box.options["label"].startswith("I have read and accept: ")]
-    assert [box.value for box in boxes] == [False] * 3
+    assert [box.value for box in boxes] == [False] * 8
     assert sum("FLUX.1-dev Non-Commercial" in box.options["label"] for box in boxes) == 2
 
 
