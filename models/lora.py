@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UnsupportedModelError
+from .casting import require_finite
 from .families import FAMILIES, title_of
 from .lora_family import family_of
 from .lora_keys import host_keys, is_text_encoder, layer_path, naming, split_key
@@ -82,7 +83,7 @@ def read_lora(path: Path) -> LoraInfo:
     Raises: UnsupportedModelError for a file that cannot be read, is no safetensors file, is cut off, holds no LoRA, or holds
         one that a host would break on: half a pair, ranks that differ within a pair, alpha for some modules only.
     """
-    return _reading(path, _described)
+    return _reading(path, described)
 
 
 def load_lora_file(path: Path, report: Callable[[int, int], None] | None = None) -> tuple[LoraInfo, dict[str, torch.Tensor]]:
@@ -100,12 +101,12 @@ def load_lora_file(path: Path, report: Callable[[int, int], None] | None = None)
 
         def check(name: str, tensor: torch.Tensor) -> None:
             nonlocal done
-            _require_finite(file.path, name, tensor)
+            require_finite(file.path, name, tensor)
             done += 1
             if report:
                 report(done, len(file.header))
 
-        return _described(file), file.tensors(check)
+        return described(file), file.tensors(check)
 
     return _reading(path, load)
 
@@ -118,9 +119,10 @@ def _reading(path: Path, read: Callable[[TensorFile], Any]) -> Any:
         raise UnsupportedModelError(f"{path} cannot be read ({error.strerror}); choose a .safetensors LoRA file.") from error
 
 
-def _described(file: TensorFile) -> LoraInfo:
+def described(file: TensorFile) -> LoraInfo:
+    """Returns what an open file holds, as read_lora()."""
     path, header = file.path, file.header
-    modules = _modules(path, header)
+    modules = modules_of(path, header)
     ranks = [rank for name, parts in modules.items() if (rank := _rank(path, name, parts)) is not None]
     names = [tensor.name for parts in modules.values() for tensor in parts.values()]
     return LoraInfo(
@@ -137,7 +139,7 @@ def _described(file: TensorFile) -> LoraInfo:
     )
 
 
-def _modules(path: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+def modules_of(path: Path, header: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Returns module -> part -> tensor."""
     modules: dict[str, dict[str, Tensor]] = {}
     for name, entry in header.items():
@@ -258,14 +260,6 @@ def check_family(info: LoraInfo, family: str) -> None:
         raise UnsupportedModelError(
             f"{info.path.name} is a LoRA for {info.family_name}, the model is {model}; choose a LoRA for {model}, "
             f"or load a model of the LoRA's family."
-        )
-
-
-def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-        raise UnsupportedModelError(
-            f"{path} has values that are not finite in {name}: every picture would turn black. "
-            "Download it again; if you trained it, take an earlier save."
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UnsupportedModelError
 from .lora_keys import split_key
 
 Shape = Sequence[int]
@@ -60,6 +61,25 @@ def match(tensors: Mapping[str, Any], offered: Mapping[str, Shape | None]) -> Ma
     placed = [name for name in modules if name in offered]
     misfits = {name: sizes for name in placed if (sizes := _misfit(modules[name], offered[name]))}
     return Match(len(placed) - len(misfits), len(modules), tuple(dropped), misfits)
+
+
+def require_fit(found: Match, name: str, model: str) -> None:
+    """Refuses a LoRA of which nothing has a place in a model, or most of what has a name in it has other sizes.
+
+    Args:
+        found: how much of it has one.
+        name: of the LoRA's file.
+        model: which model it is, for people.
+    Raises: UnsupportedModelError naming both.
+    """
+    misfits = found.misfits or {}
+    if len(misfits) > found.matched:
+        raise UnsupportedModelError(
+            f"{name} was made for a model of other sizes: {len(misfits)} of its {found.modules} modules do not fit this one, "
+            f"{model} ({next(iter(misfits.values()))}); choose a LoRA made for it."
+        )
+    if not found.matched:
+        raise UnsupportedModelError(f"No module of {name} has a place in this model; choose a LoRA made for {model}.")
 
 
 def without(tensors: Mapping[str, Any], modules: Mapping[str, Any] | None) -> dict[str, Any]:

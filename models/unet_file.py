@@ -5,23 +5,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from ..errors import UnsupportedModelError
+from .casting import DTYPES, Stored, read_as
 from .families import FAMILIES, NETWORK, TEXT_WIDTHS, model_of, title_of
 from .sdxl_unet import SDXL, UnetShape
 from .tensor_file import Stamp, open_tensors
 
 PREFIX = NETWORK  # of the UNet inside a full checkpoint in the original layout
 CLIP, VAE, AVERAGED = FAMILIES["sdxl"].text_encoders, "first_stage_model.", "model_ema."
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
 
-_LAST_FP8 = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}  # bits of the largest finite value
 _LORA = ("lora_down.weight", "lora_up.weight", "lora_A.weight", "lora_B.weight", "lora.down.weight", "lora.up.weight")
 _KINDS = {  # a part of a name that only this kind of file has, in the order they are asked
     "a ControlNet": ("input_hint_block.", "controlnet_cond_embedding.", "zero_convs."),
@@ -30,15 +25,6 @@ _KINDS = {  # a part of a name that only this kind of file has, in the order the
     "a VAE": ("decoder.conv_in.", "decoder.mid"),
     "a text encoder": ("text_model.encoder.", "transformer.resblocks.", "encoder.block.0."),
 }
-
-
-class Stored(NamedTuple):
-    """One tensor of the UNet in the file: its name in the original layout, shape, dtype, and first byte in the file."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    start: int
 
 
 @dataclass(frozen=True)
@@ -183,39 +169,4 @@ def stream_tensors(info: UnetInfo, dtype: torch.dtype) -> Iterator[tuple[str, to
     """
     with open_tensors(info.path, info.stamp) as file:
         for stored in info.tensors:
-            size = math.prod(stored.shape) * stored.dtype.itemsize
-            yield stored.key, _cast(file.read(stored.start, size).view(stored.dtype), dtype, stored, info.path)
-
-
-def _cast(source: torch.Tensor, dtype: torch.dtype, stored: Stored, path: Path) -> torch.Tensor:
-    """Returns the values in their shape and `dtype`."""
-    # Exact, and from float32 torch casts to fp8 six times as fast as from 16 bits.
-    detour = dtype.itemsize == 1 and stored.dtype.itemsize == 2
-    tensor = (source.float() if detour else source).to(dtype).view(stored.shape)
-    if _looks_wrong(tensor.view(-1)):
-        _require_values(source, dtype, stored.key, path)
-    return tensor
-
-
-def _looks_wrong(values: torch.Tensor) -> bool:
-    """Returns whether values may have met the end of their dtype's range, at a fraction of the cost of looking closely."""
-    if values.dtype.itemsize == 1:  # an overflow became NaN or the largest value, whichever this torch does
-        last = _LAST_FP8.get(values.dtype, 0)
-        return values.view(torch.int8).max().item() >= last or values.view(torch.uint8).max().item() >= last + 128
-    return not math.isfinite(values.sum())  # also where the sum alone is too large
-
-
-def _require_values(values: torch.Tensor, dtype: torch.dtype, key: str, path: Path) -> None:
-    if values.dtype.itemsize == 1:  # no fp8 has a value that float16 lacks, and torch compares none
-        values = values.to(torch.float16)
-    low, high = torch.aminmax(values)  # both are NaN where one value is
-    largest = max(-float(low), float(high))
-    if not math.isfinite(largest):
-        raise UnsupportedModelError(
-            f"{path.name} has values that are not finite in {key}: every picture would turn black. Download it again."
-        )
-    if largest > torch.finfo(dtype).max:
-        raise UnsupportedModelError(
-            f"{path.name} has a value of {largest:.4g} in {key}, more than {str(dtype).removeprefix('torch.')} holds; "
-            "choose fp32 or bf16."
-        )
+            yield stored.key, read_as(file, stored, dtype)

@@ -1,22 +1,31 @@
 """Module names of diffusers' UNets in the original Stable Diffusion layout, and which of the two a LoRA file should use."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import nn
 
-from .sdxl_unet import RESNET
+from .sdxl_unet import BLOCKS, RESNET
+
+_BLOCK = re.compile(r"(?P<kind>input|down)_blocks\.(?P<index>\d+)\.")
 
 TOP = {
     "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0", "conv_out": "out.2",
     "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
 }  # fmt: skip
 
 
-def _blocks(unet: nn.Module) -> dict[str, str]:
-    """Returns diffusers module prefix -> ldm module prefix for the down and up blocks."""
-    per_level, levels = unet.config.layers_per_block, len(unet.config.block_out_channels)
+def _blocks(levels: int, attends: Callable[[int], bool], per_level: int = BLOCKS) -> dict[str, str]:
+    """Returns diffusers module prefix -> ldm module prefix for the down and up blocks.
+
+    Args:
+        levels: number of the UNet's levels.
+        attends: tells whether a level of the way up has attention.
+        per_level: residual blocks of a level on the way down; the way up has one more.
+    """
     names, position = {}, 1
     for level in range(levels):
         for layer in range(per_level):
@@ -27,12 +36,11 @@ def _blocks(unet: nn.Module) -> dict[str, str]:
             names[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{position}.0.op"
             position += 1
     for level in range(levels):
-        attends = "CrossAttn" in unet.config.up_block_types[level]
         for layer in range(per_level + 1):
             position = level * (per_level + 1) + layer
             names[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{position}.0"
             names[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{position}.1"
-        names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{position}.{1 + attends}.conv"
+        names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{position}.{1 + attends(level)}.conv"
     return names
 
 
@@ -42,17 +50,58 @@ def original_names(unet: nn.Module) -> Callable[[str], str]:
     Args:
         unet: a UNet2DConditionModel, whose config tells how its blocks are numbered.
     """
-    blocks = {**TOP, **_blocks(unet)}
-    prefixes = sorted(blocks, key=len, reverse=True)
+    config = unet.config
+    levels = len(config.block_out_channels)
+    blocks = {**TOP, **_blocks(levels, lambda level: "CrossAttn" in config.up_block_types[level], config.layers_per_block)}
 
     def rename(module: str) -> str:
-        prefix = next(p for p in prefixes if f"{module}.".startswith(f"{p}."))
-        rest = module[len(prefix) + 1 :]
-        if ".resnets." in f".{prefix}":
-            rest = RESNET[rest]
-        return f"{blocks[prefix]}.{rest}".removesuffix(".")
+        return next(_renamed(module, blocks, RESNET))
 
     return rename
+
+
+def names_in_both(modules: Iterable[str]) -> dict[str, str]:
+    """Returns a module's name -> its name in the other layout, for the modules of a UNet of SD1.5's or SDXL's kind.
+
+    Args:
+        modules: names in diffusers' layout or in the original one; what belongs to no such UNet is left out.
+    """
+    listed = list(modules)
+    blocks = [match for match in map(_BLOCK.match, listed) if match]
+    if not blocks:
+        return {}
+    is_original = blocks[0]["kind"] == "input"
+    last = max(int(match["index"]) for match in blocks)
+    start, per_block = ("output_blocks.{}.1.", BLOCKS + 1) if is_original else ("up_blocks.{}.attentions.", 1)
+
+    def attends(level: int) -> bool:
+        start_of_level = start.format(level * per_block)
+        return any(name.startswith(start_of_level) and ".transformer_blocks." in name for name in listed)
+
+    names, resnet = {**TOP, **_blocks((last + 1) // per_block if is_original else last + 1, attends)}, RESNET
+    if is_original:
+        names, resnet = ({new: old for old, new in table.items()} for table in (names, RESNET))
+    return {module: other for module in listed for other in _renamed(module, names, resnet)}
+
+
+def _renamed(module: str, names: Mapping[str, str], resnet: Mapping[str, str]) -> Iterator[str]:
+    """Yields a module's new name, nothing where it has none.
+
+    Args:
+        module: its name.
+        names: beginnings of names -> their new ones. The longest counts.
+        resnet: names within a residual block -> their new ones.
+    """
+    parts = module.split(".")
+    for count in range(len(parts), 0, -1):
+        prefix, rest = ".".join(parts[:count]), ".".join(parts[count:])
+        if prefix in names:
+            new = names[prefix]
+            if ".resnets." in prefix + new:
+                rest = resnet.get(rest)
+            if rest is not None:
+                yield f"{new}.{rest}".removesuffix(".")
+            return
 
 
 # How the original layout's modules follow one another, where that is not the order of their numbers.

@@ -13,7 +13,7 @@ from ..errors import UnsupportedModelError
 from ..models import embedded
 from ..models.families import FAMILIES, model_of_network, title_of
 from ..models.lora import LoraInfo, check_family, host_keys, load_lora_file
-from ..models.lora_fit import Match, match, without
+from ..models.lora_fit import Match, match, require_fit, without
 from ..models.network_shapes import Shapes, shapes_of
 from ..models.progress import State
 from ..models.recognition import Recognition, recognise
@@ -126,16 +126,7 @@ def fit(model: Any, path: Path, tensors: dict[str, Any]) -> Fit:
     listed = comfy.lora.model_lora_keys_unet(model.model, {}).items()  # by the configuration: not all of them are there
     offered = {name: target for name, target in listed if (target if isinstance(target, str) else target[0]) in shapes}
     found = match(tensors, {name: _offered_shape(shapes, target) for name, target in offered.items()})
-    misfits = len(found.misfits or ())
-    if misfits > found.matched:
-        raise UnsupportedModelError(
-            f"{path.name} was made for a model of other sizes: {misfits} of its {found.modules} modules do not fit this one, "
-            f"{title_of(family_of(model))} ({next(iter(found.misfits.values()))}); choose a LoRA made for it."
-        )
-    if not found.matched:
-        raise UnsupportedModelError(
-            f"No module of {path.name} has a place in this model; choose a LoRA made for {title_of(family_of(model))}."
-        )
+    require_fit(found, path.name, title_of(family_of(model)))
     return Fit(without(tensors, found.misfits), offered, found)
 
 

@@ -1,4 +1,4 @@
-"""Builds a full checkpoint from a lone SDXL UNet: what can be chosen, and one build at a time."""
+"""Builds checkpoints, from a lone SDXL UNet or with a LoRA baked in: what can be chosen, and one build at a time."""
 
 import asyncio
 import logging
@@ -9,16 +9,20 @@ from pathlib import Path
 
 import torch
 
-from ..disk import format_bytes
 from ..errors import HyperSDError, UnsupportedModelError
+from ..models.bake import bake
 from ..models.files import index_folders
 from ..models.jobs import listed_name
-from ..models.merge import MergeError, merge
+from ..models.merge import merge
+from ..models.new_file import BuildClock, BuildError, Report
 from .one_step import STARTS_AT, Kind, kind_of
 
 POLL = 0.5  # seconds between two looks at a build
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-KINDS = ("checkpoints", "diffusion_models")  # the folders a UNet may lie in; the first takes the new file
+AS_IT_IS = "as in the checkpoint"  # the precision that a bake has by itself
+BAKE_DTYPES = {AS_IT_IS: None, **DTYPES}
+CHECKPOINTS, LORAS = "checkpoints", "loras"  # the new file goes into the first of the former
+KINDS = (CHECKPOINTS, "diffusion_models")  # the folders a UNet may lie in
 SUGGESTED = "Hyper-SDXL-1step-Unet-full.fp16"
 _NAME = re.compile(r"[^\W_][\w .()+-]{0,120}")  # no folder, nothing hidden
 _ENDING = ".safetensors"
@@ -33,7 +37,7 @@ class CheckpointBuilder:
     """One host's builds. Every method may be called from any thread.
 
     Args:
-        folders: returns the host's folders for one of KINDS, the one to write into first.
+        folders: returns the host's folders for a kind of file, the one to write into first.
         refresh: has the host list its files anew.
     """
 
@@ -62,6 +66,14 @@ class CheckpointBuilder:
         names = self._of(self._files(), lambda kind: kind.has_clip and kind.has_vae and kind.start is None)
         return sorted(names, key=lambda name: not Path(name).name.lower().startswith("sd_xl_base"))
 
+    def checkpoints(self) -> list[str]:
+        """Returns every checkpoint; which of them a LoRA fits, its bake says."""
+        return sorted(self._files((CHECKPOINTS,)))
+
+    def loras(self) -> list[str]:
+        """Returns every LoRA file."""
+        return sorted(self._files((LORAS,)))
+
     def start(self, unet: str, base: str, name: str, dtype: str = "fp16") -> None:
         """Starts a build in the background.
 
@@ -70,27 +82,45 @@ class CheckpointBuilder:
             base: one of bases().
             name: of the new file, without a folder.
             dtype: a key of DTYPES.
-        Raises: UnsupportedModelError for what is not on offer; MergeError for a name that cannot be, or while another build
+        Raises: UnsupportedModelError for what is not on offer; BuildError for a name that cannot be, or while another build
             is under way.
         """
         files = self._files()
-        chosen = []
-        for what, option in (("UNet", unet), ("base checkpoint", base)):
-            if option not in files:
-                raise UnsupportedModelError(f"Choose the {what} from the list; press Look again if your file is not in it.")
-            chosen.append(files[option])
-        if dtype not in DTYPES:
-            raise MergeError(f"The precision must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-        target = Path(self._folders(KINDS[0])[0], file_name(name))
-        with self._lock:
-            if self.is_busy():
-                raise MergeError("Another checkpoint is being built; wait until it is done, or press Cancel.")
-            self._stop.clear()
-            self._text = f"Building {target.name}"
-            self._thread = threading.Thread(
-                target=self._run, args=(*chosen, target, DTYPES[dtype]), name="hyper_sd build", daemon=True
-            )
-            self._thread.start()
+        lone, whole = _chosen(files, "UNet", unet), _chosen(files, "base checkpoint", base)
+        target, final = self._target(name), _precision(DTYPES, dtype)
+        start = kind_of(lone).start
+        notes = {STARTS_AT: str(start)} if start else None
+
+        def build(progress: Report) -> str:
+            merge(whole, lone, target, dtype=final, notes=notes, progress=progress)
+            return ""
+
+        self._begin(target, build)
+
+    def bake(self, checkpoint: str, lora: str, strength: float, text_strength: float, name: str, dtype: str = AS_IT_IS) -> None:
+        """Starts to bake a LoRA into a checkpoint, in the background.
+
+        Args:
+            checkpoint: one of checkpoints().
+            lora: one of loras().
+            strength: of the LoRA in the UNet.
+            text_strength: of the LoRA in the text encoders.
+            name: of the new file, without a folder.
+            dtype: a key of BAKE_DTYPES.
+        Raises: as start().
+        """
+        base = _chosen(self._files((CHECKPOINTS,)), "checkpoint", checkpoint)
+        source = _chosen(self._files((LORAS,)), "LoRA", lora)
+        target, final = self._target(name), _precision(BAKE_DTYPES, dtype)
+        start = kind_of(base).start
+        options = {"strength": float(strength), "text_strength": float(text_strength), "dtype": final}
+        options["notes"] = {STARTS_AT: str(start)} if start else None
+
+        def build(progress: Report) -> str:
+            baked = bake(base, source, target, progress=progress, **options)
+            return f"{baked.match}. {baked.note}".strip()
+
+        self._begin(target, build)
 
     def cancel(self) -> None:
         """Stops the build if one is under way. Nothing of it is left."""
@@ -103,17 +133,31 @@ class CheckpointBuilder:
             await asyncio.sleep(POLL)
         yield self._text
 
-    def _run(self, unet: Path, base: Path, target: Path, dtype: torch.dtype) -> None:
-        def progress(done: int, total: int) -> None:
-            self._text = f"Building {target.name}: {100 * done // total} % · {format_bytes(done)} of {format_bytes(total)}"
+    def _target(self, name: str) -> Path:
+        return Path(self._folders(CHECKPOINTS)[0], file_name(name))
+
+    def _begin(self, target: Path, build: Callable[[Report], str]) -> None:
+        with self._lock:
+            if self.is_busy():
+                raise BuildError("Another checkpoint is being built; wait until it is done, or press Cancel.")
+            self._stop.clear()
+            self._text = f"Building {target.name}"
+            self._thread = threading.Thread(target=self._run, args=(target, build), name="hyper_sd build", daemon=True)
+            self._thread.start()
+
+    def _run(self, target: Path, build: Callable[[Report], str]) -> None:
+        clock = BuildClock()
+
+        def progress(stage: str, done: int, total: int) -> None:
+            self._text = f"Building {target.name}: {clock.text(stage, done, total)}"
             if self._stop.is_set():
                 raise _Stopped
 
-        start = kind_of(unet).start
         try:
-            merge(base, unet, target, dtype=dtype, notes={STARTS_AT: str(start)} if start else None, progress=progress)
+            said = build(progress)
             self._refresh()
-            self._text = f"{target.name} is built. Refresh the list of checkpoints (the button beside it) and choose it."
+            done = f"{target.name} is built. Refresh the list of checkpoints (the button beside it) and choose it."
+            self._text = f"{done} {said}".strip()
         except _Stopped:
             self._text = "Stopped; nothing was kept."
         except HyperSDError as error:
@@ -122,10 +166,10 @@ class CheckpointBuilder:
             _log.exception("%s could not be built", target.name)
             self._text = f"{target.name} could not be built: {error}. The host's log has the details."
 
-    def _files(self) -> dict[str, Path]:
+    def _files(self, kinds: Sequence[str] = KINDS) -> dict[str, Path]:
         files: dict[str, Path] = {}
-        for folder_kind in KINDS:
-            folders = self._folders(folder_kind)
+        for kind in kinds:
+            folders = self._folders(kind)
             for paths in sorted(index_folders(folders).values()):
                 for path in paths:
                     if path.suffix.lower() == _ENDING:
@@ -138,15 +182,28 @@ class CheckpointBuilder:
         return [name for name, kind in kinds.items() if kind.is_sdxl and fits(kind)]
 
 
+def _chosen(files: dict[str, Path], what: str, option: str) -> Path:
+    """Returns a file that was on offer; the page may send anything."""
+    if option not in files:
+        raise UnsupportedModelError(f"Choose the {what} from the list; press Look again if your file is not in it.")
+    return files[option]
+
+
+def _precision(dtypes: dict[str, torch.dtype | None], name: str) -> torch.dtype | None:
+    if name not in dtypes:
+        raise BuildError(f"The precision must be one of {', '.join(dtypes)}, got {name!r}.")
+    return dtypes[name]
+
+
 def file_name(name: str) -> str:
     """Returns a person's name for the new checkpoint as a file name.
 
-    Raises: MergeError for a name with a folder in it, or one that some system cannot keep.
+    Raises: BuildError for a name with a folder in it, or one that some system cannot keep.
     """
     stem = name.strip()
     stem = stem[: -len(_ENDING)] if stem.lower().endswith(_ENDING) else stem
     if not _NAME.fullmatch(stem):
-        raise MergeError(
+        raise BuildError(
             f"The new checkpoint's name may have letters, digits, spaces and . _ - + ( ), and begins with a letter or a digit; "
             f"got {name[:140]!r}."
         )

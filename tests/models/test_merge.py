@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import weakref
 from collections import namedtuple
 
 import filelock
@@ -9,9 +10,10 @@ import pytest
 import torch
 from hyper_sd import disk
 from hyper_sd.errors import UnsupportedModelError
-from hyper_sd.models import merge as module
+from hyper_sd.models import casting, new_file
 from hyper_sd.models.header import read_header
-from hyper_sd.models.merge import MergeError, merge
+from hyper_sd.models.merge import PARTS, merge
+from hyper_sd.models.new_file import CHECKING, WRITING, BuildError
 from hyper_sd.models.sdxl_unet import UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE, inspect_unet
 from hyper_sd.tests.models.synthetic_unets import unet, write
@@ -93,16 +95,19 @@ def test_every_tensor_is_aligned_for_mapping(base, lone, target):
     assert all((first + entry["data_offsets"][0]) % widths[entry["dtype"]] == 0 for entry in header.values())
 
 
-def test_progress_reaches_the_end(base, lone, target):
+def test_progress_reaches_the_end_of_writing_and_of_checking(base, lone, target):
     seen = []
-    build(base, lone, target, progress=lambda done, total: seen.append((done, total)))
-    assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1]
-    assert len(seen) > 10
+    build(base, lone, target, progress=lambda *step: seen.append(step))
+    for stage in (WRITING, CHECKING):
+        steps = [step[1:] for step in seen if step[0] == stage]
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1]
+        assert len(steps) > 10
+    assert [stage for stage, _ in itertools.groupby(seen, lambda step: step[0])] == [WRITING, CHECKING]
 
 
 def test_cancel_leaves_nothing_and_passes_on_what_was_raised(base, lone, target):
-    def stop(done, total):
+    def stop(stage, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -114,31 +119,31 @@ def test_cancel_leaves_nothing_and_passes_on_what_was_raised(base, lone, target)
 def test_file_of_that_name_is_never_overwritten(base, lone, target):
     target.parent.mkdir()
     target.write_bytes(b"mine")
-    with pytest.raises(MergeError, match="choose another name"):
+    with pytest.raises(BuildError, match="choose another name"):
         build(base, lone, target)
     assert target.read_bytes() == b"mine"
 
 
 def test_file_that_appears_meanwhile_is_not_overwritten(base, lone, target):
-    with pytest.raises(MergeError, match="there already"):
-        build(base, lone, target, progress=lambda done, total: target.write_bytes(b"mine"))
+    with pytest.raises(BuildError, match="there already"):
+        build(base, lone, target, progress=lambda *_: target.write_bytes(b"mine"))
     assert {path.name: path.read_bytes() for path in target.parent.iterdir()} == {"new.safetensors": b"mine"}
 
 
 def test_name_that_no_host_would_list_is_refused(base, lone, target):
-    with pytest.raises(MergeError, match=r"must end in \.safetensors"):
+    with pytest.raises(BuildError, match=r"must end in \.safetensors"):
         build(base, lone, target.with_suffix(".ckpt"))
 
 
 def test_second_build_of_the_same_file_is_told_to_wait(base, lone, target):
     target.parent.mkdir()
-    with filelock.FileLock(f"{target}.lock"), pytest.raises(MergeError, match="being built already"):
+    with filelock.FileLock(f"{target}.lock"), pytest.raises(BuildError, match="being built already"):
         build(base, lone, target)
 
 
 def test_full_disk_is_seen_before_a_byte_is_written(base, lone, target, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
-    with pytest.raises(MergeError, match=r"new\.safetensors was not built: .* too full: 1 kB are free, .* are needed"):
+    with pytest.raises(BuildError, match=r"new\.safetensors was not built: .* too full: 1 kB are free, .* are needed"):
         build(base, lone, target)
     assert list(target.parent.iterdir()) == []
 
@@ -153,7 +158,7 @@ def test_lone_unet_as_base_is_refused_with_what_it_lacks(lone, target):
         build(lone, lone, target)
 
 
-@pytest.mark.parametrize(("prefix", "part"), list(module.PARTS.items()))
+@pytest.mark.parametrize(("prefix", "part"), list(PARTS.items()))
 def test_base_without_a_part_is_refused_by_its_name(lone, target, tmp_path, prefix, part):
     with pytest.raises(UnsupportedModelError, match=f"has no {part}; as the base choose"):
         build(write_base(tmp_path / "poor.safetensors", [prefix]), lone, target)
@@ -180,7 +185,7 @@ def test_values_that_the_dtype_cannot_hold_stop_the_merge_and_leave_nothing(base
 
 
 def test_base_that_shrinks_while_it_is_read_gives_no_file(base, lone, target):
-    def truncate(done, total):
+    def truncate(stage, done, total):
         with base.open("r+b") as file:
             file.truncate(100)
 
@@ -201,18 +206,17 @@ def test_damaged_head_of_the_base_is_told(base, lone, target):
 
 
 def test_only_one_tensor_is_held_at_a_time(base, lone, target, monkeypatch):
-    alive, most = 0, 0
+    held, most = weakref.WeakSet(), 0
 
-    def counted(info, dtype):
-        nonlocal alive, most
-        for name, tensor in stream(info, dtype):
-            alive += 1
-            most = max(most, alive)
-            yield name, tensor
-            alive -= 1
+    def counted(*arguments):
+        nonlocal most
+        tensor = read(*arguments)
+        held.add(tensor)
+        most = max(most, len(held))
+        return tensor
 
-    stream = module.stream_tensors
-    monkeypatch.setattr(module, "stream_tensors", counted)
+    read = casting.read_as
+    monkeypatch.setattr(new_file, "read_as", counted)
     build(base, lone, target)
     assert most == 1
 
@@ -221,8 +225,8 @@ def test_folder_that_cannot_be_written_is_told(base, lone, target, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "refused")
 
-    monkeypatch.setattr(module.filelock, "FileLock", refuse)
-    with pytest.raises(MergeError, match="check the folder and its permissions"):
+    monkeypatch.setattr(new_file.filelock, "FileLock", refuse)
+    with pytest.raises(BuildError, match="check the folder and its permissions"):
         build(base, lone, target)
 
 
@@ -230,7 +234,7 @@ def test_every_stop_on_the_way_leaves_no_file(base, lone, target):
     for stop_at in (1, 7, 40):
         calls = itertools.count(1)
 
-        def stop(done, total, calls=calls, stop_at=stop_at):
+        def stop(stage, done, total, calls=calls, stop_at=stop_at):
             if next(calls) == stop_at:
                 raise InterruptedError("stopped")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import merge as merging
-from hyper_sd.models.merge import MergeError
+from hyper_sd.models.new_file import BuildError
 from hyper_sd.models.sdxl_unet import UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE
 from hyper_sd.tests.models.synthetic_unets import unet, write
@@ -186,7 +186,7 @@ def test_only_listed_files_are_taken(builder, choice):
 
 @pytest.mark.parametrize("name", ["", "  ", ".hidden", "../up", "a/b", "a\\b", "c:x", "a\x00b", "x" * 200, "_"])
 def test_name_with_a_folder_or_what_no_system_keeps_is_refused(builder, name):
-    with pytest.raises(MergeError, match="name may have letters"):
+    with pytest.raises(BuildError, match="name may have letters"):
         builder.start(UNET, "juggler.safetensors", name)
 
 
@@ -196,7 +196,7 @@ def test_name_gets_its_ending_once():
 
 
 def test_unknown_precision_is_refused(builder):
-    with pytest.raises(MergeError, match="fp16, bf16, fp32"):
+    with pytest.raises(BuildError, match="fp16, bf16, fp32"):
         builder.start(UNET, "juggler.safetensors", "mine", "int4")
 
 
@@ -219,7 +219,7 @@ def test_second_build_waits_its_turn_and_cancel_leaves_nothing(builder, tmp_path
     monkeypatch.setattr(checkpoint_builder, "merge", held)
     builder.start(UNET, "juggler.safetensors", "mine")
     entered.wait(10)
-    with pytest.raises(MergeError, match="Another checkpoint is being built"):
+    with pytest.raises(BuildError, match="Another checkpoint is being built"):
         builder.start(UNET, "juggler.safetensors", "other")
     builder.cancel()
     go_on.set()
