@@ -1,6 +1,7 @@
-"""Door 3: `python install.py` (what the hosts call), `python install.py demo`, `test`, `download`."""
+"""Door 3: `python install.py` (what the hosts call), `python install.py demo`, `test`, `download`, `bake`."""
 
 import argparse
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -13,6 +14,12 @@ if sys.version_info < (3, 10):  # noqa: UP036 - so this file must stay readable 
     sys.exit("Hyper-SD needs Python 3.10 to 3.13, this is %d.%d; use a newer one: python3.11 install.py" % sys.version_info[:2])  # noqa: UP031
 
 ROOT = Path(__file__).resolve().parent
+# Commands that run in the running Python, which is the host's, and where each of them is.
+IN_PLACE = {
+    "download": ("fetch_models", "run_download"),
+    "bake": ("build_checkpoint", "run_bake"),
+    "build": ("build_checkpoint", "run_build"),
+}
 IMPORT_NAMES = {"pillow": "PIL"}
 
 
@@ -63,6 +70,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """Returns the command line of install.py."""
+    from hyper_sd.demo.build_checkpoint import add_bake_options, add_build_options
     from hyper_sd.demo.check import add_test_options
     from hyper_sd.demo.compare_options import add_compare_options
     from hyper_sd.demo.evaluate_options import add_evaluate_options
@@ -81,6 +89,8 @@ def make_parser() -> Parser:
     )
     add_demo_options(demo)
     add_download_options(commands.add_parser("download", help="fetch Hyper-SD files, verified, into the host's folders"))
+    add_bake_options(commands.add_parser("bake", help="write a checkpoint that has a LoRA in it at a strength"))
+    add_build_options(commands.add_parser("build", help="make a full checkpoint from the lone SDXL one-step UNet"))
     add_compare_options(commands.add_parser("compare", help="make a page on which people compare pictures without names"))
     add_votes_options(commands.add_parser("votes", help="say what people's votes on such a page say"))
     test = commands.add_parser("test", help="run every check on a real ComfyUI; arguments go to pytest")
@@ -94,15 +104,14 @@ def make_parser() -> Parser:
 
 
 def run_command(arguments: list) -> int:
-    """Runs a command, all but download in the environment made for it, and returns the exit code."""
+    """Runs a command, all but those IN_PLACE in the environment made for it, and returns the exit code."""
     from hyper_sd.demo.commands import run
 
     passes_on = arguments[0] in {"test", "train-demo"} and not {"-h", "--help"} & set(arguments[1:2])
     options = None if passes_on else make_parser().parse_args(arguments)
-    if arguments[0] == "download":  # in the running Python, which is the host's
-        from hyper_sd.demo.fetch_models import run_download
-
-        return run_download(options)
+    if arguments[0] in IN_PLACE:
+        module, function = IN_PLACE[arguments[0]]
+        return getattr(importlib.import_module(f"hyper_sd.demo.{module}"), function)(options)
     return run(arguments[0], arguments[1:], options)
 
 

@@ -10,12 +10,13 @@ from .casting import DTYPES
 from .families import FAMILIES, model_of
 from .lora import LoraInfo, Tensor, check_family, described, modules_of
 from .lora_fit import Match, match, require_fit
-from .lora_keys import host_keys, is_text_encoder, split_key
-from .lora_places import Place, layer_name, places_in
+from .lora_keys import host_keys, split_key
+from .lora_places import TEXT, Place, layer_name, places_in
 from .tensor_file import TensorFile
 from .unet_file import describe
 
 PRODUCT = {"down", "up", "mid", "alpha"}  # the parts of a module that is a product of matrices
+SCALES = (".scale_weight", ".weight_scale", ".comfy_quant")  # how the names end of what belongs to a quantised weight
 REMEDY = "load it in the host beside the checkpoint as it is, or have it converted into a plain LoRA first."
 
 
@@ -63,6 +64,7 @@ def plan_bake(model: TensorFile, lora: TensorFile, strength: float, text_strengt
         text_strength: in the text encoders.
     Raises: UnsupportedModelError for a file of another kind, a LoRA of another family, or one that does not fit.
     """
+    _require_plain(model)
     title = _require_family(model)
     info = described(lora)
     modules = modules_of(lora.path, lora.header)
@@ -75,8 +77,7 @@ def plan_bake(model: TensorFile, lora: TensorFile, strength: float, text_strengt
     for name, place in found.items():
         if name in (fitting.misfits or {}):
             continue
-        _require_plain(model, place.key)
-        scale = _scale(lora, modules[name]) * (text_strength if is_text_encoder(name) else strength)
+        scale = _scale(lora, modules[name]) * (text_strength if layer_name(name).startswith(TEXT) else strength)
         if scale:
             names = {part: tensor.name for part, tensor in modules[name].items()}
             changes.setdefault(place.key, []).append(Change(place, names["down"], names["up"], names.get("mid", ""), scale))
@@ -106,7 +107,7 @@ def _require_products(lora: TensorFile, info: LoraInfo, modules: Mapping[str, Ma
         raise UnsupportedModelError(
             f"{name} has tensors beside those of a plain LoRA, such as {unread[0][:80]}, which cannot be baked; {REMEDY}"
         )
-    if sum(map(len, modules.values())) < sum(split_key(key) is not None for key in lora.header):
+    if sum(map(len, modules.values())) < sum(bool(key) and key.module in modules for key in map(split_key, lora.header)):
         raise UnsupportedModelError(f"{name} has a part of one layer twice, in two namings; save it again.")
     for module, parts in modules.items():
         if problem := _problem(parts):
@@ -142,13 +143,13 @@ def _require_match(lora: TensorFile, found: Mapping[str, Place], title: str) -> 
     return fitting
 
 
-def _require_plain(model: TensorFile, key: str) -> None:
-    """Refuses a weight that is stored quantised: in whole numbers, or in fp8 with a scale beside it."""
-    stem = key.removesuffix(".weight")
-    beside = [f"{stem}.{name}" for name in ("scale_weight", "weight_scale", "comfy_quant")]
-    if model.header[key]["dtype"] not in DTYPES or any(name in model.header for name in beside):
+def _require_plain(model: TensorFile) -> None:
+    """Refuses a checkpoint with weights that are stored quantised: in whole numbers, or in fp8 with a scale beside them."""
+    kinds = {key: entry["dtype"] for key, entry in model.header.items() if key.endswith((".weight", *SCALES))}
+    odd = [key for key, dtype in kinds.items() if key.endswith(SCALES) or dtype not in DTYPES]
+    if odd:
         raise UnsupportedModelError(
-            f"{model.path.name} is quantised ({key}), and a LoRA cannot be added to such weights; take the checkpoint in fp16, "
+            f"{model.path.name} is quantised ({odd[0][:80]}), and a LoRA cannot be added to such weights; take it in fp16, "
             "bf16 or fp32."
         )
 

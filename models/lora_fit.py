@@ -32,6 +32,12 @@ class Match:
         """Whether nothing of the LoRA is left out."""
         return not self.dropped and not self.misfits
 
+    @property
+    def left_out(self) -> list[str]:
+        """What is left out: the layers of other sizes with the two sizes, and those without a place."""
+        layers = dict.fromkeys(split.module if (split := split_key(key)) else key for key in self.dropped)
+        return [*(f"{module} ({sizes})" for module, sizes in (self.misfits or {}).items()), *layers]
+
     def __str__(self) -> str:
         text = f"{self.matched} of {self.modules} modules matched"
         if self.dropped:

@@ -19,6 +19,9 @@ _RESBLOCK = re.compile(r"transformer\.resblocks\.(?P<index>\d+)\.(?P<layer>.+)")
 _IN_RESBLOCK = {"attn.out_proj.weight": "self_attn_out_proj", "mlp.c_fc.weight": "mlp_fc1", "mlp.c_proj.weight": "mlp_fc2"}
 
 
+TEXT = "te"  # how the names of text encoders' layers begin
+
+
 class Place(NamedTuple):
     """A tensor of the checkpoint, or a part of it, that a layer's weight is.
 
@@ -41,11 +44,11 @@ def layer_name(module: str) -> str:
     Args:
         module: a LoRA's module, as lora_keys.split_key gives it.
     """
-    found = _TEXT_ENCODER.fullmatch(module)
+    found = _TEXT_ENCODER.fullmatch(module.removeprefix("base_model.model."))
     if not found:
         return f"unet {layer_path(module)}"
     number = found["kohya"] or found["diffusers"] or found["comfyui"] or ""
-    return f"te{_NUMBERS.get(number, number)} {found['path'].replace('.', '_')}"
+    return f"{TEXT}{_NUMBERS.get(number, number)} {found['path'].replace('.', '_')}"
 
 
 def places_in(header: Mapping[str, Any]) -> dict[str, Place]:

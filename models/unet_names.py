@@ -7,7 +7,7 @@ from torch import nn
 
 from .sdxl_unet import BLOCKS, RESNET
 
-_BLOCK = re.compile(r"(?P<kind>input|down)_blocks\.(?P<index>\d+)\.")
+_BLOCK = re.compile(r"(?P<kind>input|output|down|up)_blocks\.(?P<index>\d+)\.")
 
 TOP = {
     "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
@@ -70,7 +70,7 @@ def names_in_both(modules: Iterable[str]) -> dict[str, str]:
     blocks = [match for match in map(_BLOCK.match, listed) if match]
     if not blocks:
         return {}
-    is_original = blocks[0]["kind"] == "input"
+    is_original = blocks[0]["kind"] in ("input", "output")
     last = max(int(match["index"]) for match in blocks)
     start, per_block = ("output_blocks.{}.1.", BLOCKS + 1) if is_original else ("up_blocks.{}.attentions.", 1)
 
@@ -78,7 +78,7 @@ def names_in_both(modules: Iterable[str]) -> dict[str, str]:
         start_of_level = start.format(level * per_block)
         return any(name.startswith(start_of_level) and ".transformer_blocks." in name for name in listed)
 
-    names, resnet = {**TOP, **_blocks((last + 1) // per_block if is_original else last + 1, attends)}, RESNET
+    names, resnet = {**TOP, **_blocks(last // per_block + 1, attends)}, RESNET
     if is_original:
         names, resnet = ({new: old for old, new in table.items()} for table in (names, RESNET))
     return {module: other for module in listed for other in _renamed(module, names, resnet)}
