@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+LARGE = ("kohya", "kohya, original names", "PEFT", "ComfyUI")  # the namings that are tried on SDXL, too
 PROGRAM = Path(__file__).with_name("bake_process.py")
 UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}  # half a step at 1
 
@@ -84,11 +85,11 @@ def require_baked(base, new, parts, scales):
         assert float((got - wanted).abs().max()) <= 4 * unit * float(x.abs().max()), layer
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize("naming", world.NAMINGS)
+@pytest.mark.parametrize(
+    ("family", "naming"),
+    [*(("sd15", naming) for naming in world.NAMINGS), *(("sdxl", naming) for naming in LARGE)],
+)
 def test_every_naming_finds_every_layer(folder, target, tmp_path, family, naming):
-    if family == "sdxl" and naming not in ("kohya", "kohya, original names", "PEFT", "ComfyUI"):
-        pytest.skip("the small SD1.5 model has shown the rest of it")
     listed = some(family)
     path = world.write_lora(tmp_path / "lora.safetensors", listed, naming=naming)
     parts = world.lora(listed, naming)[1]
@@ -132,11 +133,8 @@ def test_a_projection_that_is_stored_turned_gets_the_change_turned(folder, targe
     torch.testing.assert_close(load_file(target)[key], weight + (up @ down).T)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "original"])
-@pytest.mark.parametrize("prefix", ["", world.UNET])
+@pytest.mark.parametrize(("layout", "prefix"), [("diffusers", ""), ("original", ""), ("original", world.UNET)])
 def test_a_lone_unet_keeps_its_layout(target, tmp_path, layout, prefix):
-    if layout == "diffusers" and prefix:
-        pytest.skip("there is no such file")
     listed = [layer for layer in some("sd15") if not layer.encoder]
     base = world.write_lone(tmp_path / "unet.safetensors", "sd15", layout, prefix)
     for naming in ("kohya", "kohya, original names"):
