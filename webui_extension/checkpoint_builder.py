@@ -97,23 +97,32 @@ class CheckpointBuilder:
 
         self._begin(target, build)
 
-    def bake(self, checkpoint: str, lora: str, strength: float, text_strength: float, name: str, dtype: str = AS_IT_IS) -> None:
+    def bake(
+        self,
+        checkpoint: str,
+        lora: str,
+        strength: str,
+        text_strength: str,
+        name: str,
+        dtype: str = AS_IT_IS,
+    ) -> None:
         """Starts to bake a LoRA into a checkpoint, in the background.
 
         Args:
             checkpoint: one of checkpoints().
             lora: one of loras().
-            strength: of the LoRA in the UNet.
-            text_strength: of the LoRA in the text encoders.
-            name: of the new file, without a folder.
+            strength: of the LoRA in the UNet, a number.
+            text_strength: of the LoRA in the text encoders, a number.
+            name: of the new file, without a folder; "" takes the names of both files.
             dtype: a key of BAKE_DTYPES.
         Raises: as start().
         """
         base = _chosen(self._files((CHECKPOINTS,)), "checkpoint", checkpoint)
         source = _chosen(self._files((LORAS,)), "LoRA", lora)
-        target, final = self._target(name), _precision(BAKE_DTYPES, dtype)
+        target = self._target(name.strip() or f"{base.stem}-{source.stem}")
+        options = {"strength": _number(strength), "text_strength": _number(text_strength)}
+        options["dtype"] = _precision(BAKE_DTYPES, dtype)
         start = kind_of(base).start
-        options = {"strength": float(strength), "text_strength": float(text_strength), "dtype": final}
         options["notes"] = {STARTS_AT: str(start)} if start else None
 
         def build(progress: Report) -> str:
@@ -187,6 +196,13 @@ def _chosen(files: dict[str, Path], what: str, option: str) -> Path:
     if option not in files:
         raise UnsupportedModelError(f"Choose the {what} from the list; press Look again if your file is not in it.")
     return files[option]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BuildError(f"A strength must be a number, got {text[:40]!r}; 1 is as the LoRA was made.") from error
 
 
 def _precision(dtypes: dict[str, torch.dtype | None], name: str) -> torch.dtype | None:

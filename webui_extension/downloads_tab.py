@@ -1,10 +1,10 @@
-"""The tab "Hyper-SD models": the catalogue with its downloads, and the building of a full one-step checkpoint.
+"""The tab "Hyper-SD models": the catalogue with its downloads, and the building of checkpoints.
 
 It uses only what gradio 3.41 and 4.40 both have. A row's buttons know their entry, so the page sends nothing but ticked boxes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..models.entry import Entry
 from ..models.families import FAMILIES
 from ..models.jobs import Downloads
 from . import host_models
-from .checkpoint_builder import DTYPES, SUGGESTED, CheckpointBuilder
+from .checkpoint_builder import AS_IT_IS, BAKE_DTYPES, DTYPES, SUGGESTED, CheckpointBuilder
 from .model_rows import RowAppearance, cancel, follow, press
 
 TITLE, TAB_ID = "Hyper-SD models", "hyper_sd_models"
@@ -28,6 +28,10 @@ INTRO = (
 BUILD_INTRO = (
     "The SDXL one-step UNet alone makes no picture here. This joins it with the text encoders and the VAE of your SDXL "
     "checkpoint into a new full checkpoint; both files stay as they are."
+)
+BAKE_INTRO = (
+    "Writes a new checkpoint that draws as the checkpoint with this LoRA loaded. Both files stay as they are. A baked Hyper-SD "
+    "LoRA needs its own steps, sampler and CFG as before: choose the variant merged checkpoint."
 )
 
 
@@ -140,32 +144,71 @@ def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
         with gr.Row():
             name = gr.Textbox(SUGGESTED, label="Name of the new checkpoint", max_lines=1)
             dtype = gr.Radio(list(DTYPES), value="fp16", label="Precision", info="fp16: 6.9 GB. Others only if you need them.")
+        lists = {unet: builder.unets, base: builder.bases}
+        _work(builder, page, builder.start, [unet, base, name, dtype], lists)
+
+
+def _baker(builder: CheckpointBuilder, page: gr.Blocks) -> None:
+    with gr.Accordion("Bake a LoRA into a checkpoint", open=False):
+        gr.Markdown(BAKE_INTRO)
         with gr.Row():
-            build = gr.Button("Build checkpoint", variant="primary")
-            stop = gr.Button("Cancel", variant="stop")
-            again = gr.Button("Look again")
-        said = gr.Textbox("", label="Progress", interactive=False)
+            base = gr.Dropdown([], label="Checkpoint to bake into", info="SD1.5 or SDXL.")
+            lora = gr.Dropdown([], label="LoRA to bake", info="A plain one, made for the same family.")
+        with gr.Row():
+            common = {"minimum": -2, "maximum": 2, "step": 0.05}
+            strength = gr.Slider(
+                value=1, label="Strength of the LoRA", info="As in a LoRA tag. Below 0: takes it away.", **common
+            )
+            text = gr.Slider(value=1, label="Strength in the text encoders", info="Usually the same.", **common)
+        with gr.Row():
+            name = gr.Textbox("", label="Name of the new checkpoint", info="Empty: the names of both files.", max_lines=1)
+            dtype = gr.Radio(list(BAKE_DTYPES), value=AS_IT_IS, label="Precision", info="Others only if you need them.")
+        lists = {base: builder.checkpoints, lora: builder.loras}
+        _work(builder, page, builder.bake, [base, lora, strength, text, name, dtype], lists)
+
+
+def _work(
+    builder: CheckpointBuilder,
+    page: gr.Blocks,
+    start: Callable[..., None],
+    inputs: list[Any],
+    lists: dict[Any, Callable[[], list[str]]],
+) -> None:
+    """Adds the buttons and the line of a build, and fills its lists.
+
+    Args:
+        builder: of this host.
+        page: which fills the lists when it loads.
+        start: the builder's, called with the inputs' values.
+        inputs: the components whose values it takes.
+        lists: those of them that offer files -> what returns the files.
+    """
+    with gr.Row():
+        build = gr.Button("Build checkpoint", variant="primary")
+        stop = gr.Button("Cancel", variant="stop")
+        again = gr.Button("Look again")
+    said = gr.Textbox("", label="Progress", interactive=False)
 
     async def options() -> AsyncIterator[list[Any]]:
-        lists = await asyncio.gather(asyncio.to_thread(builder.unets), asyncio.to_thread(builder.bases))
-        updates = [gr.update(choices=names, value=names[0] if names else None) for names in lists]
+        found = await asyncio.gather(*(asyncio.to_thread(names) for names in lists.values()))
+        updates = [gr.update(choices=names, value=names[0] if names else None) for names in found]
         async for text in builder.follow():
             yield [*updates, text]
-            updates = [gr.update()] * 2
+            updates = [gr.update()] * len(lists)
 
-    async def started(*chosen: str) -> AsyncIterator[str]:
+    async def started(*chosen: Any) -> AsyncIterator[str]:
         try:
-            await asyncio.to_thread(builder.start, *map(str, chosen))
+            await asyncio.to_thread(start, *map(str, chosen))
         except HyperSDError as error:
             yield str(error)
             return
         async for text in builder.follow():
             yield text
 
-    build.click(started, inputs=[unet, base, name, dtype], outputs=[said], **_live())
+    build.click(started, inputs=inputs, outputs=[said], **_live())
     stop.click(builder.cancel, **_live())
-    page.load(options, outputs=[unet, base, said], **_live())
-    again.click(options, outputs=[unet, base, said], **_live())
+    page.load(options, outputs=[*lists, said], **_live())
+    again.click(options, outputs=[*lists, said], **_live())
 
 
 def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr.Blocks, str, str]]:
@@ -173,11 +216,12 @@ def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr
 
     Args:
         downloads: of this host.
-        builder: makes full checkpoints from a lone UNet.
+        builder: makes checkpoints.
     """
     with gr.Blocks(analytics_enabled=False) as page:
         _catalogue(downloads, page)
         _builder(builder, page)
+        _baker(builder, page)
     return [(page, TITLE, TAB_ID)]
 
 

@@ -18,7 +18,7 @@ class Component:
     made: "list[Component]" = []  # noqa: RUF012 - one list for all, emptied by the fixture
 
     def __init__(self, *values, **options):
-        self.value = values[0] if values else options.get("value")
+        self.value = options.get("value", values[0] if values else None)
         self.options, self.events = options, {}
         Component.made.append(self)
 
@@ -42,7 +42,20 @@ class Component:
             self.value = update
 
 
-NAMES = ("Accordion", "Blocks", "Button", "Checkbox", "Column", "Dropdown", "HTML", "Markdown", "Radio", "Row", "Textbox")
+NAMES = (
+    "Accordion",
+    "Blocks",
+    "Button",
+    "Checkbox",
+    "Column",
+    "Dropdown",
+    "HTML",
+    "Markdown",
+    "Radio",
+    "Row",
+    "Slider",
+    "Textbox",
+)
 
 
 def modules(version: str) -> dict[str, types.ModuleType]:

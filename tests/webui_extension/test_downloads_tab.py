@@ -258,7 +258,22 @@ def test_tab_is_registered_with_the_hosts_own_downloads(tab, monkeypatch):
 def test_builder_says_in_the_tab_what_is_missing(tab, tmp_path):
     page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][1]))
-    (build,) = [button for button in of(components, "Button") if button.value == "Build checkpoint"]
+    (build, _) = [button for button in of(components, "Button") if button.value == "Build checkpoint"]
     asyncio.run(fake_gradio.fire(build.events["click"][0]))
-    (said,) = of(components, "Textbox", label="Progress")
+    (said, _) = of(components, "Textbox", label="Progress")
     assert said.value.startswith("Choose the UNet from the list")
+
+
+def test_bake_section_fills_its_lists_and_says_what_is_wrong(tab, tmp_path):
+    page, components = built(tab, tmp_path)
+    for folder, name in (("checkpoints", "base"), ("loras", "style")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.safetensors").write_bytes(b"broken")
+    asyncio.run(fake_gradio.fire(page.events["load"][2]))
+    (base,) = of(components, "Dropdown", label="Checkpoint to bake into")
+    (lora,) = of(components, "Dropdown", label="LoRA to bake")
+    assert (base.value, lora.value) == ("base.safetensors", "style.safetensors")
+    (_, build) = [button for button in of(components, "Button") if button.value == "Build checkpoint"]
+    asyncio.run(fake_gradio.fire(build.events["click"][0]))
+    (_, said) = of(components, "Textbox", label="Progress")
+    assert "base.safetensors is no safetensors file" in said.value
