@@ -27,7 +27,7 @@ def test_unknown_scorer_names_those_that_there_are():
         scorer_kind("beauty")
 
 
-@pytest.mark.parametrize("scorer_id", SCORERS.keys() - {*EMBEDDED, MY_TASTE})
+@pytest.mark.parametrize("scorer_id", sorted(SCORERS.keys() - {*EMBEDDED, MY_TASTE}))
 def test_missing_files_are_named_with_the_way_to_have_them(tmp_path, scorer_id):
     with pytest.raises(RewardError) as caught:
         load(scorer_id, tmp_path)
