@@ -1,6 +1,7 @@
 """Which file is the one-step checkpoint, which is only a UNet, and building a full one from the tab's choices."""
 
 import asyncio
+import os
 import sys
 import threading
 import types
@@ -53,6 +54,15 @@ def whole(path):
 def test_lone_unet_is_told_from_a_full_checkpoint(tmp_path):
     assert is_unet_only(lone(tmp_path / UNET))
     assert not is_unet_only(whole(tmp_path / "sdxl.safetensors"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_pipe_and_folder_with_a_checkpoints_name_are_of_no_kind_and_not_on_offer(tmp_path):
+    os.mkfifo(tmp_path / UNET)
+    (tmp_path / FULL).mkdir()
+    assert kind_of(tmp_path / UNET) == kind_of(tmp_path / FULL) == one_step.Kind()
+    builder = CheckpointBuilder(lambda kind: [tmp_path])
+    assert builder.unets() == builder.bases() == []
 
 
 def test_released_files_are_one_step_under_their_names_and_a_browsers(tmp_path):

@@ -127,7 +127,7 @@ class TeacherPairs:
             latents = load_sealed(path).get("latents")
         except CacheError:
             latents = None
-        if latents is not None and latents.shape == shape and latents.isfinite().all():
+        if latents is not None and latents.shape == shape and latents.is_floating_point() and latents.isfinite().all():
             return latents
         if path.exists():
             logger.warning("The pairs in %s are damaged or of a version without digests, and are drawn anew.", path)

@@ -1,6 +1,7 @@
 """Folders as people have them: which files are taken, and that the others are named."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ from hyper_sd.errors import TrainingError
 from hyper_sd.tests.training.data.pictures import BLUE, RED, encoded, picture, write
 from hyper_sd.training.data import files
 from hyper_sd.training.data.cache import load_pixels
-from hyper_sd.training.data.folder import folder_state, scan_folder
+from hyper_sd.training.data.folder import SPECIAL, folder_state, scan_folder
 from hyper_sd.training.data.images import ImageRules
 from PIL import Image
 
@@ -211,3 +212,17 @@ def test_state_of_a_folder_follows_names_and_what_is_read(tmp_path):
     assert len({tuple(state) for state in states}) == 5
     write(tmp_path, "notes.md", "more")
     assert list(folder_state(tmp_path)) == states[-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_pipes_and_devices_are_told_and_nobody_waits_for_them(tmp_path):
+    write(tmp_path, "a.png", picture((64, 64), RED))
+    write(tmp_path, "a.txt", "a caption")
+    names = ("pipe.png", "pipe.txt", "a.caption", "metadata.csv", "metadata.jsonl")
+    for name in names:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    found = scan_folder(tmp_path, RULES)
+    assert [item.name for item in found.items] == ["a.png"]
+    assert {remark.name for remark in found.skipped if remark.reason == SPECIAL} == {*names, "device.png"}
+    assert list(folder_state(tmp_path))

@@ -1,4 +1,5 @@
 import gzip
+import os
 import tarfile
 
 import numpy as np
@@ -210,3 +211,13 @@ def test_pattern_without_a_match_is_an_error(tmp_path):
     for pattern in (tmp_path, f"{tmp_path}/*.tar"):
         with pytest.raises(TrainingError, match=r"stands for no shard; give \.tar files, uncompressed"):
             scan_shards(pattern)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_pipe_with_a_shards_name_is_told_and_nobody_waits_for_it(tmp_path):
+    shard(tmp_path / "a.tar", samples(2))
+    os.mkfifo(tmp_path / "b.tar")
+    found = scan_shards(tmp_path, RULES)
+    assert len(found.items) == 2
+    assert [remark.name for remark in found.skipped] == ["b.tar"]
+    assert "is not a file" in found.skipped[0].reason

@@ -7,10 +7,10 @@ import torch
 from hyper_sd.tests.training.fakes import make_denoiser, make_examples
 from hyper_sd.training.config import Stage, TrainingConfig
 from hyper_sd.training.data.examples import BatchOrder, LatentExamples, seeded
+from hyper_sd.training.data.sealed import save_sealed
 from hyper_sd.training.data.teacher_latents import draw_latents
 from hyper_sd.training.data.teacher_pairs import FOLDER, ORDER_SEED, PAIR_DRAW, PAIR_SEED, TeacherPairs
 from hyper_sd.training.lora_layers import TEACHER, LoraLayers
-from safetensors.torch import save_file
 from torch import nn
 
 CONFIG = TrainingConfig(
@@ -102,22 +102,24 @@ def test_pairs_are_kept(tmp_path, monkeypatch, folder):
     assert torch.equal(first.start, again.start)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a tensor", None])
-def test_damaged_file_is_drawn_anew(tmp_path, damage):
+@pytest.mark.parametrize("damage", [b"", b"not a tensor", None, "one bit"])
+def test_damaged_file_is_drawn_anew(tmp_path, damage, caplog):
     first = make(folder=tmp_path).part(0, ALL)
     (path,) = files(tmp_path)
     whole = path.read_bytes()
-    path.write_bytes(whole[:-8] if damage is None else damage)
+    flipped = whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]
+    path.write_bytes({None: whole[:-8], "one bit": flipped}.get(damage, damage))
     again = make(folder=tmp_path).part(0, ALL)
     assert torch.equal(first.batch.latents, again.batch.latents)
     assert path.read_bytes() == whole
+    assert caplog.text.count("are drawn anew") == 1
 
 
 @pytest.mark.parametrize("values", [lambda latents: latents * math.nan, torch.Tensor.long])
 def test_file_whose_values_no_teacher_draws_is_drawn_anew(tmp_path, values):
     first = make(folder=tmp_path).part(0, ALL)
     (path,) = files(tmp_path)
-    save_file({"latents": values(first.batch.latents)}, path)
+    save_sealed(path, {"latents": values(first.batch.latents)})
     assert torch.equal(make(folder=tmp_path).part(0, ALL).batch.latents, first.batch.latents)
 
 
