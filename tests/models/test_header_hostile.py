@@ -81,7 +81,7 @@ def _library_reads(path) -> bool:
     return True
 
 
-def test_every_damaged_header_is_refused_in_one_way_or_read_by_the_library_too(tmp_path, whole):
+def test_every_damaged_header_is_refused_in_one_way_or_read_by_the_library_too(tmp_path, whole, reliability):
     rng, path, counts = random.Random(3), tmp_path / "file.safetensors", {"refused": 0, "read": 0}
     for number in range(FILES):
         path.write_bytes(_changed(rng, whole))
@@ -99,8 +99,7 @@ def test_every_damaged_header_is_refused_in_one_way_or_read_by_the_library_too(t
             continue
         counts["read"] += 1
         assert _library_reads(path), number
-    assert counts["refused"] > FILES // 2
-    assert counts["read"] > FILES // 50
+    reliability("damaged headers of model files", tried=FILES, refused=counts["refused"], right=counts["read"], wrong=0)
 
 
 def test_whole_file_is_read_by_all_that_read_headers(tmp_path, whole):

@@ -2,16 +2,18 @@
 
 import errno
 import hashlib
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hyper_sd import disk
-from hyper_sd.errors import TrainingError
+from hyper_sd.errors import TrainingError, UnsupportedModelError
+from hyper_sd.models.lora import load_lora_file
 from hyper_sd.training import export
 from hyper_sd.training.export import TrainedLora, numbered, save_trained
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 MODULE = "lora_unet_mid_block_attentions_0_proj_in"
 TENSORS = {
@@ -19,6 +21,9 @@ TENSORS = {
     f"{MODULE}.lora_up.weight": torch.ones(6, 2),
     f"{MODULE}.alpha": torch.tensor(2.0),
 }
+
+
+FLIPS = 500
 
 
 def names(folder) -> list[str]:
@@ -106,3 +111,24 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"lora_up.weight has values that are not finite.*lower learning_rate"):
         save_trained(tmp_path, "a", TENSORS | {f"{MODULE}.lora_up.weight": torch.full((6, 2), float("nan"))})
     assert names(tmp_path) == []
+
+
+def test_every_flipped_bit_in_the_data_of_a_saved_lora_is_noticed(tmp_path, reliability):
+    path, rng, refused = save_trained(tmp_path, "a", TENSORS), random.Random(9), 0
+    whole = path.read_bytes()
+    first = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(FLIPS):
+        content = bytearray(whole)
+        content[rng.randrange(first, len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        with pytest.raises(UnsupportedModelError, match=r"values that are not finite|has changed it: its data do not have"):
+            load_lora_file(path)
+        refused += 1
+    reliability("flipped bits in the data of a saved LoRA", tried=FLIPS, refused=refused, right=0, wrong=0)
+    path.write_bytes(whole)
+    assert load_lora_file(path)[1].keys() == TENSORS.keys()
+
+
+def test_hash_that_another_program_has_written_is_not_relied_on(tmp_path):
+    save_file(TENSORS, tmp_path / "a.safetensors", {"modelspec.hash_sha256": "0x00", "modelspec.title": "a"})
+    assert load_lora_file(tmp_path / "a.safetensors")[1].keys() == TENSORS.keys()
