@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from .casting import NAMES, require_finite, stored_in
 from .files import BLOCK
 from .lora_fit import Match
 from .new_file import READING, BuildError, Piece, Report, as_dtype, bytes_of, new_file, write_pieces
+from .one_step import start_note
 from .tensor_file import TensorFile, open_tensors
 
 BEFORE = "hyper_sd.before"  # in the metadata: what the base's said of an earlier build, where there was one
@@ -43,7 +44,6 @@ def bake(
     strength: float = 1.0,
     text_strength: float | None = None,
     dtype: torch.dtype | None = None,
-    notes: Mapping[str, str] | None = None,
     progress: Report | None = None,
 ) -> Baked:
     """Writes a new checkpoint in which a LoRA acts at a strength without being loaded.
@@ -58,7 +58,6 @@ def bake(
         strength: of the LoRA in the UNet, as a host applies it; 0 leaves it as it is, below 0 takes it away.
         text_strength: in the text encoders; None is as in the UNet.
         dtype: of every floating point tensor in the new file; None keeps each one's own.
-        notes: texts for its metadata, by name.
         progress: called with what goes on, the bytes done and all of them. What it raises ends it, leaves nothing behind and is
             passed on.
     Raises: UnsupportedModelError for wrong or damaged files, a LoRA of another family or kind, and one that does not fit;
@@ -80,7 +79,7 @@ def bake(
             hashes = _hashes([model, change], progress)
             for name in change.header:
                 require_finite(lora, name, change.tensor(name))
-            write_pieces(part, pieces, {**_metadata(model, change, hashes, strengths), **(notes or {})}, progress)
+            write_pieces(part, pieces, _metadata(model, change, hashes, strengths), progress)
             model.require_unchanged()
             change.require_unchanged()
     return Baked(target, plan.match, plan.note)
@@ -145,4 +144,5 @@ def _metadata(model: TensorFile, lora: TensorFile, hashes: Sequence[str], streng
     new = {f"hyper_sd.{key}": text for key, text in done.items()}
     earlier = {key: text for key, text in model.metadata.items() if key in new or key == BEFORE}
     kept = {key: text for key, text in model.metadata.items() if key not in earlier and key not in UNTRUE}
+    kept |= start_note(model.path.name, model.metadata)
     return {"format": "pt", **kept, **({BEFORE: json.dumps(earlier)} if earlier else {}), **new}

@@ -1,12 +1,12 @@
 """A full SDXL checkpoint out of a lone UNet and a base model."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from ..errors import UnsupportedModelError
 from .new_file import Report, as_dtype, cast, new_file, write_pieces
+from .one_step import start_note
 from .sdxl_unet import SDXL, UnetShape
 from .tensor_file import open_tensors
 from .unet_file import CLIP, PREFIX, VAE, UnetInfo, inspect_unet
@@ -20,7 +20,6 @@ def merge(
     target: Path,
     *,
     dtype: torch.dtype = torch.float16,
-    notes: Mapping[str, str] | None = None,
     progress: Report | None = None,
     expected: UnetShape = SDXL,
 ) -> Path:
@@ -33,7 +32,6 @@ def merge(
         unet: a file with only an SDXL UNet, under diffusers' names or the original ones.
         target: the new file, which ends in .safetensors.
         dtype: of every floating point tensor in it.
-        notes: texts for its metadata, by name.
         progress: called with what goes on, the bytes done and all of them. What it raises ends the merge, leaves nothing
             behind and is passed on.
         expected: the sizes both UNets must have.
@@ -42,13 +40,13 @@ def merge(
     """
     base, unet, target = Path(base), Path(unet), Path(target)
     lone, whole = _inspected(base, unet, expected)
-    notes = {"format": "pt", "hyper_sd.unet": unet.name, "hyper_sd.base": base.name, **(notes or {})}
     with open_tensors(unet, lone.stamp) as network, open_tensors(base, whole.stamp) as donor:
         pieces = [cast(network, tensor, dtype, PREFIX + tensor.key) for tensor in lone.tensors]
         # Other tensors, such as "v_pred", belong to the base's UNet and are left out.
         pieces += [as_dtype(donor, name, dtype) for name in whole.others if name.startswith((CLIP, VAE))]
         with new_file(target, sum(piece.size for piece in pieces)) as part:
-            write_pieces(part, pieces, notes, progress)
+            notes = {"format": "pt", "hyper_sd.unet": unet.name, "hyper_sd.base": base.name}
+            write_pieces(part, pieces, notes | start_note(unet.name, network.metadata), progress)
             network.require_unchanged()
             donor.require_unchanged()
     return target

@@ -15,7 +15,7 @@ from ..models.files import index_folders
 from ..models.jobs import listed_name
 from ..models.merge import merge
 from ..models.new_file import BuildClock, BuildError, Report
-from .one_step import STARTS_AT, Kind, kind_of
+from .one_step import Kind, kind_of
 
 POLL = 0.5  # seconds between two looks at a build
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -88,11 +88,9 @@ class CheckpointBuilder:
         files = self._files()
         lone, whole = _chosen(files, "UNet", unet), _chosen(files, "base checkpoint", base)
         target, final = self._target(name), _precision(DTYPES, dtype)
-        start = kind_of(lone).start
-        notes = {STARTS_AT: str(start)} if start else None
 
         def build(progress: Report) -> str:
-            merge(whole, lone, target, dtype=final, notes=notes, progress=progress)
+            merge(whole, lone, target, dtype=final, progress=progress)
             return ""
 
         self._begin(target, build)
@@ -122,8 +120,6 @@ class CheckpointBuilder:
         target = self._target(name.strip() or f"{base.stem}-{source.stem}")
         options = {"strength": _number(strength), "text_strength": _number(text_strength)}
         options["dtype"] = _precision(BAKE_DTYPES, dtype)
-        start = kind_of(base).start
-        options["notes"] = {STARTS_AT: str(start)} if start else None
 
         def build(progress: Report) -> str:
             baked = bake(base, source, target, progress=progress, **options)

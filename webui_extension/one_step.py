@@ -1,17 +1,15 @@
 """The one-step SDXL UNet as a checkpoint: which file it is, and which file is only a UNet, told by the head alone."""
 
 import logging
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UnsupportedModelError
-from ..models.catalog import load_catalog
 from ..models.header import read_header
+from ..models.one_step import start_of
 from ..models.unet_file import inspect_unet
-from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 
-STARTS_AT = "hyper_sd.start_timestep"  # in the metadata of a checkpoint that was built here
 _log = logging.getLogger("hyper_sd")
 
 
@@ -44,8 +42,7 @@ def kind_of(path: str | Path) -> Kind:
 def is_one_step_checkpoint(path: str | Path) -> bool:
     """Tells whether a file is the one-step SDXL UNet, alone or in a full checkpoint.
 
-    Its tensors have the names and sizes of every SDXL model, so it is known by the note in a checkpoint that was built here, or
-    by the released files' names.
+    It is known by a note or by its name; see start_of.
     """
     return kind_of(path).start is not None
 
@@ -60,20 +57,10 @@ def is_unet_only(path: str | Path) -> bool:
 def _read(path: Path, changed: int, size: int) -> Kind:
     try:
         info = inspect_unet(path)
-        note = read_header(path).get("__metadata__", {}).get(STARTS_AT, "")
+        metadata = read_header(path).get("__metadata__", {})
     except UnsupportedModelError:
         return Kind()
-    start = int(note) if note.isdecimal() and 0 < int(note) <= LAST_TIMESTEP else None
-    if start is None and path.name.lower().startswith(_released_names()):
-        start = ONE_STEP_START
-    return Kind(True, info.has_clip, info.has_vae, start)
-
-
-@cache
-def _released_names() -> tuple[str, ...]:
-    """Returns how the released files' names begin; a second download of a browser's adds " (1)" to them."""
-    entries = [entry for entry in load_catalog() if entry.settings.start_timestep == ONE_STEP_START]
-    return tuple(Path(entry.name).stem.lower() for entry in entries)
+    return Kind(True, info.has_clip, info.has_vae, start_of(path.name, metadata))
 
 
 def start_timestep(path: str | Path | None) -> int | None:

@@ -201,13 +201,13 @@ def test_metadata_keeps_the_bases_and_tells_the_sources(target, tmp_path):
     theirs |= {"modelspec.hash_sha256": "0x1", "sshs_model_hash": "2"}  # of tensors that are others now
     base = world.write_base(tmp_path / "base.safetensors", "sd15", metadata=theirs)
     path = world.write_lora(tmp_path / "lora.safetensors", some("sd15"))
-    bake(base, path, target, strength=0.75, text_strength=0.5, notes={"note": "x"})
+    bake(base, path, target, strength=0.75, text_strength=0.5)
     told = metadata_of(target)
     new = {
         "hyper_sd.base": "base.safetensors", "hyper_sd.base_sha256": sha256_of(base), "hyper_sd.lora": "lora.safetensors",
         "hyper_sd.lora_sha256": sha256_of(path), "hyper_sd.strength": "0.75", "hyper_sd.text_strength": "0.5",
     }  # fmt: skip
-    kept = {"modelspec.title": "Mine", "hyper_sd.start_timestep": "800", "format": "pt", "note": "x"}
+    kept = {"modelspec.title": "Mine", "hyper_sd.start_timestep": "800", "format": "pt"}
     assert told == kept | new
     again = target.with_name("again.safetensors")
     bake(target, path, again)

@@ -75,13 +75,14 @@ def test_both_layouts_give_a_full_checkpoint_of_the_asked_dtype(base, target, tm
     assert (info.format, info.has_clip, info.has_vae, info.dtype) == ("original", True, True, dtype)
 
 
-def test_metadata_names_both_sources_and_the_notes(base, lone, target):
-    build(base, lone, target, notes={"hyper_sd.start_timestep": "800"})
+def test_metadata_names_both_sources_and_where_one_step_starts(base, lone, target):
+    lone = lone.rename(lone.with_name("Hyper-SDXL-1step-Unet.safetensors"))
+    build(base, lone, target)
     with safe_open(target, "pt") as file:
         metadata = file.metadata()
     assert metadata == {
         "format": "pt",
-        "hyper_sd.unet": "one-step.safetensors",
+        "hyper_sd.unet": "Hyper-SDXL-1step-Unet.safetensors",
         "hyper_sd.base": "base.safetensors",
         "hyper_sd.start_timestep": "800",
     }

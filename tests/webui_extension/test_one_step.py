@@ -12,6 +12,7 @@ import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import merge as merging
 from hyper_sd.models.new_file import BuildError
+from hyper_sd.models.one_step import STARTS_AT
 from hyper_sd.models.sdxl_unet import UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE
 from hyper_sd.tests.models.synthetic_unets import unet, write
@@ -84,7 +85,7 @@ def test_name_alone_does_not_make_a_one_step_checkpoint(tmp_path):
 @pytest.mark.parametrize("note", ["", "0", "1000", "-1", "800.0", "x" * 400])
 def test_wrong_note_in_the_metadata_is_not_believed(tmp_path, note):
     path = tmp_path / "x.safetensors"
-    save_file({PREFIX + t.original: torch.zeros(t.shape) for t in TINY.tensors()}, path, {one_step.STARTS_AT: note})
+    save_file({PREFIX + t.original: torch.zeros(t.shape) for t in TINY.tensors()}, path, {STARTS_AT: note})
     assert kind_of(path) == one_step.Kind(is_sdxl=True)
 
 
