@@ -8,7 +8,7 @@ from pathlib import Path
 from ..disk import format_bytes
 from ..models.catalog import HEADINGS, load_catalog, require_acknowledged
 from ..models.entry import FOLDERS, Entry
-from ..models.files import index_folders, look
+from ..models.files import UNVERIFIED, index_folders, look
 from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS, SAFETENSORS
 from ..models.progress import Progress, State, format_duration
 from .console import StatusLine, say, share_bar
@@ -107,7 +107,9 @@ def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
     except BaseException:
         line.close("")
         raise
-    line.close(f"{entry.name}: whole and verified, {path}")
+    line.close(f"{entry.name}: {'whole and verified' if entry.sha256 else 'whole'}, {path}")
+    if not entry.sha256:
+        say(UNVERIFIED)
     return path
 
 

@@ -1,33 +1,35 @@
 """Fetches catalogue files from the hub, whole and verified, or not at all. The only part of the pack that uses the network."""
 
+import functools
 import importlib.metadata
 import logging
 import os
-import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urljoin
 
 from ..errors import DownloadError
+from .addresses import origin, require_new, shares_origin
 from .entry import Entry
+from .foreign_text import shown
 from .host_folders import SAFETENSORS
-from .hub_settings import endpoint_problem, proxy_problem, socks_problem, token_problem, token_source
+from .hub_answers import REDIRECTS, refusal, require_part, sha256_said, size_said, xet_said
+from .hub_errors import begun, explained
+from .hub_settings import HUB, endpoint_problem, token_problem, token_source
 from .progress import Progress, State
-from .remote import Busy, Remote, Sink, StartAnew
+from .remote import Remote, Sink
 from .transfer import Transfer
 
 POLL = 0.2  # seconds between two looks at a running download
 PIECE = 2**18  # bytes: a slow line's progress moves, and a broken one loses little
 XET_SILENCE = 30.0  # seconds after which plain HTTP is tried
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_HTTP_CLIENTS = {"httpcore", "httpx", "httpx2", "requests", "urllib3"}  # huggingface_hub has changed its HTTP library twice
-# Errors of these libraries that no waiting mends: an address they cannot use.
-_LASTING = {"InvalidSchema", "InvalidURL", "MissingSchema", "UnsupportedProtocol"}
+START_SHARE = 2  # an answer has so many times the client's patience with a silent line to begin, redirects included
 _log = logging.getLogger("hyper_sd")
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 def download(
@@ -92,22 +94,26 @@ def open_hub_file(entry: Entry, endpoint: str | None = None) -> Remote:
     Raises: Busy when trying again may help; DownloadError when the hub refuses.
     """
     import huggingface_hub
+    from huggingface_hub import constants
 
-    with _explained(entry):
+    with explained(entry):
+        endpoint = constants.ENDPOINT if endpoint is None else endpoint
         _require_usable(endpoint)
         url = huggingface_hub.hf_hub_url(entry.repo, entry.file, endpoint=endpoint)
-        known = huggingface_hub.get_hf_file_metadata(url)
-    sha256 = known.etag if known.etag and _SHA256.fullmatch(known.etag) else None
+        with _answer("HEAD", url, endpoint, entry) as known:
+            headers, links, where = known.response.headers, known.response.links, known.url
+        size = size_said(headers)
+        xet = _own_xet(xet_said(headers, links), endpoint)
 
     def send(sink: Sink, offset: int) -> None:
-        with _explained(entry):
-            if not _send_by_xet(known, sink, offset):
-                _send_by_http(url, sink, sink.tell())
+        with explained(entry):
+            if not (xet and size and _send_by_xet(*xet, size, sink, offset)):
+                _send_by_http(url, endpoint, entry, sink, sink.tell())
 
-    return Remote(known.size, sha256, send)
+    return Remote(size, sha256_said(headers), send, is_hub=origin(endpoint) == origin(where) == origin(HUB))
 
 
-def _require_usable(endpoint: str | None) -> None:
+def _require_usable(endpoint: str) -> None:
     """Looks at the hub's address and the person's token before the client stumbles over them.
 
     Raises: DownloadError saying what is wrong.
@@ -120,45 +126,102 @@ def _require_usable(endpoint: str | None) -> None:
         token = build_hf_headers().get("authorization", "").removeprefix("Bearer ")
     except (OSError, UnicodeError) as error:
         raise DownloadError(
-            f"The token of the hub in {source} cannot be read ({error}). Check the file's permissions, or log in anew with "
-            "`hf auth login`."
+            f"The token of the hub in {source} cannot be read ({shown(error)}). Check the file's permissions, or log in anew "
+            "with `hf auth login`."
         ) from error
-    problem = endpoint_problem(constants.ENDPOINT if endpoint is None else endpoint) or token_problem(token, source)
+    problem = endpoint_problem(endpoint) or token_problem(token, source)
     if problem:
         raise DownloadError(f"The hub was not asked: {problem}.")
 
 
-def _send_by_http(url: str, sink: Sink, offset: int) -> None:
-    """Sends over plain HTTP through the client's session, in pieces small enough that a broken line loses little.
+class _Answer(NamedTuple):
+    """The start of an answer: of the HTTP library; pieces: its body, by the size of a piece; url: that it came from."""
 
-    The client's own download keeps no partial file since its release 1, and shows nothing for 10 MB at a time.
+    response: Any
+    pieces: Callable
+    url: str
+
+
+@contextmanager
+def _answer(method: str, url: str, endpoint: str, entry: Entry, offset: int = 0) -> Iterator[_Answer]:
+    """Asks for a file, and for what is said of it, through the client's session. Nothing of a refusal's body is read.
+
+    Redirects are followed here, so that a token goes to the endpoint alone and none of them leads in a circle or elsewhere.
+
+    Raises: Busy, DownloadError.
     """
     from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers
 
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
-    with _get(get_session(), url, headers, constants.HF_HUB_DOWNLOAD_TIMEOUT) as (response, pieces):
-        hf_raise_for_status(response)
-        if offset and response.status_code != 206:
-            raise StartAnew
-        for piece in pieces(PIECE):
+    own, foreign = headers, {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    bound, visited = START_SHARE * constants.HF_HUB_DOWNLOAD_TIMEOUT, []
+    end = time.monotonic() + bound
+    while True:
+        visited.append(url)
+        sent = own if origin(url) == origin(endpoint) else foreign
+        ask = functools.partial(_open, get_session(), method, url, sent, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        response, pieces = begun(ask, end, bound)
+        try:
+            # A HEAD's own answer says it all, whether or not the file lies elsewhere.
+            if response.status_code in REDIRECTS and not (method == "HEAD" and "X-Linked-Etag" in response.headers):
+                url = urljoin(url, response.headers.get("Location", "about:blank"))
+                require_new(visited, url)
+                continue
+            if not (response.status_code in REDIRECTS or 200 <= response.status_code < 300):
+                raise refusal(entry, response.status_code, response.headers)
+            yield _Answer(response, pieces, url)
+            return
+        finally:
+            response.close()
+
+
+def _open(session: Any, method: str, url: str, headers: dict[str, str], timeout: float) -> tuple[Any, Callable]:
+    """Opens a streamed answer, whatever it is. The client's session is of httpx since its release 1, of requests before."""
+    if callable(getattr(session, "stream", None)):
+        request = session.build_request(method, url, headers=headers, timeout=timeout)
+        response = session.send(request, stream=True, follow_redirects=False)
+        return response, response.iter_bytes
+    from requests import Request
+
+    prepared = session.prepare_request(Request(method, url, headers=headers))
+    settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
+    # The session's own way would read a redirect's body to its end.
+    response = session.get_adapter(prepared.url).send(prepared, timeout=timeout, **settings)
+    return response, response.iter_content
+
+
+def _send_by_http(url: str, endpoint: str, entry: Entry, sink: Sink, offset: int) -> None:
+    """Sends over plain HTTP through the client's session, in pieces small enough that a broken line loses little.
+
+    The client's own download keeps no partial file since its release 1, and shows nothing for 10 MB at a time.
+    """
+    with _answer("GET", url, endpoint, entry, offset) as answer:
+        require_part(answer.response.status_code, answer.response.headers, offset)
+        for piece in answer.pieces(PIECE):
             sink.write(piece)
 
 
-@contextmanager
-def _get(session: Any, url: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[Any, Callable]]:
-    """Opens a streamed answer. The client's session is of httpx since its release 1, of requests before."""
-    if callable(getattr(session, "stream", None)):
-        with session.stream("GET", url, headers=headers, timeout=timeout) as response:
-            yield response, response.iter_bytes
-    else:
-        with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
-            yield response, response.iter_content
+def _own_xet(said: tuple[str, str] | None, endpoint: str) -> tuple[str, str] | None:
+    """Returns a file's hash and route of Xet where that route is the endpoint's own, since the person's token is sent there."""
+    if said and not shares_origin(said[1], endpoint):
+        _tell_foreign_xet(shown(said[1], 80), shown(endpoint))
+        return None
+    return said
 
 
-def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
+@functools.cache  # once for each address
+def _tell_foreign_xet(route: str, endpoint: str) -> None:
+    _log.warning(
+        "The hub %s names %s as its way into Xet storage. A token is not sent to another address: going over HTTP",
+        endpoint,
+        route,
+    )
+
+
+def _send_by_xet(xet_hash: str, route: str, size: int, sink: Sink, offset: int) -> bool:
     """Sends by hf_xet's stream, which can begin anywhere, and tells whether it got to the end.
 
     What goes wrong there is no reason to stop: the hub serves every file over plain HTTP as well. hf_xet checks no hash itself.
@@ -167,23 +230,20 @@ def _send_by_xet(known: Any, sink: Sink, offset: int) -> bool:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
-    data = getattr(known, "xet_file_data", None)
-    if data is None or getattr(constants, "HF_HUB_DISABLE_XET", False) or not _xet_streams():
+    if getattr(constants, "HF_HUB_DISABLE_XET", False) or not _xet_streams():
         return False
     from hf_xet import XetConfig, XetFileInfo, XetSession
 
     session = XetSession(XetConfig().with_config("client.read_timeout", timedelta(seconds=XET_SILENCE)))
     sink.stop_sender = session.sigint_abort  # the only call that wakes a silent stream, and it ends the whole session
     try:
-        group = session.new_download_stream_group(
-            token_refresh_url=data.refresh_route, token_refresh_headers=build_hf_headers()
-        )
-        for piece in group.download_stream(XetFileInfo(data.file_hash, known.size), start=offset):
+        group = session.new_download_stream_group(token_refresh_url=route, token_refresh_headers=build_hf_headers())
+        for piece in group.download_stream(XetFileInfo(xet_hash, size), start=offset):
             sink.write(piece)
     except (RuntimeError, OSError) as error:  # what hf_xet raises; a full disk is seen again by the next sender
         sink.raise_if_cancelled()
-        _log.warning("Xet did not deliver the rest of the file (%s); going on over HTTP", error)
-    return sink.tell() == known.size  # a storage that has lost the file ends the stream without a word
+        _log.warning("Xet did not deliver the rest of the file (%s); going on over HTTP", shown(error))
+    return sink.tell() == size  # a storage that has lost the file ends the stream without a word
 
 
 def _xet_streams() -> bool:
@@ -193,53 +253,3 @@ def _xet_streams() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return tuple(map(int, release[:2])) >= (1, 7)
-
-
-@contextmanager
-def _explained(entry: Entry) -> Iterator[None]:
-    """Turns the client's errors into ours, which say what to do."""
-    from huggingface_hub.utils import OfflineModeIsEnabled
-
-    try:
-        yield
-    except (DownloadError, StartAnew):
-        raise
-    except OfflineModeIsEnabled as error:
-        raise DownloadError(
-            f"{entry.name} is not here, and the hub's offline mode is on (HF_HUB_OFFLINE). Unset that variable and start the "
-            f"host again, or download the file elsewhere from {entry.page}."
-        ) from error
-    except Exception as error:
-        if getattr(error, "response", None) is not None:  # HfHubHTTPError, or what the HTTP library raised itself
-            raise _of_status(entry, error) from error
-        _refuse_lasting(error)
-        if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS or isinstance(error, ConnectionError):
-            raise Busy(f"The connection for {entry.name} broke ({type(error).__name__}: {str(error)[:200]}).") from error
-        raise
-
-
-def _refuse_lasting(error: Exception) -> None:
-    """Raises: DownloadError for what no waiting mends: a proxy or an address that cannot be used, a package that is missing."""
-    ours = type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS
-    if ours and not isinstance(error, ValueError | ImportError):  # httpx tells a wrong proxy by these
-        return
-    problem = proxy_problem(os.environ) or socks_problem(error)
-    if not problem and not ours and _LASTING & {kind.__name__ for kind in type(error).__mro__}:
-        problem = f"an address cannot be used ({error}); check HF_ENDPOINT and the proxies, and start the host again"
-    if problem:
-        raise DownloadError(f"The hub could not be asked: {problem}.") from error
-
-
-def _of_status(entry: Entry, error: Exception) -> DownloadError:
-    status = error.response.status_code
-    what = f"{entry.repo}/{entry.file}"
-    if status in _BUSY:
-        wait = error.response.headers.get("Retry-After", "")
-        return Busy(f"The hub is busy (status {status}).", float(wait) if wait.isdigit() else 0.0)
-    remedies = {
-        401: f"The hub asks who you are for {what} (status 401). Log in with `hf auth login`, or set HF_TOKEN, and try again.",
-        403: f"The hub does not let you have {what} (status 403). Open {entry.page} in a browser, accept the licence there, "
-        "and log in with `hf auth login` or set HF_TOKEN to a token of that account.",
-        404: f"The hub has no {what} (status 404): it was moved or removed. See {entry.page}, or update this pack.",
-    }
-    return DownloadError(remedies.get(status, f"The hub refuses {what} (status {status}): {error}"))

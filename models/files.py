@@ -11,12 +11,13 @@ from ..disk import open_file
 from ..errors import UnsupportedModelError
 from .content import require_content
 from .entry import Entry
+from .model_check import require_model
 from .progress import State
 
 PART = ".part"  # ends the name of a file that is incomplete, and with which the next download goes on
 BLOCK = 4 * 2**20  # bytes read at a time; larger ones do not hash faster
 NEAR = 0.05  # share by which a file may differ from a size that is only known roughly
-UNCHECKED = "It cannot be checked fully: the catalogue knows neither its exact size nor its sha256."
+UNVERIFIED = "Not verified: the catalogue has no SHA-256 to compare this file with."
 FLUSH = 64 * 2**20  # bytes after which a growing file goes to the disk, so that no long wait is left for the end
 
 _known: dict[Path, tuple[int, int, str]] = {}  # path -> size, mtime_ns, sha256: what was hashed in this process
@@ -88,7 +89,10 @@ def problem_of(path: Path, entry: Entry) -> str:
         if not may_have(entry, size):
             expected = f"about {entry.approximate_size}" if entry.size is None else entry.size
             return f"it has {size} bytes, the released file has {expected}"
-        require_content(path, entry.ending)
+        if entry.sha256:
+            require_content(path, entry.ending)
+        else:
+            require_model(path, entry)
     except UnsupportedModelError as error:
         return str(error)
     except OSError as error:
@@ -112,7 +116,7 @@ def _differs(digest: str, entry: Entry) -> str:
 def look(entry: Entry, index: Index) -> Found:
     """Returns the state of an entry's file from an index of its folders: ready, corrupt, partial or missing."""
     corrupt = None
-    note = UNCHECKED if entry.size is None and entry.sha256 is None else ""
+    note = "" if entry.sha256 else UNVERIFIED
     for path in index.get(entry.name.lower(), []):
         size = size_of(path)
         if size is None:

@@ -5,6 +5,9 @@ import string
 import sys
 from collections.abc import Mapping
 
+from .foreign_text import shown
+
+HUB = "https://huggingface.co"  # the client's own endpoint, whose word on a file counts
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 PROXY_NAMES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")  # what httpx and requests both speak
@@ -16,14 +19,7 @@ _AGAIN = "set it anew and start the host again"
 def _around(name: str, value: str) -> str:
     if value.strip(_AROUND) == value:
         return ""
-    return f"{name} has quotation marks or blanks around its value ({_shown(value)!r}); {_AGAIN}"
-
-
-def _shown(value: str) -> str:
-    """Returns an address without the name and the password in it, whatever else is wrong with it."""
-    before, at, host = value.rpartition("@")
-    scheme, separator, _ = before.rpartition("://")
-    return f"{scheme}{separator}...@{host}" if at else value
+    return f"{name} has quotation marks or blanks around its value ('{shown(value)}'); {_AGAIN}"
 
 
 def endpoint_problem(value: str) -> str:
@@ -36,7 +32,7 @@ def endpoint_problem(value: str) -> str:
     if problem or re.fullmatch(r"https?://[^\s/]\S*", value):
         return problem
     example = "https://huggingface.co, with https:// in front"
-    return f"HF_ENDPOINT must be an address such as {example}, got {_shown(value)!r}; {_AGAIN}"
+    return f"HF_ENDPOINT must be an address such as {example}, got '{shown(value)}'; {_AGAIN}"
 
 
 def token_problem(token: str, source: str) -> str:
@@ -73,7 +69,7 @@ def proxy_problem(environment: Mapping[str, str]) -> str:
         scheme, separator, _ = value.partition("://")
         if not problem and separator and scheme.lower() not in PROXY_SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in PROXY_SCHEMES)
-            problem = f"{name} must begin with one of {allowed}, got {_shown(value)!r}; {_AGAIN}"
+            problem = f"{name} must begin with one of {allowed}, got '{shown(value)}'; {_AGAIN}"
         if problem:
             return problem
     return ""

@@ -14,7 +14,7 @@ from ..errors import UnsupportedModelError
 from .casting import require_finite
 from .families import FAMILIES, title_of
 from .lora_family import family_of
-from .lora_keys import host_keys, is_text_encoder, layer_path, naming, split_key
+from .lora_keys import DOWN, host_keys, is_text_encoder, layer_path, naming, split_key
 from .lora_plan import LoraPlan, plan
 from .tensor_file import DTYPES, TensorFile, open_tensors
 
@@ -25,7 +25,6 @@ __all__ = [
 
 KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"}
 HADA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
-DOWN = ("down", "hada_w1_b")  # the parts whose second dimension is the layer's input
 
 
 class Tensor(NamedTuple):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import UnsupportedModelError
 
+DOWN = ("down", "hada_w1_b")  # the parts whose second dimension is the layer's input
+
 # <module> followed by .lora_down.weight (kohya), .lora.down.weight, _lora.down.weight or .lora_linear_layer.down.weight
 # (diffusers before PEFT), .lora_A.weight or .lora_A.<adapter>.weight (PEFT).
 _PAIR = re.compile(

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from ..errors import ChecksumMismatch, DownloadError
 from .entry import Entry
 from .files import may_have
+from .model_check import can_be_told
 
 
 class Cancelled(DownloadError):
@@ -21,11 +22,12 @@ class Busy(DownloadError):
     Args:
         message: what happened, as a sentence.
         seconds: how long to wait before the next try, 0 when the server did not say.
+        cost: how many tries it counts for, more where it has taken long already.
     """
 
-    def __init__(self, message: str, seconds: float = 0.0):
+    def __init__(self, message: str, seconds: float = 0.0, cost: int = 1):
         super().__init__(message)
-        self.seconds = seconds
+        self.seconds, self.cost = seconds, cost
 
 
 class StartAnew(Exception):
@@ -40,17 +42,20 @@ class Remote:
         size: bytes, None where the server does not say.
         sha256: 64 hex digits, None where the server does not say.
         send: writes the file from an offset on into a sink, and raises Busy, StartAnew or DownloadError.
+        is_hub: whether it is the hub itself that says so, and not a mirror, whose sha256 tells only what it means to send.
     """
 
     size: int | None
     sha256: str | None
     send: Callable[["Sink", int], None]
+    is_hub: bool = False
 
 
 def expected_of(entry: Entry, remote: Remote) -> tuple[int, str]:
     """Returns the size and the sha256 that an entry's file shall have: the catalogue's, else the server's.
 
-    Raises: ChecksumMismatch where the two differ; DownloadError where neither knows.
+    Raises: ChecksumMismatch where the two differ, and for a size far from the catalogue's; DownloadError where neither knows,
+        and where nothing could tell a mirror's file from another one.
     """
     for name, ours, theirs in (("size", entry.size, remote.size), ("sha256", entry.sha256, remote.sha256)):
         if ours is not None and theirs is not None and ours != theirs:
@@ -64,7 +69,12 @@ def expected_of(entry: Entry, remote: Remote) -> tuple[int, str]:
             f"Neither the server nor the catalogue knows the {'size' if size is None else 'sha256'} of {entry.name}, so it "
             "could not be verified; nothing was downloaded. Try without a mirror (HF_ENDPOINT)."
         )
-    if entry.sha256 is None and not may_have(entry, size):
+    if not entry.sha256 and not remote.is_hub and not (entry.approximate_size or can_be_told(entry)):
+        raise DownloadError(
+            f"The catalogue knows neither the sha256 nor the size of {entry.name}, and no header tells what it is, so what a "
+            "mirror sends could not be told from another file; nothing was downloaded. Try without the mirror (HF_ENDPOINT)."
+        )
+    if not may_have(entry, size):
         raise ChecksumMismatch(
             f"The server's {entry.name} has {size} bytes, the catalogue expects about {entry.approximate_size}; nothing was "
             "downloaded. Mend approximate_size if the entry is your own."

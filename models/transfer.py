@@ -13,13 +13,13 @@ from pathlib import Path
 import filelock
 
 from .. import disk
-from ..errors import ChecksumMismatch, DownloadError, UnsupportedModelError
-from .content import require_content
+from ..errors import ChecksumMismatch, DownloadError
 from .entry import Entry
 from .files import Index, TailHash, index_folders, look, name_aside, part_path, problem_of, remember_sha256, sha256_of, size_of
 from .host_folders import SAFETENSORS
 from .progress import Progress, State
 from .remote import Busy, Cancelled, Remote, Sink, StartAnew, expected_of
+from .verification import verify
 
 RATE_WINDOW = 5.0  # seconds over which the rate is taken
 ATTEMPTS = 6  # in a row without a byte
@@ -186,7 +186,7 @@ class Transfer:
             self.say("what an earlier download left was damaged; starting anew")
             part.write_bytes(b"")
             digest = self._receive(remote, part, size)
-        self._verify(part, digest, sha256)
+        verify(part, self.entry, digest, sha256, remote.is_hub)
         return self._move(part, sha256)
 
     def _renamed_copy(self, size: int, sha256: str) -> Path | None:
@@ -254,29 +254,13 @@ class Transfer:
             try:
                 return call()
             except Busy as busy:
-                left, done = (ATTEMPTS, self._done) if self._done > done else (left - 1, done)
-                if not left:
-                    raise
+                left, done = (ATTEMPTS, self._done) if self._done > done else (left - busy.cost, done)
+                if left <= 0:
+                    raise Busy(f"{busy} It was tried again and again; try later, what came so far is kept.") from busy
                 seconds = min(busy.seconds or 2.0 ** (ATTEMPTS - left - 1), LONGEST_WAIT)
                 self.say(f"{busy} Trying again in {seconds:.0f} s.")
                 self.pause(seconds)
                 self.say("")
-
-    def _verify(self, part: Path, digest: str, sha256: str) -> None:
-        """Removes a partial file of wrong content, since no download can mend it.
-
-        Raises: ChecksumMismatch when it is one.
-        """
-        try:
-            if digest != sha256:
-                raise ChecksumMismatch(
-                    f"{self.entry.name} arrived with sha256 {digest}, expected {sha256}: it was changed on the way, or on the "
-                    "server. It was thrown away. Try again, without a mirror (HF_ENDPOINT) or proxy if you use one."
-                )
-            require_content(part, self.entry.ending)
-        except (ChecksumMismatch, UnsupportedModelError) as error:
-            part.unlink()
-            raise error if isinstance(error, ChecksumMismatch) else ChecksumMismatch(str(error)) from error
 
     def _move(self, part: Path, sha256: str) -> Path:
         self.pause(0)

@@ -1,5 +1,6 @@
 // One entry of the panel: what it is, how it stands, and the one button that fits its state.
 import { models } from "./model_list.js";
+import { isChinese } from "./page_language.js";
 
 const STATES = {
   missing: "not downloaded",
@@ -16,6 +17,9 @@ const BUTTONS = {
   verifying: "Cancel",
   ready: "Ready",
   corrupt: "Set aside and download again",
+};
+const CHINESE = {
+  "Not verified: the catalogue has no SHA-256 to compare this file with.": "未经验证：目录里没有可与此文件比对的 SHA-256。",
 };
 const UNITS = ["B", "kB", "MB", "GB"];
 const accepted = new Set(); // ids whose licence was accepted in this page
@@ -157,7 +161,7 @@ export class ModelRow {
     this.bar.setAttribute("aria-valuenow", percent(row));
     this.bar.setAttribute("aria-valuetext", progressText(row));
     this.numbers.textContent = progressText(row);
-    this.note.textContent = row.note;
+    this.note.textContent = (isChinese() && CHINESE[row.note]) || row.note;
     this.note.hidden = !row.note;
     this.problem.textContent = problemText(row);
     this.problem.hidden = !row.problem;

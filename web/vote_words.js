@@ -1,5 +1,5 @@
 // What the tab "Hyper-SD votes" says, in the page's language.
-import { app } from "../../scripts/app.js";
+import { isChinese } from "./page_language.js";
 
 const ENGLISH = {
   title: "Hyper-SD votes",
@@ -44,6 +44,5 @@ const CHINESE = {
 
 /** Returns the words of the page's language; English where it is neither. */
 export function words() {
-  const locale = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
-  return String(locale).startsWith("zh") ? CHINESE : ENGLISH;
+  return isChinese() ? CHINESE : ENGLISH;
 }

@@ -1,5 +1,6 @@
 """`python install.py download`, as a program, against a loopback hub."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hyper_sd.demo.fetch_models import model_folders, progress_line
 from hyper_sd.models.catalog import HEADINGS, load_catalog
+from hyper_sd.models.files import UNVERIFIED
 from hyper_sd.models.progress import Progress, State
 from hyper_sd.tests.models.loopback_hub import LoopbackHub
 from hyper_sd.tests.models.world import MIB, lora_bytes
@@ -27,6 +29,15 @@ def hub(tmp_path):
         yield hub
 
 
+def with_hash(tmp_path, **changes):
+    """Writes the file's hash and other changes into its entry, and returns the catalogue's path."""
+    path = tmp_path / "catalog.json"
+    catalog = json.loads(path.read_text(encoding="utf-8"))
+    catalog["entries"][0] |= {"sha256": hashlib.sha256(lora_bytes(MIB)).hexdigest(), **changes}
+    path.write_text(json.dumps(catalog), encoding="utf-8")
+    return path
+
+
 def run(*arguments, **environment):
     command = [sys.executable, str(ROOT / "install.py"), "download", *map(str, arguments)]
     env = {**os.environ, **environment}
@@ -37,7 +48,15 @@ def test_download_puts_the_file_where_it_is_told(hub, tmp_path):
     result = run("mine", "--catalog", tmp_path / "catalog.json", "--into", tmp_path / "loras", HF_ENDPOINT=hub.endpoint)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "loras" / "mine.safetensors").read_bytes() == lora_bytes(MIB)
+    assert f"mine.safetensors: whole, {tmp_path / 'loras' / 'mine.safetensors'}\n{UNVERIFIED}" in result.stdout
+    assert "came from a mirror" in result.stderr
+
+
+def test_download_with_a_hash_is_called_verified(hub, tmp_path):
+    catalog = with_hash(tmp_path)
+    result = run("mine", "--catalog", catalog, "--into", tmp_path / "loras", HF_ENDPOINT=hub.endpoint)
     assert "mine.safetensors: whole and verified" in result.stdout
+    assert UNVERIFIED not in result.stdout + result.stderr
 
 
 def test_list_shows_every_entry_with_its_state(hub, tmp_path):
@@ -151,17 +170,15 @@ def test_download_outside_a_host_asks_for_a_folder(tmp_path):
     ("pack", "unet"), [("extensions", "webui/models/diffusion_models"), ("custom_nodes", "ComfyUI/models/diffusion_models")]
 )
 def test_lone_unet_goes_where_the_hosts_own_page_looks_for_it(hub, tmp_path, comfyui, webui, pack, unet):
-    catalog = json.loads((tmp_path / "catalog.json").read_text(encoding="utf-8"))
-    catalog["entries"][0]["kind"] = "unet"
-    (tmp_path / "catalog.json").write_text(json.dumps(catalog), encoding="utf-8")
+    catalog = with_hash(tmp_path, kind="unet")
     folder = (webui if pack == "extensions" else comfyui) / pack / "hyper-sd"
-    result = run_in(folder, "mine", "--catalog", tmp_path / "catalog.json", HF_ENDPOINT=hub.endpoint)
+    result = run_in(folder, "mine", "--catalog", catalog, HF_ENDPOINT=hub.endpoint)
     assert result.returncode == 0, result.stderr
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("mine.safetensors")] == [
         f"{unet}/mine.safetensors"
     ]
     shutil.rmtree(folder)
-    states = states_in(run_in(folder, "--list", "--catalog", tmp_path / "catalog.json"))
+    states = states_in(run_in(folder, "--list", "--catalog", catalog))
     assert {entry for entry, state in states.items() if state == "ready"} == {"mine"}
 
 

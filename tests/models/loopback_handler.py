@@ -14,6 +14,7 @@ from hyper_sd.tests.models.loopback_xet import ACCESS_TOKEN
 
 COMMIT = "5eed" * 10
 BLOCK = 1 << 20
+MOST_RAW = 1 << 28  # bytes of an answer without an end
 INVERTED = bytes(255 - value for value in range(256))
 ERRORS = {
     401: ("RepoNotFound", "Invalid username or password."),
@@ -65,7 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         has_file = path in hub.cdn_files if in_cdn else "/resolve/" in path and not hub.redirect_to_cdn
         self.fault = hub.take_fault(self.command, path, has_file and self.command == "GET")
         self.idle(self.fault.silent)
-        if self.fault.status:
+        if self.fault.raw or self.fault.endless:
+            self.send_raw()
+        elif self.fault.status:
             self.refuse(self.fault.status, self.fault.error_code)
         elif in_cdn:
             self.cdn(path)
@@ -153,12 +156,20 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.record.status = status
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
+        for name, value in ({"Content-Length": str(len(body))} | dict(headers) | dict(self.fault.headers)).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.record.sent += len(body)
             self.wfile.write(body)
+
+    def send_raw(self) -> None:
+        """Sends the fault's own bytes in place of an answer, and goes on for as long as the client listens."""
+        self.close_connection = True
+        self.wfile.write(self.fault.raw.replace(b"{cdn}", self.server.hub.cdn_endpoint.encode()))
+        while self.fault.endless and self.record.sent < MOST_RAW and not self.server.hub.closed.is_set():
+            self.record.sent += len(self.fault.endless)
+            self.wfile.write(self.fault.endless)
 
     def serve(self, stored: Any, headers: dict[str, str]) -> None:
         """Answers with a file or the range of it that is asked for."""

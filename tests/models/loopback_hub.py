@@ -31,6 +31,8 @@ class Fault:
             or nothing comes for stall seconds (math.inf: until the hub closes).
         bytes_per_second: of the body; ignore_range: 200 with the whole file; wrong_content: every bit of the file flipped.
         size_error: added to each size that is announced; plain_etag: no LFS headers, a 40-hex ETag as a plain mirror sends it.
+        headers: of the hub's usual answer, added or changed.
+        raw: bytes sent in place of any answer, with the other port's address for {cdn}; endless: bytes sent after it for ever.
     """
 
     times: int = 1
@@ -48,6 +50,9 @@ class Fault:
     wrong_content: bool = False
     size_error: int = 0
     plain_etag: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    raw: bytes = b""
+    endless: bytes = b""
 
     def matches(self, method: str, path: str, has_file: bool) -> bool:
         """Tells whether it is for this request; has_file: whether the answer would carry bytes of a file."""

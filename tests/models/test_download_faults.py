@@ -5,6 +5,7 @@ HYPER_SD_WRITE=1 writes the table anew.
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -28,6 +29,12 @@ PROGRAM = Path(__file__).with_name("download_process.py")
 BEGIN, END = "<!-- faults: written by tests/models/test_download_faults.py -->", "<!-- end of faults -->"
 HALF = {"cut_after": 6 * MIB + 12345}
 rows: dict[str, tuple[str, str, str]] = {}
+
+
+def redirect(location: str) -> bytes:
+    """Returns an answer that leads elsewhere."""
+    return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+
 
 # name -> faults of the first run, a part of what it says (None: it gets the file), whether a partial file is kept
 SERVER_FAULTS = {
@@ -54,7 +61,36 @@ SERVER_FAULTS = {
     "403, the licence was not accepted": ([Fault(times=ALWAYS, status=403)], "accept the licence there", False),
     "404, the file was moved": ([Fault(times=ALWAYS, status=404)], "was moved or removed", False),
     "429, too many requests, then let through": ([Fault(times=2, status=429, retry_after=0)], None, False),
-    "500, the server is broken": ([Fault(times=ALWAYS, status=500)], "is busy (status 500)", False),
+    "500, the server is broken": ([Fault(times=ALWAYS, status=500)], "has a fault of its own (status 500)", False),
+}
+
+SERVER_FAULTS |= {
+    "`100 Continue` without an end": (
+        [Fault(ALWAYS, endless=b"HTTP/1.1 100 Continue\r\n\r\n")],
+        "begin to answer within",
+        False,
+    ),
+    "silence in place of an answer": ([Fault(ALWAYS, silent=math.inf)], "begin to answer within", False),
+    **{
+        f"a redirect to {scheme}:": ([Fault(ALWAYS, raw=redirect(f"{scheme}{rest}"))], "which is no address", False)
+        for scheme, rest in {"file": ":///etc/passwd", "ftp": "://{cdn}/a", "data": ":,x", "gopher": "://x/_x"}.items()
+    },
+    "redirects in a circle": ([Fault(ALWAYS, raw=redirect("/again"))], "without an end", False),
+    "the connection breaks, and the rest begins elsewhere": (
+        [Fault(**HALF), Fault(ALWAYS, method="GET", headers=(("Content-Range", "bytes 7-99/100"),))],
+        "another part of the file",
+        True,
+    ),
+    "404 with a body without an end": (
+        [Fault(ALWAYS, raw=b"HTTP/1.1 404 Not Found\r\n\r\n", endless=bytes(65536))],
+        "was moved or removed",
+        False,
+    ),
+    "a way into Xet storage on another host": (
+        [Fault(ALWAYS, method="HEAD", headers=(("X-Xet-Hash", "0" * 64), ("Link", '<http://127.0.0.1:1/x>; rel="xet-auth"')))],
+        None,
+        False,
+    ),
 }
 
 
@@ -93,6 +129,11 @@ def _short(said: str) -> str:
         "thrown away": "wrong checksum, thrown away",
         "moved or removed": "moved or removed, update the pack",
         "is busy": "the server is busy, try later",
+        "fault of its own": "the server is broken, try later",
+        "begin to answer": "no answer in time, try later",
+        "which is no address": "an address that no file comes from",
+        "without an end": "redirects without an end",
+        "another part": "another part of the file than was asked for",
         "cannot go on in the middle": "the line keeps breaking, try later",
         "too full": "how much is free and needed",
         "offline mode": "offline, where to get the file",
@@ -112,6 +153,15 @@ def test_server_fault_leaves_a_whole_file_or_none(world, name):
     assert bool(world.kept) == keeps
     assert not said or world.entry.name in said or "The hub" in said
     record(name, world, said)
+
+
+def test_lying_hub_is_asked_a_few_times_at_most(world):
+    """One request for the file's size, and for what a person could wait for no more than three."""
+    for name, most in {"redirects in a circle": 3, "a redirect to file:": 1, "404 with a body without an end": 1}.items():
+        world.hub.faults[:], before = SERVER_FAULTS[name][0], len(world.hub.requests)
+        outcome(world.download)
+        assert len(world.hub.requests) - before <= most, name
+        assert sum(request.sent for request in world.hub.requests) < 8 * MIB
 
 
 def test_broken_line_goes_on_where_it_broke(world):

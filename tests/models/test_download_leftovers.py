@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hyper_sd.errors import ChecksumMismatch, DownloadError
 from hyper_sd.models import files
-from hyper_sd.models.files import UNCHECKED, Found, index_folders, look
+from hyper_sd.models.files import UNVERIFIED, Found, index_folders, look
 from hyper_sd.models.host_folders import HOST_ENDINGS
 from hyper_sd.models.progress import State
 from hyper_sd.tests.models.world import MIB, lora_bytes
@@ -148,7 +148,7 @@ def test_hash_decides_where_the_size_is_only_known_roughly(world):
 
 def test_file_that_nothing_is_known_of_is_ready_and_said_to_be_unchecked(world):
     world.entry = replace(world.entry, size=None, sha256=None)
-    assert put(world, len(world.content)).note == UNCHECKED
+    assert put(world, len(world.content)).note == UNVERIFIED
     world.target.write_bytes(world.target.read_bytes()[:-1])
     found = look(world.entry, index_folders([world.root]))
     assert (found.state, found.note) == (State.CORRUPT, "")

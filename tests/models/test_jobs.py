@@ -12,7 +12,7 @@ from hyper_sd.models import jobs
 from hyper_sd.models.catalog import Catalog
 from hyper_sd.models.download import open_hub_file
 from hyper_sd.models.entry import write_entry
-from hyper_sd.models.files import UNCHECKED
+from hyper_sd.models.files import UNVERIFIED
 from hyper_sd.models.host_folders import HOST_ENDINGS
 from hyper_sd.models.jobs import AT_ONCE, Downloads, listed_name, user_catalog
 from hyper_sd.models.progress import State
@@ -95,7 +95,7 @@ def test_ready_row_says_what_could_not_be_checked(downloads, world, tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "rough.safetensors").write_bytes(world.content)
     row = row_of(downloads, "rough")
-    assert (row.state, row.progress.note) == (State.READY, UNCHECKED)
+    assert (row.state, row.progress.note) == (State.READY, UNVERIFIED)
 
 
 def test_copy_under_an_ending_of_the_host_is_ready(world, tmp_path, transfer):

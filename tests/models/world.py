@@ -12,12 +12,13 @@ from hyper_sd.models.progress import Progress
 
 MIB = 2**20
 SIZE = 12 * MIB
+LAYER = "lora_unet_up_blocks_0_attentions_0_proj_in"  # which SDXL alone has
 
 
-def lora_bytes(size: int = SIZE, seed: int = 0) -> bytes:
+def lora_bytes(size: int = SIZE, seed: int = 0, layer: str = LAYER) -> bytes:
     """Returns a whole safetensors file of about `size` random bytes."""
     tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-    header = json.dumps({"lora_unet_x.lora_down.weight": tensor}).encode()
+    header = json.dumps({f"{layer}.lora_down.weight": tensor}).encode()
     return struct.pack("<Q", len(header)) + header + np.random.default_rng(seed).bytes(size)
 
 

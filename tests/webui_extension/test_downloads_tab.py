@@ -13,7 +13,7 @@ import pytest
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.download import open_hub_file
 from hyper_sd.models.entry import Licence, write_entry
-from hyper_sd.models.files import UNCHECKED
+from hyper_sd.models.files import UNVERIFIED
 from hyper_sd.models.jobs import Downloads, user_catalog
 from hyper_sd.models.progress import Progress, Row, State
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
@@ -156,7 +156,7 @@ def test_fixed_words_stand_in_elements_of_their_own():
 
 
 def test_ready_row_shows_what_could_not_be_checked():
-    assert f"<div>{UNCHECKED}</div>" in row_html(row(state=State.READY, note=UNCHECKED))
+    assert f"<div>{UNVERIFIED}</div>" in row_html(row(state=State.READY, note=UNVERIFIED))
 
 
 def test_lone_unet_that_is_ready_points_to_the_builder():
