@@ -36,8 +36,8 @@ OTHERS = {
 }
 REDIRECTS = (
     "file:///etc/passwd", "ftp://{cdn}/x", "data:text/plain,x", "gopher://x/", "/again", "//", "", "http://[", "https:///x",
-    "{cdn}/a", "{cdn}/b", "{cdn}", "http://me:pa55word@127.0.0.1:1/?Signature=S1GNED", "http://a\\@127.0.0.1/", "javascript:0", "\\\\x",
-    "http://x:99999/",
+    "{cdn}/a", "{cdn}/b", "{cdn}", "http://me:pa55word@127.0.0.1:1/?Signature=S1GNED", "http://a\\@127.0.0.1/", "javascript:0",
+    "\\\\x", "http://x:99999/",
 )  # fmt: skip
 NUMBERS = (
     "-1", "1e9", "nan", "", "9" * 400, "\u00b2", "7 ", "Wed, 99 Foo", "inf", "-9", "0x10", "Thu, 01 Jan 1970 00:00:00 GMT",
@@ -113,6 +113,24 @@ def is_clean(text: str) -> bool:
     return len(text) < 700 and text.isprintable() and not any(secret in text for secret in SECRETS)
 
 
+def problem(entry, path, case: Case, is_right: bool, said: list[str], requests: list) -> str:
+    """Returns what went wrong with a case, empty where nothing did."""
+    found = files.look(entry, files.index_folders([path.parent]))
+    unsaid = not found.note or not (case.is_hub or any("Not verified" in text for text in said))
+    allowed = (TRUE,) if entry.sha256 else (TRUE, OTHERS["one byte changed"])
+    is_there = path.is_file()
+    checks = {
+        f"says {said}": not all(map(is_clean, said)),
+        "sent the token elsewhere": any(SECRETS[0] in str(request.headers) for request in requests if request.server == "cdn"),
+        f"{len(requests)} requests": len(requests) > MOST_REQUESTS,
+        "the outcome and the file differ": is_there != is_right,
+        f"refused what was right: {said}": not is_there and not case.lies,
+        "took a wrong file": is_there and path.read_bytes() not in allowed,
+        "calls verified what is not": is_there and not entry.sha256 and unsaid,
+    }
+    return ", ".join(text for text, went_wrong in checks.items() if went_wrong)
+
+
 @pytest.fixture
 def lying(world, monkeypatch, caplog):
     """Runs cases: returns "right", "refused" or what went wrong."""
@@ -139,24 +157,8 @@ def lying(world, monkeypatch, caplog):
             said.append(str(error))
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        return problem(entry, root / entry.name, case, outcome) or outcome
-
-    def problem(entry, path, case: Case, outcome: str) -> str:
         said.extend(record.getMessage() for record in caplog.records if record.name == "hyper_sd")
-        found = files.look(entry, files.index_folders([path.parent]))
-        unsaid = not found.note or not (case.is_hub or any("Not verified" in text for text in said))
-        allowed = (TRUE,) if entry.sha256 else (TRUE, OTHERS["one byte changed"])
-        is_there = path.is_file()
-        checks = {
-            f"says {said}": not all(map(is_clean, said)),
-            "sent the token elsewhere": any(SECRETS[0] in str(r.headers) for r in world.hub.requests if r.server == "cdn"),
-            f"{len(world.hub.requests)} requests": len(world.hub.requests) > MOST_REQUESTS,
-            "the outcome and the file differ": is_there != (outcome == "right"),
-            f"refused what was right: {said}": not is_there and not case.lies,
-            "took a wrong file": is_there and path.read_bytes() not in allowed,
-            "calls verified what is not": is_there and not entry.sha256 and unsaid,
-        }
-        return ", ".join(text for text, went_wrong in checks.items() if went_wrong)
+        return problem(entry, root / entry.name, case, outcome == "right", said, world.hub.requests) or outcome
 
     return run
 

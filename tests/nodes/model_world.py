@@ -29,8 +29,8 @@ PATIENCE = 60.0  # seconds until a test gives up waiting
 
 
 def weights(size: int, seed: int = 0) -> bytes:
-    """Returns a safetensors file of about `size` bytes, another one for every seed."""
-    return save({"noise": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
+    """Returns a LoRA's file of about `size` bytes, another one for every seed."""
+    return save({"x.lora_down.weight": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
 
 
 def lora(seed: int = 0) -> bytes:
