@@ -8,45 +8,68 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..errors import UnsupportedModelError
 from ..models.families import FAMILIES, title_of
 from ..models.file_plan import plan_for_embedded, plan_for_file
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
+from ..models.recipe import Recipe
 from ..models.recognition import Recognition
 from ..models.sampling_plan import MAX_STEPS, starting_at
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_sigmas
+from ..samplers.timesteps import LAST_TIMESTEP, distinct_sigmas
 from . import demo_model
+from .loaded_loras import few_step_in
 from .lora_files import AUTO, add_lora, family_of, known_lora, lora_options, lora_path, read_file, released_path
+from .model_downloads import DOWNLOADS
 from .schema import CATEGORY, found_as, lasting_text, require_choice
+from .shifted_model import asked_shifted
 from .unit_noise import UnitNoiseSampler
 
 HOST_SCHEDULER = "simple"  # the host's plain scheduler, which walks a flow model's own table
-LABELS = {"auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint"}
+LABELS = {
+    "auto": AUTO, "unified": "unified", "n-step": "n-step", "cfg": "CFG-preserving", "merged": "merged checkpoint",
+    "other": "other few-step LoRA",
+}  # fmt: skip
+BY_FILE = "by the file"
+SHIFT = "timestep_shift"  # of a plan: the MODEL's patch sees to it, so the sampler must not
 
 
-def choose_plan(model: Any, steps: int, variant: str, lora_name: str) -> tuple[LoraPlan, Path | None]:
-    """Returns the plan for a MODEL and its LoRA's file, None where the checkpoint has Hyper-SD inside.
+def choose_plan(
+    model: Any, steps: int, variant: str, lora_name: str, recipe: Recipe | None = None
+) -> tuple[LoraPlan, Path | None]:
+    """Returns the plan for a MODEL and its LoRA's file, None where the checkpoint has few steps inside.
 
+    Args:
+        model: MODEL.
+        steps: model evaluations.
+        variant: one of VARIANTS.
+        lora_name: one of lora_options, or AUTO.
+        recipe: of the method that the person named, None for the file's own.
     Raises: ScheduleError, UnsupportedModelError saying what there is.
     """
     if lora_name != AUTO:
-        chosen = _plan_for_own(model, steps, variant, known_lora(lora_name))
+        chosen = _plan_for_own(model, steps, variant, known_lora(lora_name), recipe)
         return chosen, lora_path(lora_name) if chosen.file else None
-    if demo_model.is_embedded(model):
+    if recipe and variant != "merged":
+        raise UnsupportedModelError(
+            f"{recipe.method} needs its LoRA: choose the file under lora_name, or the variant {LABELS['merged']} where it is "
+            "in the checkpoint."
+        )
+    if demo_model.is_embedded(model) and not recipe:
         return plan_for_embedded(steps, variant)
-    chosen = plan(family_of(model), steps, variant)
+    chosen = plan(family_of(model), steps, variant, recipe)
     return chosen, released_path(chosen.entry_id) if chosen.file else None
 
 
-def _plan_for_own(model: Any, steps: int, variant: str, known: Recognition) -> LoraPlan:
+def _plan_for_own(model: Any, steps: int, variant: str, known: Recognition, recipe: Recipe | None) -> LoraPlan:
     """Returns the plan for a person's own file; on a family's relative it is that of a family of its kind, and says so."""
     family = family_of(model)
     if family in FAMILIES:
-        return plan_for_file(family, steps, variant, known)
+        return plan_for_file(family, steps, variant, known, recipe)
     is_flow = schedule_of(model).is_flow
     related = known.entry.family if known.entry else [key for key, other in FAMILIES.items() if other.is_flow == is_flow][-1]
-    chosen = plan_for_file(related, steps, variant, known)
+    chosen = plan_for_file(related, steps, variant, known, recipe)
     reason = f"No recipe is released for {title_of(family)}, so one of {title_of(related)} is taken. {chosen.reason}"
     own = ("its own training", "your choice", "a guess")
     return replace(chosen, reason=reason, source=chosen.source if chosen.source in own else "derived")
@@ -60,8 +83,7 @@ def schedule_of(model: Any) -> NoiseSchedule:
 def sigmas_of(model: Any, chosen: LoraPlan, denoise: float) -> torch.Tensor:
     """Returns the plan's noise levels [steps + 1], from the MODEL's own, patches included."""
     if chosen.grid != "default":
-        start = {"start_timestep": chosen.start_timestep}
-        return hyper_sd_sigmas(schedule_of(model), chosen.steps, chosen.num_segments, denoise, **start)
+        return distinct_sigmas(schedule_of(model), chosen.timesteps(denoise))
     model_sampling = model.get_model_object("model_sampling")
     whole = comfy.samplers.calculate_sigmas(model_sampling, HOST_SCHEDULER, int(chosen.steps / denoise))
     return whole[-(chosen.steps + 1) :]
@@ -73,7 +95,12 @@ def sampler_of(chosen: LoraPlan, denoise: float) -> Any:
         return comfy.samplers.sampler_object(chosen.sampler)
     is_lower = chosen.start_timestep < LAST_TIMESTEP and denoise == 1
     kind = UnitNoiseSampler if is_lower else comfy.samplers.KSAMPLER
-    return kind(sample_tcd, extra_options={"eta": chosen.eta, "num_segments": chosen.num_segments})
+    return kind(sample_tcd, extra_options={name: value for name, value in chosen.rule.items() if name != SHIFT})
+
+
+def methods() -> dict[str, Recipe]:
+    """Returns the other methods' recipes, a person's own included, by the names that people choose."""
+    return {recipe.method: recipe for recipe in DOWNLOADS.catalog()[0].recipes}
 
 
 STEPS = io.Int.Input(
@@ -88,7 +115,8 @@ VARIANT = io.Combo.Input(
     options=list(LABELS.values()),
     default=AUTO,
     tooltip="auto: the file its authors made for that many steps. unified: one file for 1 to 8 steps. n-step: a file for "
-    "exactly 2, 4 or 8. CFG-preserving: for negative prompts. merged checkpoint: Hyper-SD is in the model already.",
+    "exactly 2, 4 or 8. CFG-preserving: for negative prompts. merged checkpoint: Hyper-SD, or the method below, is in the "
+    "model already. other few-step LoRA: the one in lora_name, by its own method.",
 )
 STRENGTH = io.Float.Input(
     "strength",
@@ -152,21 +180,34 @@ class HyperSDLoraLoader(io.ComfyNode):
                 ),
                 DENOISE,
                 START,
+                io.Combo.Input(
+                    "method",
+                    options=[BY_FILE, *methods()],
+                    default=BY_FILE,
+                    optional=True,
+                    tooltip="How another few-step LoRA, or a merged checkpoint, was distilled: it sets the sampler, the "
+                    "timesteps and CFG. by the file: known files bring their own. Choose one for an unknown file or a merge.",
+                ),
             ],
             outputs=OUTPUTS,
         )
 
     @classmethod
-    def execute(cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0, start_timestep=0) -> io.NodeOutput:
+    def execute(
+        cls, model, steps, variant, strength, lora_name=AUTO, denoise=1.0, start_timestep=0, method=BY_FILE
+    ) -> io.NodeOutput:
         require_choice("variant", variant, LABELS.values())
+        require_choice("method", method, (BY_FILE, *methods()))
         key = next(key for key, label in LABELS.items() if label == variant)
-        chosen, path = choose_plan(model, steps, key, lora_name)
+        chosen, path = choose_plan(model, steps, key, lora_name, methods().get(method))
         chosen = starting_at(chosen, start_timestep)
         if path:
             patched, text = _with_lora(model, chosen, path, strength)
         else:
             unused = "" if lora_name == AUTO else f" {lora_name} is not used."
             patched, text = model, f"{chosen}{unused}"
+        text += two_at_once(model)
+        patched = asked_shifted(patched, chosen.timestep_shift)
         sigmas = sigmas_of(model, chosen, denoise)
         return io.NodeOutput(patched, sampler_of(chosen, denoise), sigmas, chosen.cfg, text, ui=lasting_text(text))
 
@@ -177,6 +218,12 @@ class HyperSDLoraLoader(io.ComfyNode):
             return ""
         path = lora_path(lora_name)
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
+
+
+def two_at_once(model: Any) -> str:
+    """Returns a sentence where a MODEL has a few-step LoRA already, which this one comes on top of; empty elsewhere."""
+    there = few_step_in(model)
+    return f" Two few-step LoRAs at once often burn the picture: {there} is in this model already; remove one." if there else ""
 
 
 def _with_lora(model: Any, chosen: LoraPlan, path: Path, strength: float) -> tuple[Any, str]:

@@ -4,7 +4,14 @@ from comfy_api.latest import io
 
 from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
-from ..samplers.timesteps import ENDS, LAST_TIMESTEP, hyper_sd_sigmas
+from ..samplers.timesteps import (
+    ENDS,
+    LAST_TIMESTEP,
+    distinct_sigmas,
+    hyper_sd_sigmas,
+    listed_timesteps,
+    read_timesteps,
+)  # fmt: skip
 from .schema import CATEGORY, found_as, require_choice, require_start
 from .unit_noise import UnitNoiseSampler
 
@@ -96,17 +103,29 @@ class HyperSDScheduler(io.ComfyNode):
                     "diffusers leaves, to compare with it.",
                 ),
                 START,
+                io.String.Input(
+                    "timesteps",
+                    default="",
+                    optional=True,
+                    tooltip="A method's own timesteps with commas between, such as 999, 749, 499, 249, each from 999 to 0 and "
+                    "lower than the one before. They replace steps, num_segments and start_timestep. Empty: not used.",
+                ),
             ],
             outputs=[io.Sigmas.Output()],
         )
 
     @classmethod
-    def execute(cls, model, steps, num_segments, denoise, end=ENDS[0], start_timestep=LAST_TIMESTEP) -> io.NodeOutput:
+    def execute(
+        cls, model, steps, num_segments, denoise, end=ENDS[0], start_timestep=LAST_TIMESTEP, timesteps=""
+    ) -> io.NodeOutput:
         require_choice("end", end, ENDS)
         require_start(start_timestep)
-        table = model.get_model_object("model_sampling").sigmas.double().cpu()
+        schedule = NoiseSchedule.from_sigmas(model.get_model_object("model_sampling").sigmas.double().cpu())
+        if timesteps.strip():
+            listed = listed_timesteps(read_timesteps(timesteps), denoise)
+            return io.NodeOutput(distinct_sigmas(schedule, listed, end == ENDS[0]))
         ends = {"end_on_zero": end == ENDS[0], "start_timestep": start_timestep}
-        return io.NodeOutput(hyper_sd_sigmas(NoiseSchedule.from_sigmas(table), steps, num_segments, denoise, **ends))
+        return io.NodeOutput(hyper_sd_sigmas(schedule, steps, num_segments, denoise, **ends))
 
 
 NODES = [HyperSDSampler, HyperSDScheduler]

@@ -125,6 +125,18 @@ def _divide_gaps(anchors: list[int], steps: int) -> list[int]:
     ]
 
 
+def read_timesteps(text: str) -> list[int]:
+    """Returns the timesteps that a person wrote, with commas, blanks or lines between.
+
+    Raises: ScheduleError for a text with anything but whole numbers.
+    """
+    words = text.replace(",", " ").split()
+    wrong = next((word for word in words if not (word.isascii() and word.isdecimal() and len(word) < 5)), None)
+    if wrong is not None:
+        raise ScheduleError(f"timesteps must be whole numbers such as 999, 749, 499, 249, got {wrong[:20]!r}.")
+    return [int(word) for word in words]
+
+
 def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int]:
     """Returns a method's own list of timesteps, cut for an image that is given.
 

@@ -1,0 +1,134 @@
+"""Other methods' LoRAs and merged checkpoints in the Hyper-SD node, on the real host: what is found, set, asked and said."""
+
+import pytest
+import torch
+from hyper_sd.errors import ScheduleError, UnsupportedModelError
+from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.recipe_plan import plan_by_recipe
+from hyper_sd.samplers.tcd import sample_tcd
+from hyper_sd.samplers.timesteps import distinct_sigmas
+
+OTHER = "other few-step LoRA"
+RECIPES = {recipe.name: recipe for recipe in load_catalog().recipes}
+SD15 = [recipe for recipe in RECIPES.values() if "sd15" in recipe.families]
+
+
+def load(pack, model, steps=4, variant="auto", **options):
+    return pack["HyperSDLoraLoader"].execute(model, steps, variant, 0.0, **options).args
+
+
+@pytest.fixture
+def conds(host):
+    return host.conditioning(1), host.conditioning(2)
+
+
+@pytest.mark.parametrize("recipe", SD15, ids=lambda recipe: recipe.name)
+def test_chosen_method_sets_sampler_timesteps_and_cfg(pack, unet, own, recipe):
+    model, sampler, sigmas, cfg, text = load(pack, unet, 4, OTHER, lora_name=own[0], method=recipe.method)
+    wanted = plan_by_recipe(recipe, "sd15", 4)
+    schedule = unet.get_model_object("model_sampling").sigmas
+    assert sigmas[:-1].tolist() == pytest.approx([float(schedule[t]) for t in wanted.timesteps()], rel=1e-6)
+    assert sampler.extra_options == {"eta": recipe.eta, "num_segments": wanted.num_segments, "to_clean": recipe.to_clean}
+    assert cfg == recipe.cfg
+    assert f"Sampled by the method that you chose. {recipe.method}: {recipe.like}-like" in text
+    assert len(model.patches) == len(own[1]) // 3
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd", "pcm-small-cfg", "flash"])
+def test_picture_equals_the_core_on_the_methods_own_timesteps(host, pack, unet, own, conds, name):
+    recipe = RECIPES[name]
+    made = load(pack, unet, 4, OTHER, lora_name=own[0], method=recipe.method)
+    found = host.custom(made[0], *conds, made[1], made[2], cfg=1.0)
+    wanted = plan_by_recipe(recipe, "sd15", 4)
+    sigmas = distinct_sigmas(_schedule(unet), wanted.timesteps())
+    by_hand = host.custom(made[0], *conds, _sampler(wanted.rule), sigmas, cfg=1.0)
+    assert torch.equal(found, by_hand)
+
+
+def _schedule(model):
+    from hyper_sd.nodes.lora import schedule_of
+
+    return schedule_of(model)
+
+
+def _sampler(rule):
+    import comfy.samplers
+
+    return comfy.samplers.KSAMPLER(sample_tcd, extra_options=rule)
+
+
+@pytest.mark.parametrize("shift", [0.25, 0.5])
+def test_shifted_model_equals_the_samplers_own_shift_and_leaves_the_shared_model(host, pack, unet, conds, shift):
+    from hyper_sd.nodes.shifted_model import asked_shifted
+
+    shared = unet.get_model_object("model_sampling")
+    rule = {"eta": 1.0, "num_segments": 1, "to_clean": True}
+    sigmas = distinct_sigmas(_schedule(unet), [999, 749, 499, 249])
+    by_model = host.custom(asked_shifted(unet, shift), *conds, _sampler(rule), sigmas, cfg=1.0)
+    by_sampler = host.custom(unet, *conds, _sampler(rule | {"timestep_shift": shift}), sigmas, cfg=1.0)
+    torch.testing.assert_close(by_model, by_sampler, rtol=0, atol=2e-4)
+    assert not torch.allclose(by_model, host.custom(unet, *conds, _sampler(rule), sigmas, cfg=1.0), atol=1e-2)
+    assert unet.get_model_object("model_sampling") is shared
+    assert type(shared).__name__ == type(shared).__name__.removeprefix("Shifted")
+    assert asked_shifted(unet, 1.0) is unet
+
+
+def test_known_file_is_followed_and_named(pack, unet, loras, worlds):
+    name = worlds.write(loras / "sub" / "LCM_LoRA_Weights_SD15.safetensors", worlds.small_lora(unet))
+    _, sampler, _, _, text = load(pack, unet, 4, lora_name=f"sub/{name}")
+    assert sampler.extra_options["to_clean"] is True
+    assert "By its name alone this is LCM: LCM-like, CFG 1 to 2." in text
+
+
+def test_file_that_nobody_knows_keeps_the_persons_settings(pack, unet, own):
+    assert load(pack, unet, 4, "unified", lora_name=own[0])[1].extra_options["to_clean"] is False
+    with pytest.raises(UnsupportedModelError, match=r"own\.safetensors does not say .* Choose its method"):
+        load(pack, unet, 4, OTHER, lora_name=own[0])
+
+
+@pytest.mark.parametrize("options", [{"method": "LCM"}, {"method": "SDXL-Lightning", "variant": "unified"}])
+def test_method_without_its_file_says_where_to_choose_it(pack, unet, options):
+    with pytest.raises(UnsupportedModelError, match="choose the file under lora_name"):
+        load(pack, unet, **options)
+
+
+def test_merged_checkpoint_takes_the_preset_of_its_method(pack, unet):
+    model, sampler, sigmas, cfg, text = load(pack, unet, 4, "merged checkpoint", method="LCM")
+    assert (model, cfg, len(sigmas)) == (unet, 1.0, 5)
+    assert sampler.extra_options == {"eta": 1.0, "num_segments": 1, "to_clean": True}
+    assert text.startswith("no LoRA (merged checkpoint), 4 steps, hyper_sd_tcd, tcd grid")
+
+
+def test_second_few_step_lora_is_noticed_and_the_picture_is_made(host, pack, unet, own, loras, worlds, conds):
+    import comfy.sd
+
+    tensors = worlds.small_lora(unet, seed=5)
+    name = worlds.write(loras / "tcd-lora-copy.safetensors", tensors)
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, tensors, 0.7, 0.0)  # as the host's own loader does
+    model, sampler, sigmas, cfg, text = load(pack, loaded, 4, "unified", lora_name=own[0])
+    assert f"Two few-step LoRAs at once often burn the picture: {name} is in this model already" in text
+    assert torch.isfinite(host.custom(model, *conds, sampler, sigmas, cfg=cfg)).all()
+    assert "Two few-step" not in load(pack, unet, 4, "unified", lora_name=own[0])[4]
+
+
+def test_style_beside_the_few_step_lora_is_not_called_one(pack, unet, own, loras, worlds):
+    import comfy.sd
+
+    tensors = worlds.small_lora(unet, seed=6)
+    worlds.write(loras / "style.safetensors", tensors)
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, tensors, 0.7, 0.0)
+    assert "Two few-step" not in load(pack, loaded, 4, "unified", lora_name=own[0])[4]
+
+
+def test_schedulers_list_takes_the_place_of_steps(pack, unet):
+    def sigmas(text, denoise=1.0, steps=7):
+        return pack["HyperSDScheduler"].execute(unet, steps, 1, denoise, timesteps=text).args[0]
+
+    table = unet.get_model_object("model_sampling").sigmas
+    listed = sigmas(" 999, 751\n499 251 ")
+    assert listed[:-1].tolist() == pytest.approx([float(table[t]) for t in (999, 751, 499, 251)], rel=1e-6)
+    assert len(sigmas("999, 751, 499, 251", 0.5)) == 5
+    assert len(sigmas("")) == 8
+    for wrong in ("999, x", "1000", "5, 999", "999, 4.5", "-1", "\u0669\u0669"):
+        with pytest.raises(ScheduleError):
+            sigmas(wrong)
