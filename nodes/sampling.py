@@ -42,6 +42,14 @@ START = io.Int.Input(
     "for one step from there, and makes a single step of others cleaner. Below 700 colours fade.",
 )
 
+TIMESTEPS = io.String.Input(
+    "timesteps",
+    default="",
+    optional=True,
+    tooltip="A method's own timesteps with commas between, such as 999, 749, 499, 249, each from 999 to 0 and lower than the "
+    "one before. They replace steps, num_segments and start_timestep. Empty: not used.",
+)
+
 
 class HyperSDSampler(io.ComfyNode):
     """SAMPLER for SamplerCustom: trajectory segmented consistency sampling."""
@@ -103,13 +111,7 @@ class HyperSDScheduler(io.ComfyNode):
                     "diffusers leaves, to compare with it.",
                 ),
                 START,
-                io.String.Input(
-                    "timesteps",
-                    default="",
-                    optional=True,
-                    tooltip="A method's own timesteps with commas between, such as 999, 749, 499, 249, each from 999 to 0 and "
-                    "lower than the one before. They replace steps, num_segments and start_timestep. Empty: not used.",
-                ),
+                TIMESTEPS,
             ],
             outputs=[io.Sigmas.Output()],
         )

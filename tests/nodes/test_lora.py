@@ -97,7 +97,8 @@ def test_an_explicit_variant_wins_over_a_known_file_and_the_text_says_so(pack, u
 @pytest.mark.parametrize("steps", [2, 4, 8])
 def test_an_unknown_files_recipe_is_called_a_guess(pack, unet, own, steps):
     model, sampler, _, cfg, text = load(pack, unet, steps, lora_name=own[0])
-    assert (sampler.extra_options, cfg) == ({"eta": 0.0, "num_segments": steps}, 1.0)  # as it was before files were recognised
+    rule = {"eta": 0.0, "num_segments": steps, "to_clean": False}  # as it was before files were recognised
+    assert (sampler.extra_options, cfg) == (rule, 1.0)
     assert len(model.patches) == len(own[1]) // 3
     assert "from the steps it is taken for an n-step LoRA. If it is of another kind, set variant. (a guess)" in text
     assert "authors" not in text
