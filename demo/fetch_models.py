@@ -11,6 +11,7 @@ from ..models.entry import FOLDERS, Entry
 from ..models.files import UNVERIFIED, index_folders, look
 from ..models.host_folders import HOST_ENDINGS, HOST_FOLDERS, SAFETENSORS
 from ..models.progress import Progress, State, format_duration
+from ..models.search import MORE, SIZE_UNKNOWN, is_found, names_its_method
 from .console import StatusLine, say, share_bar
 from .errors import DemoError
 from .host import find_comfyui
@@ -20,7 +21,9 @@ from .requirements import ROOT
 def add_download_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `download` to a parser."""
     parser.add_argument("ids", nargs="*", metavar="ID", help="what to fetch, by its id in --list")
-    parser.add_argument("--list", action="store_true", help="show every file with its id, size and state")
+    parser.add_argument(
+        "--list", action="store_true", help="show every file with its id, size and state, or those that fit the words given"
+    )
     parser.add_argument("--into", type=Path, metavar="DIR", help="the folder to put it into; default: the host's own")
     parser.add_argument("--catalog", type=Path, metavar="FILE", help="a catalog.json of your own entries")
     parser.add_argument("--accept-licence", action="store_true", help="you have read the licence of the file and accept it")
@@ -62,7 +65,8 @@ def model_folders(kind: str, into: Path | None = None, **where: Path) -> list[Pa
 def progress_line(entry: Entry, progress: Progress) -> str:
     """Returns "name [###...] 34 % of 787 MB  12 MB/s  43 s left", or what it waits for."""
     bar = share_bar(progress.bytes_done, progress.bytes_total)
-    parts = [f"{entry.name} [{bar}] {progress.percent} % of {format_bytes(progress.bytes_total)}"]
+    whole = f" of {format_bytes(progress.bytes_total)}" if progress.bytes_total else ""
+    parts = [f"{entry.name} [{bar}] {progress.percent} %{whole}"]
     if progress.state is State.VERIFYING:
         parts.append("verifying")
     elif progress.rate and progress.eta_seconds is not None:
@@ -70,18 +74,32 @@ def progress_line(entry: Entry, progress: Progress) -> str:
     return "  ".join([*parts, progress.note]).rstrip()
 
 
+def list_line(entry: Entry, state: str, note: str) -> str:
+    """Returns an entry's line of the list: its id, size, state, title, method where it is another one, and a note."""
+    size = format_bytes(entry.approximate_size) if entry.approximate_size else "?"
+    method = "" if entry.recipe is None or names_its_method(entry) else f"({entry.method})"
+    asked = "" if entry.approximate_size else SIZE_UNKNOWN
+    told = " ".join(filter(None, [entry.title, method]))
+    return "  ".join(filter(None, [f"  {entry.id:36} {size:>8}  {state:8} {told}", asked, note]))
+
+
 def list_models(entries: Iterable[Entry], into: Path | None) -> None:
-    """Writes every entry's id, size, state and title, by family; the state is "-" where there is no folder to look in."""
+    """Writes every entry's id, size, state and title, by family, other methods' files below Hyper-SD's own.
+
+    The state is "-" where there is no folder to look in.
+    """
     entries = list(entries)
     folders = {kind: model_folders(kind, into) for kind in FOLDERS.values()}
     indexes = {kind: index_folders(listed) for kind, listed in folders.items() if listed}
-    for key, title in HEADINGS.items():
-        say(f"\n{title}")
-        for entry in (entry for entry in entries if entry.family == key):
-            found = look(entry, indexes[entry.folder]) if entry.folder in indexes else None
-            state, note = (found.state.value, found.note) if found else ("-", "")
-            said = f"  {entry.id:36} {format_bytes(entry.approximate_size):>8}  {state:8} {entry.title}  {note}"
-            say(said.rstrip())
+    for key, heading in HEADINGS.items():
+        listed = [entry for entry in entries if entry.family == key]
+        own, others = ([e for e in listed if (e.recipe is None) is is_own] for is_own in (True, False))
+        for title, group in ((heading, own), (f"{heading}, {MORE}", others)):
+            if group:
+                say(f"\n{title}")
+            for entry in group:
+                found = look(entry, indexes[entry.folder]) if entry.folder in indexes else None
+                say(list_line(entry, *((found.state.value, found.note) if found else ("-", ""))))
 
 
 def fetch(entry: Entry, into: Path | None, set_aside: bool) -> Path:
@@ -120,7 +138,11 @@ def run_download(options: argparse.Namespace) -> int:
     """
     catalog = load_catalog(options.catalog)
     if options.list:
-        list_models(catalog, options.into)
+        asked = " ".join(options.ids)
+        found = [entry for entry in catalog if is_found(entry, asked)]
+        if not found:
+            raise DemoError(f"Nothing found for {asked!r}. Try fewer words, such as: download --list lightning 4")
+        list_models(found, options.into)
         return 0
     if not options.ids:
         raise DemoError("Say what to download, by its id: python install.py download --list shows them.")

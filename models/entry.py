@@ -121,8 +121,8 @@ class Entry:
 
     @property
     def method(self) -> str:
-        """The name of the method that the file was distilled by, for people."""
-        return self.recipe.method if self.recipe else HYPER_SD
+        """The name of the method that the file was distilled by, for people; empty for a scorer's file."""
+        return self.recipe.method if self.recipe else "" if self.is_reward else HYPER_SD
 
     @property
     def name(self) -> str:

@@ -46,7 +46,8 @@ class Progress:
 
     def amounts(self) -> list[str]:
         """Returns what is known in words: "120 MB of 269 MB", then "11 MB/s" and "14 s left" where they are known."""
-        words = [f"{format_bytes(self.bytes_done)} of {format_bytes(self.bytes_total)}"]
+        whole = f" of {format_bytes(self.bytes_total)}" if self.bytes_total else ""
+        words = [f"{format_bytes(self.bytes_done)}{whole}"] if self.bytes_total or self.bytes_done else []
         if self.rate:
             words.append(f"{format_bytes(self.rate)}/s")
         if self.eta_seconds is not None and self.bytes_done < self.bytes_total:
@@ -93,6 +94,8 @@ class Row:
             "title": entry.title,
             "family": entry.family,
             "kind": entry.kind,
+            "method": entry.method,
+            "steps": list(entry.step_range),
             "size": entry.approximate_size,
             "licence": {"title": licence.title, "url": licence.url, "acknowledge": licence.acknowledge},
             "page": entry.page,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..errors import CatalogError, ScheduleError
-from ..samplers.timesteps import LAST_TIMESTEP, listed_timesteps
+from ..errors import CatalogError
 from .families import FAMILIES
 from .fields import choice, number, text
 
+LAST_TIMESTEP = 999  # as samplers.timesteps has it, which needs torch; the list of downloads is read without it
 PER_STEP = "steps"  # in place of a number of segments: as many as there are steps
 # Where a number comes from. "own code": seen in the method's own code or on its model card. "field practice": what artists
 # found. "derived": it follows from how the method was trained or sampled; nobody has published it for this sampler.
@@ -162,10 +162,13 @@ def _by_steps(raw: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
 def _lists(raw: Any) -> tuple[tuple[int, tuple[int, ...]], ...]:
     lists = []
     for steps, timesteps in _by_steps({"timesteps": raw}, "timesteps"):
-        try:
-            listed = listed_timesteps(timesteps if isinstance(timesteps, list) else [])
-        except ScheduleError as error:
-            raise CatalogError(f"timesteps for {steps} steps: {error}") from error
+        listed = timesteps if isinstance(timesteps, list) else []
+        falls = all(type(t) is int for t in listed) and listed == sorted(set(listed), reverse=True)
+        if not listed or not falls or not 0 <= listed[-1] <= listed[0] <= LAST_TIMESTEP:
+            raise CatalogError(
+                f"timesteps for {steps} steps must be whole numbers from {LAST_TIMESTEP} down to 0, each lower than the one "
+                f"before, such as [999, 749, 499, 249], got {timesteps!r}"
+            )
         if len(listed) != int(steps):
             raise CatalogError(f"timesteps for {steps} steps must be so many, got {len(listed)}")
         lists.append((int(steps), tuple(listed)))

@@ -71,9 +71,10 @@ def said() -> set[str]:
     return {text for text in texts if text not in SAME | {"Hyper-SD"}}
 
 
-def test_models_page_says_not_verified_in_both_languages():
-    page = (ROOT / "web" / "model_row.js").read_text(encoding="utf-8")
-    assert f'"{UNVERIFIED}": "{read(WEBUI)[UNVERIFIED]}"' in page
+def test_models_page_says_what_the_server_sends_in_both_languages():
+    page, webui = (ROOT / "web" / "model_words.js").read_text(encoding="utf-8"), read(WEBUI)
+    for sent in (UNVERIFIED, HEADINGS[ANY_FAMILY]):
+        assert f'"{sent}": "{webui[sent]}"' in page
 
 
 def test_webui_page_is_translated_whole(said):

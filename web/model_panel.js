@@ -1,6 +1,8 @@
 // The sidebar panel "Hyper-SD models": every entry of the catalogue, by family, the scorers' files last.
+import { ModelGroup } from "./model_group.js";
 import { models } from "./model_list.js";
-import { ModelRow, make } from "./model_row.js";
+import { make } from "./model_row.js";
+import { words } from "./model_words.js";
 
 const STYLE = new URL("model_panel.css", import.meta.url).href;
 
@@ -18,20 +20,21 @@ function groups(rows) {
 
 export class ModelPanel {
   #listening = new AbortController();
-  #rows = new Map();
-  #counts = new Map();
+  #groups = new Map();
   #shape = ""; // what the rows are made of, apart from how they stand
 
   constructor() {
     addStyle();
-    this.element = make("section", "hyper-sd-panel", "", { "aria-label": "Hyper-SD models" });
+    this.words = words();
+    this.element = make("section", "hyper-sd-panel", "", { "aria-label": this.words.title });
     this.list = make("div", "hyper-sd-list");
     this.notice = make("p", "hyper-sd-notice", "", { role: "alert" });
+    this.nothing = make("p", "hyper-sd-nothing");
     this.voice = make("div", "hyper-sd-voice", "", { role: "status", "aria-live": "polite" });
-    this.element.append(this.#head(), this.notice, this.list, this.voice);
+    this.element.append(this.#head(), this.#search(), this.notice, this.nothing, this.list, this.voice);
     const { signal } = this.#listening;
     models.addEventListener("list", () => this.#build(), { signal });
-    models.addEventListener("row", ({ detail }) => this.#update(detail), { signal });
+    models.addEventListener("row", ({ detail }) => this.#groups.get(detail.family)?.update(detail), { signal });
     this.#build();
   }
 
@@ -42,54 +45,49 @@ export class ModelPanel {
 
   #head() {
     const head = make("header", "hyper-sd-bar-head");
-    const label = "Look again";
+    const label = this.words.again;
     const again = make("button", "hyper-sd-icon pi pi-refresh", "", { type: "button", title: label, "aria-label": label });
     again.addEventListener("click", () => models.load());
-    head.append(make("h2", "", "Hyper-SD models"), again);
+    head.append(make("h2", "", this.words.title), again);
     return head;
+  }
+
+  #search() {
+    const { search: label, example } = this.words;
+    const attributes = { type: "search", placeholder: example, "aria-label": label, title: label, spellcheck: "false" };
+    this.field = make("input", "hyper-sd-search", "", attributes);
+    this.field.addEventListener("input", () => this.#say(this.#filter()));
+    return this.field;
   }
 
   /** Shows the list; rows that are there already are kept, with what a person was doing in them. */
   #build() {
-    const own = models.problem && `Your own catalogue file is left out: ${models.problem}`;
+    const own = models.problem && `${this.words.ownCatalogue} ${models.problem}`;
     this.notice.textContent = models.failure || own || "";
     this.notice.hidden = !this.notice.textContent;
-    const lasting = ({ id, title, family, size, licence }) => [id, title, family, size, licence];
+    const lasting = ({ id, title, family, method, size, licence }) => [id, title, family, method, size, licence];
     const shape = JSON.stringify([...models.rows.values()].map(lasting));
     if (shape === this.#shape) {
-      models.rows.forEach((row) => this.#update(row));
+      models.rows.forEach((row) => this.#groups.get(row.family).update(row));
       return;
     }
     this.#shape = shape;
-    this.#rows.clear();
-    this.list.replaceChildren(...groups(models.rows.values()).map(([family, rows]) => this.#group(family, rows)));
+    const say = (sentence) => this.#say(sentence);
+    this.#groups = new Map(groups(models.rows.values()).map(([key, rows]) => [key, new ModelGroup(key, rows, say)]));
+    this.list.replaceChildren(...[...this.#groups.values()].map((group) => group.element));
+    this.#filter();
   }
 
-  #group(family, rows) {
-    const title = models.families[family] ?? family;
-    const section = make("section", "hyper-sd-group", "", { "aria-label": title });
-    const heading = make("h3", "", title);
-    this.#counts.set(family, heading.appendChild(make("span", "hyper-sd-count")));
-    const list = make("ul", "");
-    for (const row of rows) {
-      const shown = new ModelRow(row, title, (sentence) => (this.voice.textContent = sentence));
-      shown.element.dataset.id = row.id;
-      this.#rows.set(row.id, shown);
-      list.append(shown.element);
-    }
-    section.append(heading, list);
-    this.#count(family);
-    return section;
+  #say(sentence) {
+    this.voice.textContent = sentence;
   }
 
-  #update(row) {
-    this.#rows.get(row.id)?.update(row);
-    this.#count(row.family);
-  }
-
-  #count(family) {
-    const rows = [...models.rows.values()].filter((row) => row.family === family);
-    const ready = rows.filter((row) => row.state === "ready").length;
-    this.#counts.get(family).textContent = `${ready} of ${rows.length} ready`;
+  /** Shows what fits the words in the field, and returns what was found, in words. */
+  #filter() {
+    const asked = this.field.value.trim();
+    const count = [...this.#groups.values()].reduce((sum, group) => sum + group.filter(asked), 0);
+    this.nothing.textContent = asked && !count ? this.words.nothing(asked) : "";
+    this.nothing.hidden = !this.nothing.textContent;
+    return this.nothing.textContent || this.words.found(count);
   }
 }

@@ -1,28 +1,13 @@
 // One entry of the panel: what it is, how it stands, and the one button that fits its state.
 import { models } from "./model_list.js";
-import { isChinese } from "./page_language.js";
+import { words } from "./model_words.js";
 
-const STATES = {
-  missing: "not downloaded",
-  partial: "partly here",
-  downloading: "downloading",
-  verifying: "checking",
-  ready: "ready",
-  corrupt: "damaged",
-};
-const BUTTONS = {
-  missing: "Download",
-  partial: "Resume",
-  downloading: "Cancel",
-  verifying: "Cancel",
-  ready: "Ready",
-  corrupt: "Set aside and download again",
-};
-const CHINESE = {
-  "Not verified: the catalogue has no SHA-256 to compare this file with.": "未经验证：目录里没有可与此文件比对的 SHA-256。",
-};
+const HYPER_SD = "Hyper-SD";
 const UNITS = ["B", "kB", "MB", "GB"];
 const accepted = new Set(); // ids whose licence was accepted in this page
+
+/** Tells whether a row's file was distilled by another few-step method. */
+export const isOther = ({ method }) => method !== "" && method !== HYPER_SD;
 
 export function make(tag, className, text = "", attributes = {}) {
   const element = Object.assign(document.createElement(tag), { className, textContent: text });
@@ -54,9 +39,12 @@ function percent(row) {
 function progressText(row) {
   const parts = [`${percent(row)} %`];
   if (row.state === "downloading") {
-    parts.push(`${formatBytes(row.bytes_done)} of ${formatBytes(row.bytes_total)}`);
+    const [done, whole] = [row.bytes_done, row.bytes_total].map(formatBytes);
+    if (row.bytes_total || row.bytes_done) parts.push(row.bytes_total ? words().of(done, whole) : done);
     if (row.rate) parts.push(`${formatBytes(row.rate)}/s`);
-    if (row.eta_seconds != null && row.bytes_done < row.bytes_total) parts.push(`${formatDuration(row.eta_seconds)} left`);
+    if (row.eta_seconds != null && row.bytes_done < row.bytes_total) {
+      parts.push(words().left(formatDuration(row.eta_seconds)));
+    }
   }
   return parts.join(" · ");
 }
@@ -64,7 +52,7 @@ function progressText(row) {
 /** Returns what is wrong and what to do; the look at the folders tells only what is wrong. */
 function problemText({ state, problem }) {
   if (state !== "corrupt" || problem.endsWith(".")) return problem;
-  return `The file in your folder cannot be used: ${problem}. It will be renamed, not deleted.`;
+  return words().damaged(problem);
 }
 
 function link(text, url, label) {
@@ -76,6 +64,7 @@ export class ModelRow {
   constructor(row, family, announce) {
     this.row = row;
     this.announce = announce;
+    this.words = words();
     const name = row.title.startsWith(`${family}, `) ? row.title.slice(family.length + 2) : row.title;
     this.name = name.charAt(0).toUpperCase() + name.slice(1);
     this.element = make("li", "hyper-sd-model");
@@ -93,10 +82,12 @@ export class ModelRow {
   }
 
   #head() {
-    const { licence, models: file, size } = this.row;
+    const { licence, method, models: file, size } = this.row;
     const facts = make("div", "hyper-sd-facts");
-    facts.append(make("span", "", size ? formatBytes(size) : "size unknown"), this.state);
-    facts.append(link("licence", licence.url, licence.title));
+    facts.append(make("span", "", size ? formatBytes(size) : this.words.sizeUnknown), this.state);
+    facts.append(link(this.words.licence, licence.url, licence.title));
+    const isNamed = method.split(/[ ,]+/).every((word) => this.row.title.includes(word));
+    if (isOther(this.row) && !isNamed) facts.prepend(make("span", "", method));
     const head = make("div", "hyper-sd-head");
     head.append(make("div", "hyper-sd-title", this.name, { title: `${file.directory}: ${file.name}` }), this.button, facts);
     return head;
@@ -105,15 +96,15 @@ export class ModelRow {
   /** Returns the step between button and download for files whose licence has to be accepted. */
   #question() {
     const { licence } = this.row;
-    this.question = make("div", "hyper-sd-question", "", { role: "group", "aria-label": "Licence" });
-    this.licence = link("Read the licence", licence.url, licence.title);
-    const yes = make("button", "hyper-sd-button hyper-sd-main", "Accept and download", { type: "button" });
+    this.question = make("div", "hyper-sd-question", "", { role: "group", "aria-label": this.words.licenceGroup });
+    this.licence = link(this.words.read, licence.url, licence.title);
+    const yes = make("button", "hyper-sd-button hyper-sd-main", this.words.accept, { type: "button" });
     yes.addEventListener("click", () => {
       accepted.add(this.row.id);
       this.#ask(false);
       this.#start();
     });
-    const no = make("button", "hyper-sd-button", "Not now", { type: "button" });
+    const no = make("button", "hyper-sd-button", this.words.notNow, { type: "button" });
     no.addEventListener("click", () => this.#ask(false));
     const buttons = make("div", "hyper-sd-buttons");
     buttons.append(yes, no);
@@ -133,7 +124,7 @@ export class ModelRow {
     const { id, state, licence } = this.row;
     if (state === "downloading" || state === "verifying") {
       this.button.disabled = true; // until the host says that it has ended
-      this.button.textContent = "Stopping";
+      this.button.textContent = this.words.stopping;
       models.cancel(id);
     } else if (licence.acknowledge && !accepted.has(id)) {
       this.#ask(true);
@@ -153,7 +144,7 @@ export class ModelRow {
     this.row = row;
     const busy = row.state === "downloading" || row.state === "verifying";
     this.element.dataset.state = row.state;
-    this.state.textContent = STATES[row.state];
+    this.state.textContent = this.words.states[row.state];
     this.state.title = row.file;
     this.#updateButton(changed);
     this.bar.hidden = this.numbers.hidden = !busy && row.state !== "partial";
@@ -161,18 +152,18 @@ export class ModelRow {
     this.bar.setAttribute("aria-valuenow", percent(row));
     this.bar.setAttribute("aria-valuetext", progressText(row));
     this.numbers.textContent = progressText(row);
-    this.note.textContent = (isChinese() && CHINESE[row.note]) || row.note;
+    this.note.textContent = this.words.sent[row.note] ?? row.note;
     this.note.hidden = !row.note;
     this.problem.textContent = problemText(row);
     this.problem.hidden = !row.problem;
-    if (changed) this.announce([this.row.title, STATES[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
+    if (changed) this.announce([this.row.title, this.words.states[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
   }
 
   #updateButton(changed) {
     const { state, title } = this.row;
     if (!changed && this.button.textContent) return; // what was pressed stays pressed
-    this.button.textContent = BUTTONS[state];
+    this.button.textContent = this.words.buttons[state];
     this.button.disabled = state === "ready";
-    this.button.setAttribute("aria-label", `${BUTTONS[state]}: ${title}`);
+    this.button.setAttribute("aria-label", `${this.words.buttons[state]}: ${title}`);
   }
 }

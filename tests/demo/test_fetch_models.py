@@ -13,6 +13,7 @@ from hyper_sd.demo.fetch_models import model_folders, progress_line
 from hyper_sd.models.catalog import HEADINGS, load_catalog
 from hyper_sd.models.files import UNVERIFIED
 from hyper_sd.models.progress import Progress, State
+from hyper_sd.models.search import MORE, SIZE_UNKNOWN
 from hyper_sd.tests.models.loopback_hub import LoopbackHub
 from hyper_sd.tests.models.world import MIB, lora_bytes
 
@@ -63,8 +64,8 @@ def test_list_shows_every_entry_with_its_state(hub, tmp_path):
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras" / "mine.safetensors").write_bytes(lora_bytes(MIB))
     lines = run("--list", "--catalog", tmp_path / "catalog.json", "--into", tmp_path / "loras").stdout.splitlines()
-    states = {line.split()[0]: line.split()[3] for line in lines if line.startswith("  ")}
-    assert len(states) == 28
+    states = columns_of(lines)
+    assert len(states) == len(load_catalog()) + 1
     assert {name for name, state in states.items() if state == "ready"} == {"mine"}
     assert set(states.values()) == {"ready", "missing"}
 
@@ -151,13 +152,38 @@ def run_in(folder, *arguments, **environment):
 def states_in(result):
     """Returns the state column of a list by id."""
     assert result.returncode == 0, result.stderr
-    return {line.split()[0]: line.split()[3] for line in result.stdout.splitlines() if line.startswith("  ")}
+    return columns_of(result.stdout.splitlines())
+
+
+def columns_of(lines):
+    """Returns the state column by id."""
+    return {line[2:38].strip(): line[49:57].strip() for line in lines if line.startswith("  ")}
+
+
+def headings_of(result):
+    """Returns what stands over the groups of a list."""
+    return [line for line in result.stdout.splitlines() if line and not line.startswith(" ")]
+
+
+def test_list_shows_other_methods_below_the_own_files_and_no_size_of_nothing(tmp_path):
+    result = run("--list", "--into", tmp_path)
+    assert headings_of(result)[:4] == ["SD1.5", f"SD1.5, {MORE}", "SDXL", f"SDXL, {MORE}"]
+    assert " 0 B" not in result.stdout
+    (tcd,) = [line for line in result.stdout.splitlines() if "tcd-sd15-lora" in line]
+    assert tcd.endswith(SIZE_UNKNOWN)
+
+
+def test_list_is_searched_by_the_words_after_it(tmp_path):
+    assert list(states_in(run("--list", "lightning", "4", "--into", tmp_path))) == ["sdxl-lightning-4step-lora"]
+    result = run("--list", "zebra", "--into", tmp_path)
+    assert result.returncode == 1
+    assert "Nothing found for 'zebra'" in result.stderr
 
 
 def test_list_outside_a_host_shows_everything_without_a_state(tmp_path):
     result = run_in(tmp_path / "pack", "--list")
     assert states_in(result) == dict.fromkeys((entry.id for entry in load_catalog()), "-")
-    assert [line for line in result.stdout.splitlines() if line and line[0] != " "] == [*HEADINGS.values()]
+    assert [heading for heading in headings_of(result) if MORE not in heading] == [*HEADINGS.values()]
 
 
 def test_download_outside_a_host_asks_for_a_folder(tmp_path):

@@ -12,6 +12,8 @@ KNOWN = {  # what a page is told of every row, whatever its state
     "title": ENTRY.title,
     "family": "sdxl",
     "kind": "n-step",
+    "method": "Hyper-SD",
+    "steps": [8, 8],
     "size": ENTRY.approximate_size,
     "licence": {"title": ENTRY.licence.title, "url": ENTRY.licence.url, "acknowledge": False},
     "page": "https://huggingface.co/ByteDance/Hyper-SD/blob/main/Hyper-SDXL-8steps-lora.safetensors",
@@ -37,7 +39,7 @@ def test_row_in_json_has_the_keys_and_values_that_pages_read(state):
 def test_row_of_which_little_is_known_has_every_key_too(state):
     told = Row(ENTRY, Progress(state)).to_json()
     assert list(told) == KEYS
-    assert [told[key] for key in KEYS[8:]] == [state.name.lower(), 0, 0, None, None, "", "", ""]
+    assert [told[key] for key in KEYS[10:]] == [state.name.lower(), 0, 0, None, None, "", "", ""]
 
 
 def test_only_downloading_and_verifying_are_busy():
@@ -55,6 +57,8 @@ def test_amounts_leave_out_what_is_not_known():
     assert Progress(State.DOWNLOADING, 120_000_000, 269_000_000).amounts() == ["120 MB of 269 MB"]
     known = Progress(State.DOWNLOADING, 120_000_000, 269_000_000, 11e6, 13.6)
     assert known.amounts() == ["120 MB of 269 MB", "11 MB/s", "14 s left"]
+    assert Progress(State.DOWNLOADING, 120_000_000).amounts() == ["120 MB"]
+    assert Progress(State.DOWNLOADING).amounts() == []
     assert Progress(State.VERIFYING, 9, 9, 3.0, 0.0).amounts() == ["9 B of 9 B", "3 B/s"]
 
 

@@ -136,7 +136,7 @@ def test_progress_text_tells_size_rate_and_time():
     busy = row(state=State.DOWNLOADING, bytes_done=120_000_000, rate=11e6, eta_seconds=13.6)
     assert progress_text(busy) == "44 % · 120 MB of 269 MB · 11 MB/s · 14 s left"
     assert progress_text(row(state=State.VERIFYING, bytes_done=1, bytes_total=2)) == "50 %"
-    assert progress_text(row(state=State.DOWNLOADING, bytes_total=0)) == "0 % · 0 B of 0 B"
+    assert progress_text(row(state=State.DOWNLOADING, bytes_total=0)) == "0 %"
 
 
 def test_every_text_from_outside_is_escaped():
