@@ -10,6 +10,7 @@ import pytest
 from hyper_sd.models.catalog import HEADINGS, load_catalog
 from hyper_sd.models.entry import ANY_FAMILY
 from hyper_sd.models.files import UNVERIFIED
+from hyper_sd.models.search import MORE, SIZE_UNKNOWN
 from hyper_sd.webui_extension.checkpoint_builder import AS_IT_IS
 from hyper_sd.webui_extension.model_rows import BUTTONS, STATES, UNET_HINT
 from hyper_sd.webui_extension.settings_table import TABLE
@@ -67,7 +68,7 @@ def said() -> set[str]:
             texts.add(f"I have read and accept: {entry.licence.title}")
     for path in (ROOT / "webui_extension").glob("*.py"):
         texts.update(spoken(ast.parse(path.read_text(encoding="utf-8"))))
-    texts |= {HEADINGS[ANY_FAMILY], UNET_HINT, AS_IT_IS, UNVERIFIED, "Hyper-SD models", "licence", "size unknown"}
+    texts |= {HEADINGS[ANY_FAMILY], UNET_HINT, AS_IT_IS, UNVERIFIED, "Hyper-SD models", "licence", MORE, SIZE_UNKNOWN}
     return {text for text in texts if text not in SAME | {"Hyper-SD"}}
 
 

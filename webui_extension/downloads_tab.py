@@ -16,6 +16,7 @@ from ..models.catalog import HEADINGS
 from ..models.entry import Entry
 from ..models.families import FAMILIES
 from ..models.jobs import Downloads
+from ..models.search import MORE, is_found
 from . import host_models
 from .checkpoint_builder import AS_IT_IS, BAKE_DTYPES, DTYPES, SUGGESTED, CheckpointBuilder
 from .model_rows import RowAppearance, cancel, follow, press
@@ -25,6 +26,7 @@ INTRO = (
     "Files go into this WebUI's own folders and are checked byte by byte. One that was stopped goes on where it stopped. "
     "Afterwards press the refresh button beside the list of checkpoints or LoRAs."
 )
+NOTHING = "Nothing found. Try fewer words, such as: lightning 4"
 BUILD_INTRO = (
     "The SDXL one-step UNet alone makes no picture here. This joins it with the text encoders and the VAE of your SDXL "
     "checkpoint into a new full checkpoint; both files stay as they are."
@@ -48,6 +50,7 @@ class RowView:
 
     Args:
         entry: of the catalogue.
+        row: around all of them.
         html: what is known of it.
         start: the button that starts its download.
         cancel: the button that stops it.
@@ -56,6 +59,7 @@ class RowView:
     """
 
     entry: Entry
+    row: gr.Row
     html: gr.HTML
     start: gr.Button
     cancel: gr.Button
@@ -97,7 +101,7 @@ class RowView:
 
 
 def _row(entry: Entry) -> RowView:
-    with gr.Row(elem_id=f"hyper_sd_model_{entry.id}"):
+    with gr.Row(elem_id=f"hyper_sd_model_{entry.id}") as row:
         with gr.Column(scale=6):
             html = gr.HTML()
             accept = None
@@ -107,7 +111,57 @@ def _row(entry: Entry) -> RowView:
         with gr.Column(scale=1, min_width=160):
             start = gr.Button("Download")
             stop = gr.Button("Cancel", variant="stop", visible=False)
-    return RowView(entry, html, start, stop, aside, accept)
+    return RowView(entry, row, html, start, stop, aside, accept)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the list that can be folded.
+
+    Args:
+        accordion: that folds it.
+        is_open: whether it is open where nothing is searched.
+        views: its own rows.
+        around: the rows by which it is shown or hidden: its own, and those of the part within it.
+    """
+
+    accordion: gr.Accordion
+    is_open: bool
+    views: list[RowView]
+    around: list[RowView]
+
+
+def _parts(family: str, entries: list[Entry]) -> list[Part]:
+    """Builds a family's part, and within it, below Hyper-SD's own files, the folded part of the other few-step methods."""
+    if not entries:
+        return []
+    is_open = family in FAMILIES and not FAMILIES[family].is_flow
+    others: list[Part] = []
+    with gr.Accordion(HEADINGS[family], open=is_open) as accordion:
+        own = [_row(entry) for entry in entries if entry.recipe is None]
+        if len(own) < len(entries):
+            with gr.Accordion(MORE, open=False) as fold:
+                views = [_row(entry) for entry in entries if entry.recipe is not None]
+            others = [Part(fold, False, views, views)]
+    return [Part(accordion, is_open, own, [*own, *(view for part in others for view in part.views)]), *others]
+
+
+def _wire_search(asked: gr.Textbox, nothing: gr.Markdown, parts: list[Part]) -> None:
+    """Has the list show what fits the words in a field; a folded part opens where something in it does."""
+    views = [view for part in parts for view in part.views]
+
+    async def searched(text: str) -> list[Any]:
+        found = {view.entry.id for view in views if is_found(view.entry, text)}
+        rows = [gr.update(visible=view.entry.id in found) for view in views]
+        is_searched = bool(text.strip())
+        folds = [
+            gr.update(visible=any(view.entry.id in found for view in part.around), open=is_searched or part.is_open)
+            for part in parts
+        ]
+        return [*rows, *folds, gr.update(visible=not found)]
+
+    outputs = [*(view.row for view in views), *(part.accordion for part in parts), nothing]
+    asked.change(searched, inputs=[asked], outputs=outputs, **_live())
 
 
 def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
@@ -117,12 +171,11 @@ def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
         again = gr.Button("Look again", scale=0, min_width=160)
     if problem:
         gr.Markdown(f"Your own catalogue file is left out: {problem}")
-    views = []
-    for key, title in HEADINGS.items():
-        entries = [entry for entry in catalog if entry.family == key]
-        if entries:
-            with gr.Accordion(title, open=key in FAMILIES and not FAMILIES[key].is_flow):
-                views += [_row(entry) for entry in entries]
+    asked = gr.Textbox("", label="Search", info="By name, method, family and steps: lightning 4, sd15 pcm", max_lines=1)
+    nothing = gr.Markdown(NOTHING, visible=False)
+    parts = [part for key in HEADINGS for part in _parts(key, [entry for entry in catalog if entry.family == key])]
+    views = [view for part in parts for view in part.views]
+    _wire_search(asked, nothing, parts)
 
     async def show_all() -> AsyncIterator[list[Any]]:
         async for looks in follow(downloads, [view.entry.id for view in views]):

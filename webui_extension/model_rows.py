@@ -9,6 +9,7 @@ from ..disk import format_bytes
 from ..errors import HyperSDError
 from ..models.jobs import Downloads
 from ..models.progress import Row, State
+from ..models.search import SIZE_UNKNOWN, names_its_method
 
 POLL = 0.5  # seconds between two rows that a page is sent
 STATES = {
@@ -56,8 +57,10 @@ def row_html(row: Row, problem: str = "") -> str:
         problem: of the last click, empty where there is none.
     """
     entry, licence = row.entry, row.entry.licence
-    size = format_bytes(entry.approximate_size) if entry.approximate_size else "size unknown"
+    size = format_bytes(entry.approximate_size) if entry.approximate_size else SIZE_UNKNOWN
+    method = [] if entry.recipe is None or names_its_method(entry) else [f"<span>{escape(entry.method)}</span>"]
     facts = [
+        *method,
         f"<span>{escape(size)}</span>",
         f'<span title="{escape(row.file)}">{STATES[row.state]}</span>',
         f'<a href="{escape(licence.url)}" target="_blank" rel="noreferrer" title="{escape(licence.title)}">licence</a>',

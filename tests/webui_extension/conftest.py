@@ -1,16 +1,25 @@
 """A stub host for every test here, with the extension loaded into it through door 2."""
 
+import functools
 import importlib
 import importlib.util
+import json
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
+from hyper_sd.models.download import open_hub_file
+from hyper_sd.models.entry import write_entry
+from hyper_sd.models.jobs import Downloads, user_catalog
+from hyper_sd.tests.webui_extension import fake_gradio
 from hyper_sd.tests.webui_extension.sorting_jobs import SHARES
 from hyper_sd.tests.webui_extension.stub_gallery import noisy
 from hyper_sd.tests.webui_extension.stub_host import StubHost
 from hyper_sd.tests.webui_extension.stub_run import load_extension
+
+STRICT = {"title": "Test licence: <no> commercial use", "url": "https://huggingface.co/tests/strict", "acknowledge": True}
 
 
 @pytest.fixture
@@ -54,3 +63,39 @@ def k_diffusion(monkeypatch) -> types.ModuleType:
 def pictures():
     """Six, from clean to mostly noise."""
     return noisy(SHARES)
+
+
+@pytest.fixture
+def downloads(world, tmp_path):
+    """The downloads of a host with two free files and one whose licence asks for a yes."""
+    entries = []
+    for name in ("one", "two", "strict"):
+        world.hub.add(world.entry.repo, f"{name}.safetensors", world.content)
+        entry = {**write_entry(world.entry), "id": name, "title": f"Test <{name}>", "file": f"{name}.safetensors"}
+        entries.append({**entry, "licence": "strict" if name == "strict" else "unknown"})
+    user_file = user_catalog(tmp_path)
+    user_file.parent.mkdir()
+    user_file.write_text(json.dumps({"licences": {"strict": STRICT}, "entries": entries}), encoding="utf-8")
+    opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
+    running = Downloads(lambda kind: [tmp_path / kind], user_file, opener=opener)
+    yield running
+    for row in running.active():
+        running.cancel(row.id)
+        deque(running.follow(row.id), maxlen=0)
+
+
+@pytest.fixture(params=fake_gradio.VERSIONS)
+def tab(request, monkeypatch, downloads, tmp_path):
+    """The tab's module and its components on a gradio of that version."""
+    host_models = types.ModuleType("host_models")
+    host_models.DOWNLOADS, host_models.model_folders = downloads, lambda kind: [tmp_path / kind]
+    host_models.refresh_lists = lambda: None
+    package = "hyper_sd.webui_extension"
+    for name, module in {**fake_gradio.modules(request.param), f"{package}.host_models": host_models}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules[package], "host_models", host_models, raising=False)
+    monkeypatch.delitem(sys.modules, f"{package}.downloads_tab", raising=False)
+    monkeypatch.setattr(fake_gradio.Component, "made", [])
+    module = importlib.import_module(f"{package}.downloads_tab")
+    yield module, fake_gradio.Component.made
+    sys.modules.pop(f"{package}.downloads_tab", None)

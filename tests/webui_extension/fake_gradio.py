@@ -31,6 +31,9 @@ class Component:
     def click(self, fn, inputs=None, outputs=None, **options):
         self.events.setdefault("click", []).append(Event(fn, inputs, outputs, **options))
 
+    def change(self, fn, inputs=None, outputs=None, **options):
+        self.events.setdefault("change", []).append(Event(fn, inputs, outputs, **options))
+
     def load(self, fn, inputs=None, outputs=None, **options):
         self.events.setdefault("load", []).append(Event(fn, inputs, outputs, **options))
 

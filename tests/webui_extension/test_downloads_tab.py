@@ -1,54 +1,29 @@
 """The tab "Hyper-SD models": its words, its rows over real downloads from a loopback hub, and its wiring on both gradios."""
 
 import asyncio
-import functools
-import importlib
-import json
 import sys
-import types
-from collections import deque
 from dataclasses import replace
 
 import pytest
 from hyper_sd.models.catalog import load_catalog
-from hyper_sd.models.download import open_hub_file
-from hyper_sd.models.entry import Licence, write_entry
+from hyper_sd.models.entry import Licence
 from hyper_sd.models.files import UNVERIFIED
-from hyper_sd.models.jobs import Downloads, user_catalog
+from hyper_sd.models.jobs import user_catalog
 from hyper_sd.models.progress import Progress, Row, State
+from hyper_sd.models.search import SIZE_UNKNOWN
 from hyper_sd.tests.models.loopback_hub import ALWAYS, Fault
 from hyper_sd.tests.models.world import MIB
 from hyper_sd.tests.webui_extension import fake_gradio
+from hyper_sd.tests.webui_extension.downloads_page import built, of
 from hyper_sd.webui_extension import model_rows
-from hyper_sd.webui_extension.checkpoint_builder import CheckpointBuilder
 from hyper_sd.webui_extension.model_rows import appearance, cancel, follow, press, progress_text, row_html
 
 ENTRY = load_catalog().get("hyper-sdxl-4steps-lora")
-STRICT = {"title": "Test licence: <no> commercial use", "url": "https://huggingface.co/tests/strict", "acknowledge": True}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(model_rows, "POLL", 0.02)
-
-
-@pytest.fixture
-def downloads(world, tmp_path):
-    """The downloads of a host with two free files and one whose licence asks for a yes."""
-    entries = []
-    for name in ("one", "two", "strict"):
-        world.hub.add(world.entry.repo, f"{name}.safetensors", world.content)
-        entry = {**write_entry(world.entry), "id": name, "title": f"Test <{name}>", "file": f"{name}.safetensors"}
-        entries.append({**entry, "licence": "strict" if name == "strict" else "unknown"})
-    user_file = user_catalog(tmp_path)
-    user_file.parent.mkdir()
-    user_file.write_text(json.dumps({"licences": {"strict": STRICT}, "entries": entries}), encoding="utf-8")
-    opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
-    running = Downloads(lambda kind: [tmp_path / kind], user_file, opener=opener)
-    yield running
-    for row in running.active():
-        running.cancel(row.id)
-        deque(running.follow(row.id), maxlen=0)
 
 
 def collect(looks):
@@ -171,36 +146,6 @@ def test_entry_that_left_the_catalogue_changes_nothing(downloads, tmp_path):
     assert appearance(row()).button == "Download"
 
 
-@pytest.fixture(params=fake_gradio.VERSIONS)
-def tab(request, monkeypatch, downloads, tmp_path):
-    """The tab's module and its components on a gradio of that version."""
-    host_models = types.ModuleType("host_models")
-    host_models.DOWNLOADS, host_models.model_folders = downloads, lambda kind: [tmp_path / kind]
-    host_models.refresh_lists = lambda: None
-    package = "hyper_sd.webui_extension"
-    for name, module in {**fake_gradio.modules(request.param), f"{package}.host_models": host_models}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(sys.modules[package], "host_models", host_models, raising=False)
-    monkeypatch.delitem(sys.modules, f"{package}.downloads_tab", raising=False)
-    monkeypatch.setattr(fake_gradio.Component, "made", [])
-    module = importlib.import_module(f"{package}.downloads_tab")
-    yield module, fake_gradio.Component.made
-    sys.modules.pop(f"{package}.downloads_tab", None)
-
-
-def of(components, kind, **options):
-    """Returns the components of a kind whose options are these."""
-    return [c for c in components if type(c).__name__ == kind and all(c.options.get(k) == v for k, v in options.items())]
-
-
-def built(tab, tmp_path):
-    module, components = tab
-    builder = CheckpointBuilder(lambda kind: [tmp_path / kind])
-    ((page, title, tab_id),) = module.build_tab(sys.modules["hyper_sd.webui_extension.host_models"].DOWNLOADS, builder)
-    assert (title, tab_id) == ("Hyper-SD models", "hyper_sd_models")
-    return page, components
-
-
 def test_page_that_loads_shows_every_row(tab, tmp_path):
     page, components = built(tab, tmp_path)
     asyncio.run(fake_gradio.fire(page.events["load"][0]))
@@ -215,14 +160,22 @@ def test_rows_button_downloads_its_own_entry_and_takes_only_ticks(tab, tmp_path,
     starts = [button for button in of(components, "Button") if button.value == "Download"]
     for button in starts:
         assert {type(component).__name__ for component in button.events["click"][0].inputs} == {"Checkbox"}
-    position = [entry.id for family in ("sd15", "sdxl") for entry in downloads.catalog()[0] if entry.family == family].index(
-        "one"
-    )
+    position = [
+        entry.id for family in ("sd15", "sdxl") for is_other in (False, True) for entry in downloads.catalog()[0]
+        if entry.family == family and (entry.recipe is not None) is is_other
+    ].index("one")  # fmt: skip
     event = starts[position].events["click"][0]
     assert asyncio.run(fake_gradio.fire(event)) >= 2
     assert downloads.row("one").state is State.READY
     assert starts[position].value == "Ready"
     assert starts[position].options["interactive"] is False
+
+
+def test_row_tells_another_method_and_no_size_of_nothing():
+    tcd = load_catalog().get("tcd-sd15-lora")
+    assert f"<span>{SIZE_UNKNOWN}</span>" in row_html(row(tcd))
+    assert "<span>TCD</span>" not in row_html(row(tcd))
+    assert "<span>TCD</span>" in row_html(row(replace(tcd, title="mine")))
 
 
 def test_entries_with_a_licence_to_accept_have_a_box_for_it(tab, tmp_path):
