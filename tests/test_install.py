@@ -89,6 +89,13 @@ def test_help_is_shown_without_making_anything(arguments):
     assert "usage: python install.py" in result.stdout
 
 
+@pytest.mark.parametrize("command", ["--help", "demo --help", "evaluate --help", "bake --help", "download --list"])
+def test_a_python_without_any_package_reads_every_command(command):
+    program = [sys.executable, "-S", str(ROOT / "install.py"), *command.split()]  # -S: no site-packages, as a newcomer's Python
+    result = subprocess.run(program, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_bad_checkpoint_fails_before_anything_is_installed(tmp_path):
     result = run("demo", "--checkpoint", str(tmp_path / "none.safetensors"))
     assert result.returncode == 1
