@@ -57,6 +57,17 @@ def test_digest_tells_every_place_of_a_tensor(dtype, count):
         assert digest_of({"a": changed}, "") != before
 
 
+@pytest.mark.parametrize("count", [256, 3 * CHUNK + 256])
+def test_digest_tells_parts_that_changed_places(count):
+    words = torch.randn(2 * count, generator=torch.Generator().manual_seed(3))
+    before = digest_of({"a": words}, "")
+    for size in (1, 2, 128):  # 128 are a sector of a disk
+        swapped = torch.cat([words[size : 2 * size], words[:size], words[2 * size :]])
+        assert digest_of({"a": swapped}, "") != before
+        assert digest_of({"a": words.roll(size)}, "") != before
+    assert digest_of({"a": words.flip(0)}, "") != before
+
+
 def test_digest_tells_names_shapes_dtypes_and_values():
     one = torch.zeros(2, 3)
     several = [
