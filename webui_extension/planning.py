@@ -98,6 +98,9 @@ def run_for(settings: Settings, plan: LoraPlan | None, default_eta: float) -> Ru
         num_segments=settings.segments or segments,
         start_timestep=chosen or start,
         is_start_chosen=chosen > 0,
+        timesteps=tuple(plan.timesteps()) if plan and plan.listed else (),
+        to_clean=bool(plan and plan.to_clean),
+        timestep_shift=plan.timestep_shift if plan else 1.0,
     )
 
 

@@ -9,9 +9,9 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 
 from ..models.sampling_plan import MAX_STEPS
 from ..samplers.noise import noise_ahead
-from ..samplers.schedule import NoiseSchedule, schedule_of
+from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule, schedule_of
 from ..samplers.tcd import plan_steps, sample_tcd
-from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, sigmas_at
+from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, listed_timesteps, sigmas_at
 from . import host, options
 from .schedule import LABEL, Run
 from .settings_table import START_KEY
@@ -20,7 +20,10 @@ NAME = "Hyper-SD TCD"
 ALIASES = ["hyper_sd_tcd"]
 GUARD = "Hyper-SD"  # what is left of NAME where another extension has a schedule type called TCD
 RUN = "hyper_sd_run"  # the Run on the host's processing object; its eta is shared with every other sampler
-KEYS = ("Hyper-SD eta", "Hyper-SD segments", "Hyper-SD timesteps", "Hyper-SD end", "Hyper-SD noise", START_KEY)
+KEYS = (
+    "Hyper-SD eta", "Hyper-SD segments", "Hyper-SD timesteps", "Hyper-SD jumps", "Hyper-SD shift", "Hyper-SD end",
+    "Hyper-SD noise", START_KEY,
+)  # fmt: skip
 
 
 def run_of(p: Any) -> Run:
@@ -53,12 +56,16 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             return super().get_sigmas(p, steps)
         run, schedule = run_of(p), schedule_of(self.model_wrap_cfg)
         if self._pass is None:
-            timesteps = hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
+            own = run.timesteps if len(run.timesteps) == steps else ()
+            timesteps = own or hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
         elif steps < 1:
             return torch.zeros(1)  # strength 0: nothing to do
         else:
             taken, strength = self._pass[1:]
-            timesteps = cut_timesteps(taken, run.num_segments, strength, start_timestep=run.start_timestep)
+            if len(run.timesteps) == taken:
+                timesteps = listed_timesteps(run.timesteps, min(max(strength, (taken + 0.5) / TRAIN_TIMESTEPS), 1.0))
+            else:
+                timesteps = cut_timesteps(taken, run.num_segments, strength, start_timestep=run.start_timestep)
         if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
             p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))
         elif name != (getattr(p, "scheduler", None) or name):
@@ -75,6 +82,10 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         p.extra_generation_params.update({"Hyper-SD eta": f"{run.eta:g}", "Hyper-SD segments": run.num_segments})
         if run.is_start_chosen:
             p.extra_generation_params[START_KEY] = run.start_timestep
+        if run.to_clean:
+            p.extra_generation_params["Hyper-SD jumps"] = "to the clean image"
+        if run.timestep_shift != 1:
+            p.extra_generation_params["Hyper-SD shift"] = f"{run.timestep_shift:g}"
         if not options.end_on_zero():
             p.extra_generation_params["Hyper-SD end"] = ENDS[1]
         if options.comfyui_noise():
@@ -91,7 +102,7 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         if self._pass is None and not shared.opts.sgm_noise_multiplier and not schedule.is_flow:
             # The hosts start from noise * sigma, the recipe from x / sqrt(1 + sigma^2) of deviation 1: 1.9 % more at t = 800.
             x = x * (1 + sigmas[0] ** -2) ** 0.5
-        rule = {"eta": run.eta, "num_segments": run.num_segments}
+        rule = run.rule
         noise = _comfyui_noise(x, p, schedule, sigmas, rule) if options.comfyui_noise() else nullcontext(_host_noise(p))
         with host.negative_prompt_left_out(self, p, extra_args), noise as noise_of_step:
             return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise_of_step, schedule=schedule, **rule)

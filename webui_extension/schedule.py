@@ -21,12 +21,24 @@ class Run:
         num_segments: the segments that the LoRA was distilled on.
         start_timestep: the grid's first timestep, 0..999. It is 800 for the one-step UNet.
         is_start_chosen: whether the person chose it, which the infotext then says.
+        timesteps: a method's own, for a pass of so many steps; empty where the grid follows from the segments.
+        to_clean: as samplers.tcd.plan_steps takes it.
+        timestep_shift: as samplers.tcd.plan_steps takes it.
     """
 
     eta: float = 0.3
     num_segments: int = 1
     start_timestep: int = LAST_TIMESTEP
     is_start_chosen: bool = False
+    timesteps: tuple[int, ...] = ()
+    to_clean: bool = False
+    timestep_shift: float = 1.0
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What samplers.tcd takes of it."""
+        shared = {"eta": self.eta, "num_segments": self.num_segments}
+        return shared | {"to_clean": self.to_clean, "timestep_shift": self.timestep_shift}
 
 
 def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any) -> torch.Tensor:

@@ -18,6 +18,7 @@ VARIANTS = {
     "cfg": "CFG-preserving",
     "merged": "merged checkpoint",
     "one-step": "one-step checkpoint",
+    "other": "other few-step LoRA",
 }
 UNSORTED = "none"
 SCORES = {UNSORTED: "None"} | {scorer_id: kind.title for scorer_id, kind in SCORERS.items()}

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hyper_sd.models.files import known_sha256
 from hyper_sd.tests.webui_extension.lora_files import FOUR, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
@@ -102,3 +104,35 @@ def test_a_tag_without_a_file_does_not_stand_in_for_one(host):
     place(host, "Hyper-SD15-8steps-lora")
     p = make(host, 8, prompt=f"cat <lora:{FOUR}:0.5>")
     assert ("Hyper-SD15-8steps-lora", 1.0) in p.activations[-1]
+
+
+@pytest.fixture
+def flash(host):
+    """A LoRA of another method, in small, in a person's own catalogue; it is known by its content."""
+    path = own_file(host, "quick")
+    entry = {"id": "small-flash", "family": "sd15", "kind": "other", "steps": 4, "recipe": "flash", "repo": "me/models"}
+    entry |= {"file": "x.safetensors", "size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (host.root / "hyper_sd").mkdir()
+    (host.root / "hyper_sd" / "catalog.json").write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
+    return "<lora:quick:1>"
+
+
+def test_another_methods_lora_of_the_prompt_is_sampled_by_its_recipe(host, flash):
+    p = make(host, 4, prompt=f"cat {flash}")
+    noted = p.extra_generation_params
+    assert (p.steps, p.cfg_scale, noted["Hyper-SD variant"]) == (4, 1.0, "other few-step LoRA")
+    assert noted["Hyper-SD timesteps"] == "999 749 499 249"
+    assert (noted["Hyper-SD eta"], noted["Hyper-SD jumps"]) == ("1", "to the clean image")
+    plain = make(host, 4, prompt="cat <lora:quick:1>", args=[False, 4, "auto", 0, 0, True, False, 1.0, 0])
+    assert not torch.equal(p.images[0], plain.images[0])
+
+
+def test_shift_of_the_timesteps_reaches_the_sampler_and_the_infotext(host, flash, monkeypatch):
+    from hyper_sd.webui_extension import planning
+
+    whole = planning.plan_for_file
+    monkeypatch.setattr(planning, "plan_for_file", lambda *given: replace(whole(*given), timestep_shift=0.25))
+    p = make(host, 4, prompt=f"cat {flash}")
+    assert p.extra_generation_params["Hyper-SD shift"] == "0.25"
+    monkeypatch.undo()
+    assert not torch.equal(p.images[0], make(host, 4, prompt=f"cat {flash}").images[0])
