@@ -8,7 +8,7 @@ _TOKEN = re.compile(r"(?i)\bhf_\w+|\b(?:bearer|basic)\s+[^\s'\"]+")
 _LOGIN = re.compile(
     r"://[^\n]*@|(?<![^\s'\"(])(?:(?!://)[^\s'\"(])*@"
 )  # a password may hold any sign, so all before the last @ goes
-_QUERY = re.compile(r"[?#][^\s'\")>]+")
+_QUERY = re.compile(r"[?#]\S+")  # a signature may stand behind any sign
 
 
 def shown(text: object, longest: int = LONGEST) -> str:
@@ -20,7 +20,8 @@ def shown(text: object, longest: int = LONGEST) -> str:
         text: or an error.
         longest: characters that are kept.
     """
-    plain = str(text)[:_READ]
+    plain = str(text)
+    plain = plain if len(plain) <= _READ else f"{plain[:_READ]}@"  # the end of a long password may be cut off
     plain = _LOGIN.sub(lambda found: "://...@" if found[0].startswith("://") else "...@", plain)
     plain = _QUERY.sub("?...", _TOKEN.sub("...", plain))
     plain = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in plain)

@@ -63,7 +63,7 @@ def header_of(file: BinaryIO, path: Path) -> dict:
         raise UnsupportedModelError(f"{path} is no safetensors file; give a .safetensors file.")
     text, size = file.read(length), os.fstat(file.fileno()).st_size
     try:
-        header = json.loads(text)
+        header = json.loads(text.decode())  # of bytes it would guess the encoding
         end = _end_of(header)
     except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(
@@ -88,6 +88,7 @@ def _end_of(header: Any) -> int:
     metadata = header.get(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata is no list of texts by name")
+    "".join((*header, *metadata, *metadata.values())).encode()  # half a sign, such as \ud800, is no text
     spans = [(*_span(name, entry), name) for name, entry in header.items() if name != METADATA]
     end = 0
     for begin, following, name in sorted(spans):

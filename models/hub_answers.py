@@ -13,6 +13,7 @@ from .remote import Busy, StartAnew
 BUSY = {429, 503}
 PASSING = {408, 425, 500, 502, 504}  # what waiting may mend as well
 REDIRECTS = {301, 302, 303, 307, 308}
+PACKED = {"gzip", "x-gzip", "deflate", "br", "zstd"}  # what the HTTP libraries unpack
 LONGEST_ASKED = 86400  # seconds; a server that asks for more is not taken at its word
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,14 +56,22 @@ def xet_said(headers: Mapping[str, str], links: Mapping[str, Mapping[str, str]])
 
 
 def require_part(status: int, headers: Mapping[str, str], offset: int) -> None:
-    """Makes sure that an answer's body begins at a byte of the file.
+    """Makes sure that an answer's body begins at a byte of the file, and is sent as it is.
+
+    A packed one was not asked for, and may unpack to nothing for ever, which no bound of time or of bytes would see.
 
     Args:
         status: 200 to 299.
         headers: of the answer, read in any case.
         offset: the byte that was asked for.
-    Raises: StartAnew for the whole file in place of its rest; DownloadError for a part that starts elsewhere.
+    Raises: StartAnew for the whole file in place of its rest; DownloadError for a part that starts elsewhere, or is packed.
     """
+    encoding = headers.get("Content-Encoding", "")
+    if PACKED & {word.strip().lower() for word in encoding.split(",")}:
+        raise DownloadError(
+            f"The hub sends the file packed ({shown(encoding, 60)}), which was not asked for. Try again later, and without a "
+            "mirror (HF_ENDPOINT) or proxy if you use one."
+        )
     if status == 200:
         if offset:
             raise StartAnew

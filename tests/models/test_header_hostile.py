@@ -22,6 +22,7 @@ ODD = (
     [0], [-1], [2, 3], [1] * 9, [1] * 65, [[2], 3], [2.0, 3], ["2"], {}, {"a": 1}, [0, 24], [24, 0], [0, 10**30], [None, 24],
 )  # fmt: skip
 READERS = (read_header, inspect_unet, read_lora, recognise, lambda path: require_content(path, ".safetensors"))
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,20 @@ def test_pipe_and_folder_are_no_files_and_nobody_waits(tmp_path):
     for name in ("pipe", "folder"):
         with pytest.raises(UnsupportedModelError, match="is not a file"):
             read_header(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"a": ENTRY}).encode("utf-16"),
+        b"\xef\xbb\xbf" + json.dumps({"a": ENTRY}).encode(),
+        json.dumps({"\ud800": ENTRY}).encode(),
+        json.dumps({"__metadata__": {"note": "\ud800"}, "a": ENTRY}).encode(),
+    ],
+)
+def test_header_in_another_encoding_or_with_half_a_sign_is_refused_as_by_the_library(tmp_path, text):
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    assert not _library_reads(path)
+    with pytest.raises(UnsupportedModelError, match="no readable safetensors file"):
+        read_header(path)

@@ -1,6 +1,7 @@
 """Hubs that lie in every way at once, made from a fixed seed: no wrong file, no token elsewhere, no foreign text as it came."""
 
 import functools
+import gzip
 import hashlib
 import logging
 import random
@@ -244,3 +245,24 @@ def test_refusal_shows_the_servers_words_escaped_and_without_secrets(world):
     told = str(refusal(world.entry, 418, {"X-Error-Message": RUDE}))
     assert is_clean(told)
     assert r"\x9b2J \u202e see http://...@x/?... or ..." in told
+
+
+def test_packed_answer_is_refused_since_it_may_unpack_to_nothing_for_ever(lying, world):
+    head = answer(200, {"X-Linked-Etag": f'"{hashlib.sha256(TRUE).hexdigest()}"', "X-Linked-Size": str(len(TRUE))})
+    for encoding, outcome in (
+        ("gzip", "refused"),
+        ("identity, GZip", "refused"),
+        ("identity", "right"),
+        ("aws-chunked", "right"),
+    ):
+        body = gzip.compress(TRUE) if outcome == "refused" else TRUE
+        case = Case("hash size", True, head, answer(200, {"Content-Encoding": encoding}) + body, 1)
+        assert lying(encoding, case) == outcome
+        assert len(world.hub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["http://x/?a='S1GNED", "http://x/#a)S1GNED", 'http://x/?a="b"&c=S1GNED', f"http://me:pa55word{'a' * 1000}@x/"]
+)
+def test_no_sign_and_no_length_lets_a_secret_through(text):
+    assert is_clean(shown(text))
