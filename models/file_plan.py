@@ -71,7 +71,7 @@ def _by_recipe(family: str, steps: int, known: Recognition, chosen: Recipe | Non
     if family not in recipe.families:
         titles = " and ".join(map(title_of, recipe.families))
         raise UnsupportedModelError(f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method.")
-    is_own = known.recipe is recipe
+    is_own = known.recipe == recipe
     entry = known.entry if is_own else None
     found = plan_by_recipe(recipe, family, steps, entry=entry, made_for=known.steps if is_own else 0)
     if not is_own:
