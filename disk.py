@@ -222,6 +222,16 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
+def is_replaced(path: Path, file: BinaryIO) -> bool:
+    """Whether something else than an open file has its name by now, such as a link, where the system can tell."""
+    if not hasattr(os, "O_NOFOLLOW"):
+        return False
+    try:
+        return not os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
+
+
 def flush(path: Path) -> None:
     """Has the system bring a file's content to the disk."""
     with path.open("rb+") as file:  # Windows flushes only what could be written

@@ -133,6 +133,10 @@ class Transfer:
             _log.warning("%s was a link to another file, through which a download would have written; it was removed.", path)
         return path
 
+    def _empty(self, part: Path) -> None:
+        part.unlink()  # the name alone, whatever stands there now
+        self._claimed(part)
+
     def _index(self) -> Index:
         def unread(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
@@ -177,14 +181,14 @@ class Transfer:
         part = part_path(self.root, self.entry, sha256)
         resumed = self._claimed(part).stat().st_size
         if resumed > size:  # no rest of it could be asked for
-            part.write_bytes(b"")
+            self._empty(part)
             resumed = 0
         self._phase(State.DOWNLOADING, resumed, size)
         disk.require_room(self.root, size - resumed)
         digest = self._receive(remote, part, size)
         if digest != sha256 and resumed:
             self.say("what an earlier download left was damaged; starting anew")
-            part.write_bytes(b"")
+            self._empty(part)
             digest = self._receive(remote, part, size)
         verify(part, self.entry, digest, sha256, remote.is_hub)
         return self._move(part, sha256)
@@ -222,6 +226,8 @@ class Transfer:
                         f"The server ended {self.entry.name} after {sink.tell()} of {size} bytes. Start it again: it goes on."
                     )
                 os.fsync(file.fileno())
+                if disk.is_replaced(part, file):
+                    raise DownloadError(f"Another program took {part} away while it was downloaded. Start it again.")
             except BaseException:
                 tail.stop()
                 raise

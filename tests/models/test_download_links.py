@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hyper_sd import disk
 from hyper_sd.errors import DownloadError
+from hyper_sd.models.download import download
 from hyper_sd.models.files import index_folders, look, part_path
 from hyper_sd.models.progress import State
+from hyper_sd.models.remote import Remote
 
 VICTIM = b"somebody's own file"
 
@@ -96,3 +98,22 @@ def test_claim_keeps_what_an_own_file_holds(tmp_path):
     path.write_bytes(b"so far")
     assert disk.claim(path) is False
     assert path.read_bytes() == b"so far"
+
+
+def test_link_that_is_planted_while_the_file_comes_is_told_and_never_written_through(world, victim):
+    world.root.mkdir(parents=True)
+    part = _part(world)
+    part.write_bytes(b"damaged")
+
+    def send(sink, offset):
+        part.unlink()
+        _link(part, victim)
+        sink.write(world.content[offset:])
+
+    opener = lambda entry: Remote(len(world.content), entry.sha256, send)  # noqa: E731 - one line of a test
+    with pytest.raises(DownloadError, match=r"Another program took .*\.part away.*Start it again"):
+        download(world.entry, world.root, opener=opener)
+    assert victim.read_bytes() == VICTIM
+    assert not world.target.exists()
+    assert world.download() == world.target
+    assert victim.read_bytes() == VICTIM
