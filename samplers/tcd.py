@@ -83,6 +83,10 @@ def plan_steps(
     Raises: ScheduleError when eta, the shift or the sigmas cannot work.
     """
     eta = share("eta", eta, "use 0 for deterministic sampling")
+    if not isinstance(to_clean, bool):
+        raise ScheduleError(
+            f"to_clean must be True or False, got {to_clean!r:.60}; use True for models distilled for LCM's sampling."
+        )
     num_segments = len(segment_boundaries(num_segments))
     points = [(sigma, schedule.timestep(sigma)) for sigma in _levels(schedule, sigmas, dtype)]
     steps = [_plan_step(schedule, high, low, eta, num_segments, to_clean) for high, low in pairwise(points)]

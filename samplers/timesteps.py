@@ -149,6 +149,8 @@ def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int
     Raises: ScheduleError for another list, and for a denoise that leaves fewer timesteps than steps.
     """
     denoise = share("denoise", denoise, "use 1 to start from pure noise", includes_zero=False)
+    if not isinstance(timesteps, Sequence):
+        raise ScheduleError(f"The timesteps must be a list such as 999, 749, 499, 249, got {timesteps!r:.60}.")
     listed = [whole("a timestep", t, 0) for t in timesteps]
     if not listed or listed[0] > LAST_TIMESTEP or any(low >= high for high, low in pairwise(listed)):
         raise ScheduleError(

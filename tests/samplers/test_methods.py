@@ -151,6 +151,12 @@ def test_shift_that_is_no_share_is_refused(shift):
         ours([999], timestep_shift=shift)
 
 
+@pytest.mark.parametrize("to_clean", ["no", 1, None])
+def test_jump_that_is_no_yes_or_no_is_refused(to_clean):
+    with pytest.raises(ScheduleError, match="to_clean must be True or False"):
+        ours([999], to_clean=to_clean)
+
+
 def test_shift_on_a_flow_model_is_refused():
     with pytest.raises(UnsupportedModelError, match="flow models"):
         sample_tcd(lambda x, s: x, START, torch.tensor([1.0, 0.0]), disable=True, schedule=flow(), timestep_shift=0.5)
@@ -164,7 +170,7 @@ def test_list_is_kept_at_denoise_1_and_cut_below_it():
         listed_timesteps(DMD2, 0.002)
 
 
-@pytest.mark.parametrize("listed", [[], [1000, 5], [999, 999], [249, 499], [999, -1], [999, 2.5]])
+@pytest.mark.parametrize("listed", [[], [1000, 5], [999, 999], [249, 499], [999, -1], [999, 2.5], None, 5, 4.5])
 def test_list_that_does_not_fall_is_refused(listed):
     with pytest.raises(ScheduleError):
         listed_timesteps(listed)
