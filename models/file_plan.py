@@ -48,6 +48,11 @@ def plan_for_file(family: str, steps: int, variant: str, known: Recognition, rec
         known = Recognition(known.file)  # its name cannot be right
     if variant == "merged":
         return plan(family, steps, variant, recipe)
+    if recipe and variant not in ("auto", OTHER):
+        raise UnsupportedModelError(
+            f"The method {recipe.method} and the variant {variant} are of different LoRAs; choose the variant auto, or "
+            "leave the method to the file."
+        )
     if variant == OTHER or (variant == "auto" and (recipe or known.recipe)):
         return _by_recipe(family, steps, known, recipe)
     chosen = _recipe(family, steps, known) if variant in ("auto", known.variant) else None

@@ -20,7 +20,8 @@ TITLE = "Hyper-SD"
 # A checkbox has a row for itself: its sentence stands above it, so that of two neighbours the one with more lines is lower.
 SHOWN = (("enabled",), ("steps", "variant"))
 FOLDED = (
-    ("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",), ("sort_by",),
+    ("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",), ("method",),
+    ("sort_by",),
 )  # fmt: skip
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
 HINT = "Switch on to see what will be used. Eta, segments and start, under More, always count for the sampler Hyper-SD TCD."

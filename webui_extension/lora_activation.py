@@ -23,8 +23,8 @@ class Activation:
     hires_strength: float
 
 
-def written_lora(data: Mapping[str, Sequence[Any]] | None) -> Written | None:
-    """Returns the first few-step LoRA among a prompt's parsed tags, whatever its name, or None."""
+def written_loras(data: Mapping[str, Sequence[Any]] | None) -> list[Written]:
+    """Returns the few-step LoRAs among a prompt's parsed tags, whatever their names, in the prompt's order."""
     tags = [str(params.positional[0]) for tag in TAGS for params in (data or {}).get(tag, []) if params.positional]
     catalog = host_models.DOWNLOADS.catalog()[0]
     listed = host_models.lora_names()
@@ -33,12 +33,12 @@ def written_lora(data: Mapping[str, Sequence[Any]] | None) -> Written | None:
         listed = host_models.lora_names()
     paths = {tag: Path(listed[tag].filename) for tag in tags if tag in listed}
     found = (Written(tag, path, recognise(path, catalog)) for tag, path in paths.items())
-    return next((written for written in found if written.known.variant), None)
+    return [written for written in found if written.known.variant]
 
 
-def written_in(prompts: Sequence[str]) -> Written | None:
+def written_in(prompts: Sequence[str]) -> list[Written]:
     """Returns the same for prompts; the hosts take a batch's LoRAs from its first."""
-    return written_lora(extra_networks.parse_prompt(prompts[0])[1]) if prompts else None
+    return written_loras(extra_networks.parse_prompt(prompts[0])[1]) if prompts else []
 
 
 def activate(p: Any, lora: Activation) -> None:
@@ -49,7 +49,7 @@ def activate(p: Any, lora: Activation) -> None:
     """
     hires = getattr(p, "hr_extra_network_data", None)
     for data, strength in ((p.extra_network_data, lora.strength), (hires, lora.hires_strength)):
-        if data is not None and written_lora(data) is None:
+        if data is not None and not written_loras(data):
             data.setdefault("lora", []).append(extra_networks.ExtraNetworkParams(items=[lora.name, f"{strength:g}"]))
     with devices.autocast():
         extra_networks.activate(p, p.extra_network_data)

@@ -6,9 +6,11 @@ from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..models import lora_plan, sampling_plan
+from ..models.catalog import load_catalog
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
-from ..models.recognition import Recognition
+from ..models.recipe import Recipe, is_named
+from ..models.recognition import HYPER_SD_WORDS, Recognition, named_recipe
 from ..models.sampling_plan import LoraPlan
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
@@ -60,10 +62,45 @@ def _by_file(settings: Settings, model: Model, steps: int, written: Written | No
     found_one_step = settings.variant == "auto" and not written and one_step.start_timestep(model.path)
     if settings.variant == "one-step" or found_one_step:
         return _one_step(model, 1 if settings.recommended else steps)
+    recipe = recipe_of(settings)
     if written is None:
-        return lora_plan.plan(model.family, steps, settings.variant)
-    plan = plan_for_file(model.family, steps, settings.variant, written.known)
+        return _without_file(settings, model, steps, recipe)
+    plan = plan_for_file(model.family, steps, settings.variant, written.known, recipe)
     return replace(plan, reason=f"{written.known.file} of the prompt is kept. {plan.reason}")
+
+
+def recipe_of(settings: Settings) -> Recipe | None:
+    """Returns the recipe of the method that the person chose, None to follow the file."""
+    return next((recipe for recipe in load_catalog().recipes if recipe.name == settings.method), None)
+
+
+def inside(model: Model) -> tuple[bool, Recipe | None]:
+    """Returns whether a checkpoint has few steps inside, told by its name alone, and by which recipe; None is Hyper-SD's."""
+    name = model.path.name if model.path else ""
+    recipe = named_recipe(name, load_catalog(), "checkpoint_names")
+    if recipe:
+        return model.family in recipe.families, recipe
+    return is_named(name, HYPER_SD_WORDS) and not FAMILIES[model.family].is_flow, None
+
+
+def _without_file(settings: Settings, model: Model, steps: int, recipe: Recipe | None) -> LoraPlan:
+    """Returns the plan where the prompt has no few-step LoRA: the checkpoint's own, or that of a released file."""
+    if settings.variant == "merged":
+        return lora_plan.plan(model.family, steps, "merged", recipe)
+    if recipe:
+        raise UnsupportedModelError(
+            f"{recipe.method} needs its LoRA in the prompt; where it is in the checkpoint, choose the variant "
+            "merged checkpoint."
+        )
+    is_inside, told = inside(model)
+    if settings.variant != "auto" or not is_inside:
+        return lora_plan.plan(model.family, steps, settings.variant)
+    plan = lora_plan.plan(model.family, steps, "merged", told)
+    method = told.method if told else "Hyper-SD"
+    reason = (
+        f"By its name alone {model.path.name} has {method} inside, so no LoRA is added. If not, choose a variant. {plan.reason}"
+    )
+    return replace(plan, reason=reason, source="a guess")
 
 
 def _one_step(model: Model, steps: int) -> LoraPlan:

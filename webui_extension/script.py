@@ -10,7 +10,7 @@ from ..models.lora import LoraPlan
 from . import accordion, host, one_step, options, sampler, settings_table, sorting
 from .chosen_model import Model
 from .lora_activation import activate, written_in
-from .planning import apply, choose, run_for
+from .planning import Written, apply, choose, inside, run_for
 from .schedule import Run
 from .settings_table import Settings, read_settings
 
@@ -89,14 +89,32 @@ def _plain_settings(values: tuple) -> Settings | None:
         return None
 
 
+def two_at_once(written: list[Written], model: Model) -> str:
+    """Returns a sentence where a picture gets few steps twice, empty elsewhere.
+
+    Args:
+        written: the few-step LoRAs of the prompt.
+        model: that makes the image.
+    """
+    names = [f"{lora.known.file} of the prompt" for lora in written]
+    if written and model.family and inside(model)[0]:
+        names.append(f"what {model.path.name} has inside, by its name alone")
+    if len(names) < 2:
+        return ""
+    return f"Two few-step LoRAs at once often burn the picture: {' and '.join(names)}; remove one."
+
+
 def plan_image(p: Any, settings: Settings) -> None:
     """Writes the plan into the host's processing object.
 
     Raises: HyperSDError saying what is missing and where to get it.
     """
-    written = written_in(p.all_prompts)
-    plan = choose(settings, Model.of(p.sd_model), settings.steps if settings.recommended else p.steps, written)
+    model, all_written = Model.of(p.sd_model), written_in(p.all_prompts)
+    written = all_written[0] if all_written else None
+    plan = choose(settings, model, settings.steps if settings.recommended else p.steps, written)
     notes = {settings_table.MARK: settings_table.VARIANTS[plan.variant]}
+    if settings.method != settings_table.BY_FILE:
+        notes["Hyper-SD method"] = settings_table.METHODS[settings.method]
     if plan.file and not p.disable_extra_networks:
         lora = accordion.find_lora(settings, plan, written)
         notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}
@@ -104,8 +122,11 @@ def plan_image(p: Any, settings: Settings) -> None:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
     setattr(p, sampler.RUN, _run(settings, plan))
-    if written and (plan.source == "a guess" or settings.variant not in ("auto", written.known.variant)):
+    is_other = settings.variant not in ("auto", written.known.variant) if written else False
+    if is_other or plan.source == "a guess" or settings.method != settings_table.BY_FILE:
         p.comment(f"Hyper-SD: {plan.reason}")
+    if double := two_at_once(all_written, model):
+        p.comment(f"Hyper-SD: {double}")
     if settings.recommended:
         apply(p, plan)
     p.extra_generation_params.update(notes)

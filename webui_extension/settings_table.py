@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ScheduleError
+from ..models.catalog import load_catalog
 from ..models.sampling_plan import MAX_STEPS
 from ..rewards.ranking import noted_title
 from ..rewards.table import SCORERS
@@ -20,6 +21,8 @@ VARIANTS = {
     "one-step": "one-step checkpoint",
     "other": "other few-step LoRA",
 }
+BY_FILE = "by-file"
+METHODS = {BY_FILE: "by the file"} | {recipe.name: recipe.method for recipe in load_catalog().recipes}
 UNSORTED = "none"
 SCORES = {UNSORTED: "None"} | {scorer_id: kind.title for scorer_id, kind in SCORERS.items()}
 SCORE_KEY = "Hyper-SD score"  # in a picture's own infotext, with the scorer's title
@@ -135,7 +138,7 @@ class Settings:
     variant: str = _setting(
         "auto", "Variant",
         "auto: the file made for that many steps. unified: one file for 1 to 8. n-step: a file for exactly 2, 4 or 8. "
-        "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD inside.",
+        "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD, or the method under More, inside.",
         options=VARIANTS, key=MARK, axis=True,
     )  # fmt: skip
     strength: float = _setting(
@@ -179,6 +182,12 @@ class Settings:
         "the others' files.",
         options=SCORES, key=SCORE_KEY, paste=_scorer,
     )  # fmt: skip
+    method: str = _setting(
+        BY_FILE, "Method",
+        "How another few-step LoRA of the prompt, or a merged checkpoint, was distilled. by the file: known files bring their "
+        "own. Choose one for a merge, or where a file's name says the wrong one.",
+        options=METHODS, key="Hyper-SD method", axis=True,
+    )  # fmt: skip
 
 
 def _spec(item: Any) -> Spec:
@@ -201,7 +210,7 @@ def read_settings(values: Sequence[Any], chosen: Mapping[str, Any]) -> Settings:
     given = _by_name(values) | dict(chosen)
     if "eta" in chosen:
         given["auto_eta"] = False
-    if {"steps", "variant", "strength", "hires_strength"} & set(chosen):
+    if {"steps", "variant", "strength", "hires_strength", "method"} & set(chosen):
         given["enabled"] = True  # an axis that changed nothing would only waste a grid
     return Settings(**{spec.name: spec.read(given.get(spec.name)) for spec in TABLE})
 

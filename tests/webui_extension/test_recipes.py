@@ -136,3 +136,48 @@ def test_shift_of_the_timesteps_reaches_the_sampler_and_the_infotext(host, flash
     assert p.extra_generation_params["Hyper-SD shift"] == "0.25"
     monkeypatch.undo()
     assert not torch.equal(p.images[0], make(host, 4, prompt=f"cat {flash}").images[0])
+
+
+def test_second_few_step_lora_of_the_prompt_is_named_and_the_picture_is_made(host, flash):
+    place(host, FOUR)
+    p = make(host, 4, prompt=f"cat {flash} <lora:{FOUR}:1>")
+    assert len(p.images) == 1
+    (comment,) = [comment for comment in p.comments if "Two few-step LoRAs at once" in comment]
+    assert f"quick.safetensors of the prompt and {FOUR}.safetensors of the prompt; remove one." in comment
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps", "words"),
+    [
+        ("photoLCM_v2", "999 759 499 259", "photoLCM_v2.safetensors has LCM inside"),
+        ("photo-hyper-4steps", "999 759 499 259", "has Hyper-SD inside"),
+    ],
+)
+def test_checkpoint_whose_name_says_what_is_inside_gets_its_recipe_and_no_lora(host, name, timesteps, words, monkeypatch):
+    from hyper_sd.webui_extension import chosen_model, script
+
+    place(host, FOUR)
+    model = chosen_model.Model("sd15", Path(f"{name}.safetensors"), "SD1.5")
+    monkeypatch.setattr(script.Model, "of", classmethod(lambda cls, sd_model: model))
+    p = make(host, 4, prompt="cat")
+    assert p.extra_generation_params["Hyper-SD variant"] == "merged checkpoint"
+    assert p.extra_generation_params["Hyper-SD timesteps"] == timesteps
+    assert any(words in comment and "By its name alone" in comment for comment in p.comments)
+    assert "Hyper-SD LoRA" not in p.extra_generation_params
+    assert make(host, 4, "n-step", prompt="cat").extra_generation_params["Hyper-SD LoRA"] == FOUR
+    both = make(host, 4, prompt=f"cat <lora:{FOUR}:1>")
+    assert any("Two few-step LoRAs at once" in comment and "by its name alone" in comment for comment in both.comments)
+
+
+def test_persons_method_is_taken_noted_and_refused_where_it_cannot_be(host, flash):
+    def by(name: str, **more):
+        return [{"enabled": True, "steps": 4, "method": name, **more}]
+
+    place(host, FOUR)
+    p = make(host, prompt=f"cat {flash}", args=by("LCM"))
+    assert p.extra_generation_params["Hyper-SD timesteps"] == "999 759 499 259"
+    assert p.extra_generation_params["Hyper-SD method"] == "LCM"
+    assert any("the method that you chose" in comment for comment in p.comments)
+    merged = make(host, prompt="cat", args=by("lcm", variant="merged"))
+    assert merged.extra_generation_params["Hyper-SD jumps"] == "to the clean image"
+    assert make(host, prompt="cat", args=by("lcm")).extra_generation_params["Hyper-SD problem"].startswith("LCM needs its LoRA")

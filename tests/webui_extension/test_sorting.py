@@ -185,11 +185,15 @@ def test_notes_are_read_back():
 
 def test_page_shows_a_lists_default_by_its_label(host):
     shown = {spec.name: control for spec, control in zip(TABLE, host.scripts[0].controls, strict=True) if spec.choices}
-    assert {name: control.value for name, control in shown.items()} == {"variant": "auto", "sort_by": "None"}
+    assert {name: control.value for name, control in shown.items()} == {
+        "variant": "auto",
+        "sort_by": "None",
+        "method": "by the file",
+    }
     assert all(control.value in control.choices for control in shown.values())
 
 
-def test_option_is_the_last_of_a_plain_list_and_off():
-    assert TABLE[-1].name == "sort_by"
+def test_option_comes_after_the_older_ones_of_a_plain_list_and_is_off():
+    assert [spec.name for spec in TABLE[-2:]] == ["sort_by", "method"]
     assert read_settings([True, 4], {}).sort_by == "none"
-    assert not TABLE[-1].axis
+    assert not TABLE[-2].axis
