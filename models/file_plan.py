@@ -10,7 +10,7 @@ from .entry import OTHER, Entry
 from .families import FAMILIES, title_of
 from .lora_plan import LoraPlan, as_measured, plan, plan_of
 from .recipe import Recipe
-from .recipe_plan import plan_by_recipe
+from .recipe_plan import plan_by_recipe, require_family
 from .recognition import Recognition, recognise
 
 _MADE = {
@@ -73,9 +73,7 @@ def _by_recipe(family: str, steps: int, known: Recognition, chosen: Recipe | Non
             f"{known.file} does not say what it was made for. Choose its method as well, or a variant of Hyper-SD; with auto "
             "it is sampled as a Hyper-SD LoRA for these steps would be."
         )
-    if family not in recipe.families:
-        titles = " and ".join(map(title_of, recipe.families))
-        raise UnsupportedModelError(f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method.")
+    require_family(recipe, family)
     is_own = known.recipe == recipe
     entry = known.entry if is_own else None
     found = plan_by_recipe(recipe, family, steps, entry=entry, made_for=known.steps if is_own else 0)

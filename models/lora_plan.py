@@ -10,7 +10,7 @@ from .embedded import EMBEDDED
 from .entry import OTHER, Entry
 from .families import FAMILIES, title_of
 from .recipe import Recipe
-from .recipe_plan import plan_by_recipe
+from .recipe_plan import plan_by_recipe, require_family
 from .sampling_plan import MAX_STEPS, LoraPlan, require_steps
 
 AUTHORS = "The authors made this file"
@@ -58,6 +58,7 @@ def plan(family: str, steps: int, variant: str = "auto", recipe: Recipe | None =
     if variant == OTHER:
         raise UnsupportedModelError("No other few-step LoRA stands for a number of steps; choose its file as well.")
     if recipe and variant == "merged":
+        require_family(recipe, family)
         return plan_by_recipe(recipe, family, steps, is_merged=True)
     variant = _auto(family, steps) if variant == "auto" else variant
     recommended = _merged(family, steps) if variant == "merged" else plan_of(_file_for(family, steps, variant), steps)

@@ -1,11 +1,20 @@
 """How to sample with another method's few-step file, or with a checkpoint that has the method inside, by its recipe."""
 
+from ..errors import UnsupportedModelError
 from ..samplers.timesteps import segment_boundaries
 from .entry import OTHER, Entry
+from .families import title_of
 from .recipe import Recipe
 from .sampling_plan import LISTED, MAX_STEPS, LoraPlan, require_steps
 
 _OWN = "own code"
+
+
+def require_family(recipe: Recipe, family: str) -> None:
+    """Raises: UnsupportedModelError where a method has no files for a model's family."""
+    if family not in recipe.families:
+        titles = " and ".join(map(title_of, recipe.families))
+        raise UnsupportedModelError(f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method.")
 
 
 def plan_by_recipe(

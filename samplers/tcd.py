@@ -151,7 +151,7 @@ def _plan_step(
     floor = math.floor((1 - eta) * t_next + 1e-6) if eta > 0 else t_next
     s = min(max(floor, boundary), t_next)
     sigma_s = sigma_next if s == t_next else min(schedule.sigma(s), sigma_next)
-    sigma_s = 0.0 if to_clean and s == 0 else sigma_s
+    sigma_s = 0.0 if to_clean and s == 0 < t_next else sigma_s
     keep, scale = 1.0, 1.0
     rho_s, rho_next = sigma_s, sigma_next
     if schedule.is_flow:

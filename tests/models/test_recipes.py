@@ -211,6 +211,8 @@ def test_merged_checkpoint_takes_its_method_and_no_lora():
     assert (found.variant, found.file, found.strength, found.eta) == ("merged", None, 0.0, 0.0)
     assert found.timesteps() == DMD2
     assert plan("sdxl", 4, "merged").timesteps() != found.timesteps()
+    with pytest.raises(UnsupportedModelError, match=r"SDXL-Lightning is for SDXL, the model is SD1\.5"):
+        plan("sd15", 4, "merged", RECIPES["sdxl-lightning"])
 
 
 @pytest.mark.parametrize(

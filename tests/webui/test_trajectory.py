@@ -4,6 +4,7 @@ import pytest
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.tests.webui import tiny_checkpoint as tiny
+from hyper_sd.tests.webui.panel import by_name
 from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START
 
 diffusers = pytest.importorskip("diffusers")
@@ -56,6 +57,34 @@ def test_trajectory_equals_diffusers(webui, unet, steps, eta, cfg):
     batch = webui.draw(steps=steps, cfg_scale=cfg, override_settings=_settings(eta))
     worst = _worst(_hosts(batch), _diffusers(unet, batch, steps=steps, eta=eta, cfg=cfg))
     assert worst <= 1e-3
+
+
+@torch.no_grad()
+def _by(scheduler, unet, batch) -> list[torch.Tensor]:
+    """Returns the latents before every step of a scheduler and after the last, from the host's text states and seed 1."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 8, 8, generator=generator)[None]
+    trajectory = [x]
+    more = {"generator": generator} if isinstance(scheduler, diffusers.LCMScheduler) else {}
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t, batch.tensors["0.cond"]).sample, t, x, **more).prev_sample
+        trajectory.append(x)
+    return trajectory
+
+
+@pytest.mark.parametrize(("method", "listed"), [("lcm", None), ("flash", [999, 749, 499, 249]), ("pcm-small-cfg", None)])
+def test_other_methods_preset_equals_its_own_scheduler(webui, unet, method, listed):
+    if method == "pcm-small-cfg":  # eta 0 on the trailing grid, as SDXL-Lightning
+        scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
+    else:
+        scheduler = diffusers.LCMScheduler(**BETAS, original_inference_steps=1000 if listed else 50)
+    scheduler.set_timesteps(**({"timesteps": listed} if listed else {"num_inference_steps": 4}))
+    chosen = by_name(enabled=True, steps=4, variant="merged", method=method)
+    batch = webui.draw(override_settings=GUIDED_FROM_THE_START, **chosen)
+    xs, sigmas = [batch.x(i) for i in range(4)], batch.sigmas
+    assert [round(NoiseSchedule.from_betas().timestep(sigma)) for sigma in sigmas] == scheduler.timesteps.tolist()
+    hosts = [*(x / (1 + sigma**2) ** 0.5 for x, sigma in zip(xs, sigmas, strict=True)), batch.latents]
+    assert _worst(hosts, _by(scheduler, unet, batch)) <= 1e-3
 
 
 def test_v_prediction_equals_diffusers(with_yaml, unet):
