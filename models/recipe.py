@@ -83,15 +83,15 @@ def tokens_of(name: str) -> str:
     return f"-{'-'.join(_TOKEN.findall(name.replace('LoRA', 'Lora'))).lower()}-"
 
 
-def is_named(name: str, words: tuple[str, ...]) -> bool:
-    """Whether one of the words stands in a file's name, token by token.
+def word_in(name: str, words: tuple[str, ...]) -> str:
+    """Returns the longest of the words that stand in a file's name, token by token, with "-" around it; empty for none.
 
     Args:
         name: without folders.
         words: of a recipe's lora_names or checkpoint_names.
     """
     tokens = tokens_of(name)
-    return any(f"-{word}-" in tokens for word in words)
+    return max((f"-{word}-" for word in words if f"-{word}-" in tokens), key=len, default="")
 
 
 def read_recipe(name: str, raw: Any) -> Recipe:

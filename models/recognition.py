@@ -13,7 +13,7 @@ from .entry import OTHER, Entry
 from .files import may_have, sha256_of
 from .header import read_header
 from .lora import read_lora
-from .recipe import Recipe, is_named, tokens_of
+from .recipe import Recipe, tokens_of, word_in
 
 # From certain to unknown. "catalogue": the name and the size of a catalogue file whose hash nobody has written down.
 EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "nothing")
@@ -109,8 +109,10 @@ def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
         catalog: with the recipes.
         words: the field of the recipe that has them, "lora_names" or "checkpoint_names".
     """
-    found = [recipe for recipe in catalog.recipes if is_named(name, getattr(recipe, words))]
-    return found[0] if len(found) == 1 and not is_named(name, HYPER_SD_WORDS) else None
+    told = {recipe: word for recipe in catalog.recipes if (word := word_in(name, getattr(recipe, words)))}
+    # "dmd-2-sdxl-1-step" says more than the "dmd-2" in it.
+    found = [recipe for recipe, word in told.items() if not any(word != other and word in other for other in told.values())]
+    return found[0] if len(found) == 1 and not word_in(name, HYPER_SD_WORDS) else None
 
 
 def _may_be(path: Path, named: Entry) -> bool:

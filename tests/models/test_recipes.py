@@ -222,6 +222,7 @@ def test_merged_checkpoint_takes_its_method_and_no_lora():
         ("dreamshaperXL_lightningDPMSDE.safetensors", "sdxl-lightning"),
         ("DreamShaperXL_Turbo_v2_1.safetensors", "sdxl-turbo"),
         ("bigasp_DMD2_merge.safetensors", "dmd2"),
+        ("dmd2_sdxl_1step_unet_fp16.safetensors", "dmd2-1step"),
         ("nitrosd-realism_comfyui.safetensors", "nitrosd-realism"),
         ("dreamshaper8LCM.safetensors", "lcm"),
         ("sd_xl_base_1.0.safetensors", None),
