@@ -11,6 +11,7 @@ from ..disk import open_file
 from ..errors import UnsupportedModelError
 from .content import require_content
 from .entry import Entry
+from .host_folders import SAFETENSORS
 from .model_check import require_model
 from .progress import State
 
@@ -89,7 +90,7 @@ def problem_of(path: Path, entry: Entry) -> str:
         if not may_have(entry, size):
             expected = f"about {entry.approximate_size}" if entry.size is None else entry.size
             return f"it has {size} bytes, the released file has {expected}"
-        if entry.sha256:
+        if entry.sha256 or entry.ending not in SAFETENSORS:
             require_content(path, entry.ending)
         else:
             require_model(path, entry)

@@ -13,6 +13,7 @@ OPTIONAL = {
     "hf_xet",
     "accelerate",
     "diffusers",
+    "requests",  # what huggingface_hub before its release 1 brings
     "tomli",
     "transformers",
 }  # guarded where they are imported, or of the extras train and evaluation

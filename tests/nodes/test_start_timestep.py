@@ -76,7 +76,7 @@ def test_a_file_that_was_trained_for_one_step_brings_its_start(worlds, pack, une
     save_file(worlds.small_lora(unet), loras / "one.safetensors", metadata)
     _, sampler, sigmas, cfg, text = load(pack, unet, 1, "auto", lora_name="one.safetensors")
     assert sigmas.tolist() == [unet.get_model_object("model_sampling").sigmas[750].item(), 0.0]
-    assert (sampler.extra_options, cfg) == ({"eta": 0.0, "num_segments": 1}, 1.0)
+    assert (sampler.extra_options, cfg) == ({"eta": 0.0, "num_segments": 1, "to_clean": False}, 1.0)
     assert "was made for exactly 1 step, from timestep 750. (its own training)" in text
     text = load(pack, unet, 4, "auto", lora_name="one.safetensors")[4]
     assert "for exactly 1 step, from timestep 750: set steps to 1" in text
@@ -111,5 +111,5 @@ def test_saved_workflows_without_the_input_give_the_same_noise_levels(pack, unet
     before = pack["HyperSDScheduler"].execute(unet, 4, 1, 0.7, "sigma 0").args[0]
     assert torch.equal(before, pack["HyperSDScheduler"].execute(unet, 4, 1, 0.7, "sigma 0", 999).args[0])
     for name in ("HyperSDLoraLoader", "HyperSDScheduler"):
-        last = pack[name].define_schema().inputs[-1]
-        assert (last.id, last.optional) == ("start_timestep", True)
+        *_, start, last = pack[name].define_schema().inputs
+        assert (start.id, start.optional, last.optional) == ("start_timestep", True, True)
