@@ -9,6 +9,10 @@ from pathlib import Path
 from .console import say
 from .requirements import ROOT
 
+# Two processes share the test files: a file stays whole, so what its tests share is made once. In the folders' order the long
+# tests of training do not come last, where one process would wait for the other.
+PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+
 
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Adds what chooses the hosts to a parser."""
@@ -36,7 +40,7 @@ def run_checks(arguments: list[str], comfyui: Path) -> int:
     chosen, pytest_arguments = split_arguments(arguments)
     if chosen.webui:
         return _run_webui(chosen, pytest_arguments, environment)
-    commands = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *pytest_arguments])
+    commands = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", *PARALLEL, *pytest_arguments])
     codes = []
     for command in commands:
         say(f"$ {' '.join(command)}")

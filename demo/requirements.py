@@ -15,8 +15,8 @@ COMFYUI = (
     "alembic", "SQLAlchemy", "av>=14.2.0", "kornia>=0.7.1", "spandrel", "pydantic~=2.0", "pydantic-settings~=2.0", "requests",
 )  # fmt: skip
 TEST = (
-    "pytest", "hypothesis", "diffusers", "accelerate", "peft", "playwright", "tomli; python_version < '3.11'", "ruff==0.17.5",
-    "torchdiffeq", "setuptools>=70.1",
+    "pytest", "pytest-xdist", "hypothesis", "diffusers", "accelerate", "peft", "playwright", "tomli; python_version < '3.11'",
+    "ruff==0.17.5", "torchdiffeq", "setuptools>=70.1",
 )  # fmt: skip
 # Installed without what they ask for: of k-diffusion the tests use the denoisers that A1111 wraps its networks in, which need
 # torchsde and torchdiffeq; the rest of it would bring a dozen packages for training and logging.

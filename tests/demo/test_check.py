@@ -24,7 +24,7 @@ def commands(monkeypatch):
 def test_without_webui_style_and_every_test_are_run(commands):
     assert check.run_checks(["-k", "tcd"], Path("comfyui")) == 0
     assert [command[0] for command, _ in commands] == ["ruff", "ruff", "pytest"]
-    assert commands[-1][0] == ["pytest", "-k", "tcd"]
+    assert commands[-1][0] == ["pytest", *check.PARALLEL, "-k", "tcd"]
     assert "A1111_PATH" not in commands[-1][1]
 
 
@@ -32,7 +32,7 @@ def test_comfyui_is_named_to_the_tests_and_not_to_pytest(commands, tmp_path):
     arguments = ["-x", "--comfyui", str(tmp_path), "-k", "tcd"]
     assert check.split_arguments(arguments)[0].comfyui == tmp_path
     check.run_checks(arguments, tmp_path)
-    assert commands[-1][0] == ["pytest", "-x", "-k", "tcd"]
+    assert commands[-1][0] == ["pytest", *check.PARALLEL, "-x", "-k", "tcd"]
     assert commands[-1][1]["COMFYUI_PATH"] == str(tmp_path)
 
 
