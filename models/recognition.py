@@ -19,7 +19,7 @@ from .recipe import Recipe, tokens_of, word_in
 EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "nothing")
 _OBJECTIVE, _STAGES, _SEGMENTS = "hyper_sd_objective", "hyper_sd_stages", "num_segments"  # what this pack's training writes
 _START = "hyper_sd_start_timestep"  # in a LoRA that was trained for one step: where that step starts, "1" to "999"
-HYPER_SD_WORDS = ("hyper", "hypersd", "hypersdxl")  # a name with them and another method's is not told by it
+_HYPER_SD = re.compile(r"-hyper(?:sd|sdxl)?-(?!real)")  # "hyperRealism" is a style
 _COUNT = re.compile(r"-(?P<steps>\d{1,2})-steps?-")
 _NUMBER, _TIMESTEP = re.compile(r"[1-9]\d?"), re.compile(r"[1-9]\d{0,2}")
 
@@ -112,7 +112,12 @@ def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
     told = {recipe: word for recipe in catalog.recipes if (word := word_in(name, getattr(recipe, words)))}
     # "dmd-2-sdxl-1-step" says more than the "dmd-2" in it.
     found = [recipe for recipe, word in told.items() if not any(word != other and word in other for other in told.values())]
-    return found[0] if len(found) == 1 and not word_in(name, HYPER_SD_WORDS) else None
+    return found[0] if len(found) == 1 and not says_hyper_sd(name) else None
+
+
+def says_hyper_sd(name: str) -> bool:
+    """Whether a file's name, without folders, says that Hyper-SD is in it."""
+    return bool(_HYPER_SD.search(tokens_of(name)))
 
 
 def _may_be(path: Path, named: Entry) -> bool:

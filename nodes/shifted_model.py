@@ -40,7 +40,8 @@ def asked_shifted(model: Any, shift: float) -> Any:
         return model
     own = model.get_model_object("model_sampling")
     shifted = copy.copy(own)
-    shifted.__class__ = type(f"Shifted{type(own).__name__}", (ShiftedQuestion, type(own)), {"timestep_shift": shift})
+    kind = type(own).__bases__[1] if isinstance(own, ShiftedQuestion) else type(own)  # a second shift takes the first's place
+    shifted.__class__ = type(f"Shifted{kind.__name__}", (ShiftedQuestion, kind), {"timestep_shift": shift})
     patched = model.clone()
     patched.add_object_patch("model_sampling", shifted)
     return patched

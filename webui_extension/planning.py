@@ -9,8 +9,8 @@ from ..models import lora_plan, sampling_plan
 from ..models.catalog import load_catalog
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
-from ..models.recipe import Recipe, word_in
-from ..models.recognition import HYPER_SD_WORDS, Recognition, named_recipe
+from ..models.recipe import Recipe
+from ..models.recognition import Recognition, named_recipe, says_hyper_sd
 from ..models.sampling_plan import LoraPlan
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
 from . import host, one_step
@@ -80,7 +80,7 @@ def inside(model: Model) -> tuple[bool, Recipe | None]:
     recipe = named_recipe(name, load_catalog(), "checkpoint_names")
     if recipe:
         return model.family in recipe.families, recipe
-    return bool(word_in(name, HYPER_SD_WORDS)) and not FAMILIES[model.family].is_flow, None
+    return says_hyper_sd(name) and not FAMILIES[model.family].is_flow, None
 
 
 def _without_file(settings: Settings, model: Model, steps: int, recipe: Recipe | None) -> LoraPlan:

@@ -113,8 +113,9 @@ def plan_image(p: Any, settings: Settings) -> None:
     written = all_written[0] if all_written else None
     plan = choose(settings, model, settings.steps if settings.recommended else p.steps, written)
     notes = {settings_table.MARK: settings_table.VARIANTS[plan.variant]}
-    if settings.method != settings_table.BY_FILE:
-        notes["Hyper-SD method"] = settings_table.METHODS[settings.method]
+    told = inside(model)[1] if plan.variant == "merged" and settings.variant == "auto" else None
+    if told or settings.method != settings_table.BY_FILE:  # so that a pasted infotext gives the picture again
+        notes["Hyper-SD method"] = told.method if told else settings_table.METHODS[settings.method]
     if plan.file and not p.disable_extra_networks:
         lora = accordion.find_lora(settings, plan, written)
         notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}

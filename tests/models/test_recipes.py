@@ -229,6 +229,7 @@ def test_merged_checkpoint_takes_its_method_and_no_lora():
         ("turbovisionxl.safetensors", None),
         ("lightning-turbo-mix.safetensors", None),
         ("realvisHyperLightning.safetensors", None),
+        ("hyperRealism_LCM.safetensors", "lcm"),
     ],
 )
 def test_merged_checkpoint_is_told_by_its_name_where_one_method_stands_in_it(name, recipe):

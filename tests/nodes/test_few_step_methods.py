@@ -71,6 +71,8 @@ def test_shifted_model_equals_the_samplers_own_shift_and_leaves_the_shared_model
     assert unet.get_model_object("model_sampling") is shared
     assert type(shared).__name__ == type(shared).__name__.removeprefix("Shifted")
     assert asked_shifted(unet, 1.0) is unet
+    twice = host.custom(asked_shifted(asked_shifted(unet, 0.7), shift), *conds, _sampler(rule), sigmas, cfg=1.0)
+    assert torch.equal(twice, by_model)
 
 
 def test_known_file_is_followed_and_named(pack, unet, loras, worlds):

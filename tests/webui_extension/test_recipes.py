@@ -164,6 +164,7 @@ def test_checkpoint_whose_name_says_what_is_inside_gets_its_recipe_and_no_lora(h
     assert p.extra_generation_params["Hyper-SD timesteps"] == timesteps
     assert any(words in comment and "By its name alone" in comment for comment in p.comments)
     assert "Hyper-SD LoRA" not in p.extra_generation_params
+    assert p.extra_generation_params.get("Hyper-SD method") == ("LCM" if "LCM" in name else None)
     assert make(host, 4, "n-step", prompt="cat").extra_generation_params["Hyper-SD LoRA"] == FOUR
     both = make(host, 4, prompt=f"cat <lora:{FOUR}:1>")
     assert any("Two few-step LoRAs at once" in comment and "by its name alone" in comment for comment in both.comments)
