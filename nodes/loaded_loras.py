@@ -1,5 +1,6 @@
 """Which few-step LoRAs a MODEL has in its patches already, whatever loaded them: their files' tensors are compared."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,22 @@ def few_step_in(model: Any) -> str:
 
 def _is_in(path: Path, patches: dict[str, list], names: dict[str, str]) -> bool:
     """Whether one tensor of a file, the `up` of a layer that is patched, is among the patches of that layer."""
-    header = read_header(path)
-    header.pop("__metadata__", None)
-    for name, renamed in host_keys(header).items():
-        split = split_key(renamed)
-        target = names.get(split.module) if split and split.part == "up" else None
+    for name, module in _ups(path, path.stat().st_mtime_ns):
+        target = names.get(module)
         if target in patches:
             with safe_open(path, "pt") as file:
                 wanted = file.get_tensor(name)
             return any(_same(wanted, weight) for weight in _tensors(patches[target]))
     return False
+
+
+@functools.lru_cache(maxsize=4096)  # a folder of hundreds of LoRAs is read once, not at every run
+def _ups(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
+    """Returns the name and the host's module of every `up` of a LoRA file; `changed` is its time, by which it is read again."""
+    header = read_header(path)
+    header.pop("__metadata__", None)
+    split = ((name, split_key(renamed)) for name, renamed in host_keys(header).items())
+    return tuple((name, key.module) for name, key in split if key and key.part == "up")
 
 
 def _tensors(patches: list[tuple]) -> Iterator[torch.Tensor]:
