@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UnsupportedModelError
 from ..models.header import read_header
-from ..models.lora_keys import host_keys, split_key
+from ..models.lora_keys import host_keys, is_text_encoder, split_key
 from .lora_files import known_lora, lora_options, lora_path
 
 
@@ -44,11 +45,17 @@ def _is_in(path: Path, patches: dict[str, list], names: dict[str, str]) -> bool:
 
 @functools.lru_cache(maxsize=4096)  # a folder of hundreds of LoRAs is read once, not at every run
 def _ups(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
-    """Returns the name and the host's module of every `up` of a LoRA file; `changed` is its time, by which it is read again."""
+    """Returns the names and the host's modules of a LoRA file's first `up` tensors of a UNet.
+
+    Args:
+        path: of the file.
+        changed: its time, by which it is read again.
+    """
     header = read_header(path)
     header.pop("__metadata__", None)
     split = ((name, split_key(renamed)) for name, renamed in host_keys(header).items())
-    return tuple((name, key.module) for name, key in split if key and key.part == "up")
+    ups = ((name, key.module) for name, key in split if key and key.part == "up" and not is_text_encoder(key.module))
+    return tuple(islice(ups, 16))
 
 
 def _tensors(patches: list[tuple]) -> Iterator[torch.Tensor]:
