@@ -120,8 +120,8 @@ def own_part(target: Path) -> Iterator[Path]:
     """
     while True:
         partial = part_beside(target)
-        partial.touch(exist_ok=False)
-        with _removed(partial), held(partial) as is_there:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with _removed(partial), _holding(descriptor) as is_there:
             if is_there:  # not where clear_parts() has come between the two
                 yield partial
                 return
@@ -147,7 +147,17 @@ def held(path: Path) -> Iterator[bool]:
     if fcntl is None:
         yield True
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    with _holding(os.open(path, os.O_RDONLY)) as is_there:
+        yield is_there
+
+
+@contextmanager
+def _holding(descriptor: int) -> Iterator[bool]:
+    """Does the same for an open file, and closes it; where there are no such locks, at once, since it could not be renamed."""
+    if fcntl is None:
+        os.close(descriptor)
+        yield True
+        return
     try:
         with suppress(OSError):  # a disk without locks; there clear_parts() leaves everything
             fcntl.flock(descriptor, fcntl.LOCK_SH)
