@@ -147,6 +147,8 @@ def _chosen_reason(known: Recognition) -> str:
         return "Sampled by the variant that you chose; the file does not say what it was made for."
     if known.entry:
         what = f"{'this is' if known.is_certain else 'by its name this is'} {known.entry.name}"
+    elif known.recipe:
+        what = f"by its name this is {known.recipe.method}"
     else:
         count = "1 to 8 steps" if known.variant == "unified" else f"{known.steps} step{'s' * (known.steps > 1)}"
         what = f"{_MADE[known.evidence][0].lower()}{_MADE[known.evidence][1:]} for {count}"

@@ -203,7 +203,9 @@ def test_person_s_method_counts_before_what_the_file_is():
         plan_for_file("sdxl", 4, OTHER, known)
     lightning = Recognition("y.safetensors", "name", OTHER, 4, recipe=RECIPES["sdxl-lightning"])
     assert "auto takes its own recipe" in plan_for_file("sdxl", 4, OTHER, lightning, RECIPES["lcm"]).reason
-    assert plan_for_file("sdxl", 4, "unified", lightning).variant == "unified"
+    unified = plan_for_file("sdxl", 4, "unified", lightning)
+    assert unified.variant == "unified"
+    assert "but by its name this is SDXL-Lightning; auto takes its own recipe." in unified.reason
 
 
 def test_merged_checkpoint_takes_its_method_and_no_lora():
