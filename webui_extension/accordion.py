@@ -12,7 +12,7 @@ from ..models.lora import LoraPlan
 from ..models.progress import State
 from . import host_models, scoring
 from .chosen_model import Model
-from .lora_activation import Activation
+from .lora_activation import Activation, written_in
 from .planning import Written, choose, describe, run_for
 from .settings_table import TABLE, UNSORTED, Settings, Spec, read_settings
 
@@ -24,6 +24,8 @@ FOLDED = (
     ("sort_by",),
 )  # fmt: skip
 OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
+# Run in the page: of all that is typed only whole tags reach the hidden box, and only a change of that box asks the host.
+TAGS_OF = r"(prompt) => (prompt.match(/<(?:lora|lyco):[^<>]*>/g) || []).join('')"
 HINT = "Switch on to see what will be used. Eta, segments and start, under More, always count for the sampler Hyper-SD TCD."
 
 
@@ -55,11 +57,12 @@ def _component(spec: Spec, elem_id: str) -> Any:
     return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
 
 
-def build(elem_id: Callable[[str], str]) -> list[Any]:
+def build(elem_id: Callable[[str], str], prompt: Any = None) -> list[Any]:
     """Makes the panel and returns the controls in the table's order.
 
     Args:
         elem_id: makes a name unique in the page.
+        prompt: the tab's box of the prompt, whose LoRA the line is about; None where the host has shown none.
     """
     specs, components = {spec.name: spec for spec in TABLE}, {}
 
@@ -75,36 +78,52 @@ def build(elem_id: Callable[[str], str]) -> list[Any]:
         with gr.Accordion("More", open=False, elem_id=elem_id("more")):
             add(FOLDED)
     controls = [components[spec.name] for spec in TABLE]
-    for control in controls:
-        control.change(look, inputs=controls, outputs=[line, button], show_progress=False)
-    button.click(fetch, inputs=controls, outputs=[line, button], show_progress=False)
+    wires = {"inputs": [*controls, *([prompt] if prompt else [])], "outputs": [line, button], "show_progress": False}
+    for control in [*controls, *([_tags_box(prompt, elem_id("tags"))] if prompt else [])]:
+        control.change(look, **wires)
+    button.click(fetch, **wires)
     return controls
 
 
-def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None]:
-    settings = read_settings(values, {})
+def _tags_box(prompt: Any, elem_id: str) -> Any:
+    """Makes a hidden box that changes where the prompt's LoRA tags do, and returns it."""
+    tags = gr.Textbox(visible=False, elem_id=elem_id)
+    script = "_js" if gr.__version__.startswith("3.") else "js"
+    prompt.change(None, inputs=[prompt], outputs=[tags], **{script: TAGS_OF})
+    return tags
+
+
+def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None, Written | None]:
+    """Returns what the page asks for: the settings, the plan where the panel is on, and the prompt's LoRA that it is for."""
+    settings = read_settings(values[: len(TABLE)], {})
     if not settings.enabled:
-        return settings, None
-    return settings, choose(settings, Model.on_page(), settings.steps)
+        return settings, None, None
+    written = next(iter(written_in(values[len(TABLE) :])), None)
+    return settings, choose(settings, Model.on_page(), settings.steps, written), written
 
 
 def look(*values: Any) -> tuple[str, Any]:
-    """Returns the line under the controls, and whether the download button is seen."""
+    """Returns the line under the controls, and whether the download button is seen.
+
+    Args:
+        values: of the controls in the table's order, and of the prompt's box where the page has one.
+    """
     try:
-        settings, plan = _wanted(values)
-        text, is_missing = _plan_line(settings, plan) if plan else (HINT, False)
+        settings, plan, written = _wanted(values)
+        text, is_missing = _plan_line(settings, plan, written) if plan else (HINT, False)
         problem = "" if settings.sort_by == UNSORTED else scoring.problem_of(settings.sort_by)
         return f"{text}\n\n**{problem}**" if problem else text, gr.update(visible=is_missing)
     except HyperSDError as error:
         return f"**{error}**", gr.update(visible=False)
 
 
-def _plan_line(settings: Settings, plan: LoraPlan) -> tuple[str, bool]:
+def _plan_line(settings: Settings, plan: LoraPlan, written: Written | None) -> tuple[str, bool]:
     """Returns what will be used, and whether its file is missing."""
-    if plan.file and host_models.listed_lora(plan.entry_id) is None:
+    if plan.file and not written and host_models.listed_lora(plan.entry_id) is None:
         size = format_bytes(load_catalog().get(plan.entry_id).approximate_size)
         return f"**{plan.file} is missing** ({size}).", True
-    strength = find_lora(settings, plan).strength if plan.file else 0.0
+    strength = find_lora(settings, plan, written).strength if plan.file else 0.0
+    strength = written.strength if written else strength
     text = describe(plan, run_for(settings, plan, plan.eta), strength)
     return (text if settings.recommended else f"{text} {OWN}"), False
 
@@ -112,8 +131,8 @@ def _plan_line(settings: Settings, plan: LoraPlan) -> tuple[str, bool]:
 def fetch(*values: Any) -> Iterator[tuple[str, Any]]:
     """Downloads the plan's file, and yields its progress and in the end what look() says."""
     try:
-        _, plan = _wanted(values)
-        if plan is not None and plan.file:
+        _, plan, written = _wanted(values)
+        if plan is not None and plan.file and not written:
             host_models.DOWNLOADS.start(plan.entry_id)
             for row in host_models.DOWNLOADS.follow(plan.entry_id):
                 if row.is_busy:

@@ -25,15 +25,25 @@ class Activation:
 
 def written_loras(data: Mapping[str, Sequence[Any]] | None) -> list[Written]:
     """Returns the few-step LoRAs among a prompt's parsed tags, whatever their names, in the prompt's order."""
-    tags = [str(params.positional[0]) for tag in TAGS for params in (data or {}).get(tag, []) if params.positional]
+    tags = {str(params.positional[0]): params for tag in TAGS for params in (data or {}).get(tag, []) if params.positional}
     catalog = host_models.DOWNLOADS.catalog()[0]
     listed = host_models.lora_names()
     if any(tag not in listed and catalog.lora_named(tag) for tag in tags):  # the host looks again, too, before it gives up
         host_models.refresh_lists()
         listed = host_models.lora_names()
     paths = {tag: Path(listed[tag].filename) for tag in tags if tag in listed}
-    found = (Written(tag, path, recognise(path, catalog)) for tag, path in paths.items())
+    found = (Written(tag, path, recognise(path, catalog), _strength(tags[tag])) for tag, path in paths.items())
     return [written for written in found if written.known.variant]
+
+
+def _strength(params: Any) -> float:
+    """Returns the strength that the hosts take from a tag for the network: 1 where it says none, or none that is a number."""
+    named, positional = getattr(params, "named", {}), params.positional
+    text = named.get("unet") or (positional[2] if len(positional) > 2 else named.get("te") or [*positional, "1"][1])
+    try:
+        return float(text)
+    except ValueError:  # the host says so when the picture is made
+        return 1.0
 
 
 def written_in(prompts: Sequence[str]) -> list[Written]:

@@ -31,11 +31,13 @@ class Written:
         name: the host's.
         path: of its file.
         known: what the file is.
+        strength: in the prompt.
     """
 
     name: str
     path: Path
     known: Recognition
+    strength: float = 1.0
 
 
 def choose(settings: Settings, model: Model, steps: int, written: Written | None = None) -> LoraPlan:

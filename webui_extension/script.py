@@ -15,6 +15,7 @@ from .schedule import Run
 from .settings_table import Settings, read_settings
 
 TITLE = "Hyper-SD"
+PROMPTS = ("txt2img_prompt", "img2img_prompt")  # by which the hosts call the boxes in the page
 AXES = "hyper_sd_axes"  # values of XYZ axes on the host's processing object, by the settings' names
 LORA = "hyper_sd_lora"  # the Activation there
 KEYS = {*settings_table.KEYS, *sampler.KEYS, "Hyper-SD LoRA", host.PROBLEM}
@@ -24,6 +25,8 @@ _log = logging.getLogger("hyper_sd")
 class HyperSDScript(scripts.Script):
     """Chooses and activates the LoRA and notes what was used. Every decision is made in planning.py."""
 
+    prompt: Any = None  # the tab's box of the prompt, once the host has made it
+
     def title(self) -> str:
         """Returns the name by which the API calls it, too."""
         return TITLE
@@ -32,9 +35,14 @@ class HyperSDScript(scripts.Script):
         """Returns that it belongs in both tabs."""
         return scripts.AlwaysVisible
 
+    def after_component(self, component: Any, **given: Any) -> None:
+        """Keeps the prompt's box, which every host makes before it asks a script for its controls."""
+        if getattr(component, "elem_id", None) in PROMPTS:
+            self.prompt = component
+
     def ui(self, is_img2img: bool) -> list[Any]:
         """Returns the controls in the table's order."""
-        controls = accordion.build(self.elem_id)
+        controls = accordion.build(self.elem_id, self.prompt)
         pairs = zip(settings_table.TABLE, controls, strict=True)
         self.infotext_fields = [(control, spec.pasted) for spec, control in pairs if spec.key or spec.paste]
         self.paste_field_names = sorted(settings_table.KEYS)

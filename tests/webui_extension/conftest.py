@@ -14,6 +14,7 @@ from hyper_sd.models.download import open_hub_file
 from hyper_sd.models.entry import write_entry
 from hyper_sd.models.jobs import Downloads, user_catalog
 from hyper_sd.tests.webui_extension import fake_gradio
+from hyper_sd.tests.webui_extension.lora_files import known_by_content
 from hyper_sd.tests.webui_extension.sorting_jobs import SHARES
 from hyper_sd.tests.webui_extension.stub_gallery import noisy
 from hyper_sd.tests.webui_extension.stub_host import StubHost
@@ -43,6 +44,21 @@ def make_host(tmp_path) -> Iterator:
 def host(make_host) -> StubHost:
     """AUTOMATIC1111."""
     return make_host()
+
+
+@pytest.fixture
+def renamed(host) -> str:
+    """The tag of the released 8-step LoRA for guidance, in small; its file has another name and folder."""
+    settings = {"grid": "trailing", "eta": 0.0, "cfg": 5.0}
+    row = {"id": "small-cfg", "kind": "cfg", "steps": 8, "num_segments": 8, "settings": settings}
+    return known_by_content(host, "favourite", file="small-8steps-CFG-lora.safetensors", **row)
+
+
+@pytest.fixture
+def flash(host) -> str:
+    """The tag of a LoRA of another method, in small; its file has another name and folder."""
+    row = {"id": "small-flash", "kind": "other", "steps": 4, "recipe": "flash"}
+    return known_by_content(host, "quick", file="x.safetensors", **row)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ class Component:
     def __init__(self, *args: Any, **given: Any):
         self.__dict__.update({"value": None, "label": None, "title": args[0] if args else None, **given})
         self.handlers: dict[str, Callable] = {}
+        self.wired: list[SimpleNamespace] = []
         self.inside = [part.title for part in self.around]
 
     def __enter__(self) -> "Component":
@@ -48,7 +49,12 @@ class Component:
     def __getattr__(self, event: str) -> Callable:
         if event not in {"change", "click", "load", "select", "then"}:
             raise AttributeError(event)
-        return lambda handler, *args, **given: self.handlers.update({event: handler})
+
+        def wire(handler: Callable | None, **given: Any) -> None:
+            self.handlers[event] = handler
+            self.wired.append(SimpleNamespace(event=event, handler=handler, **given))
+
+        return wire
 
 
 class Options:
@@ -132,6 +138,7 @@ class StubHost:
         if forge:
             self._modules["modules_forge"] = types.ModuleType("modules_forge")
             self._modules["modules_forge"].__spec__ = SimpleNamespace(name="modules_forge")
+            self._modules["gradio"].__version__ = "4.40.0"
 
     def _build(self, denoiser: Any, schedule_types: bool) -> dict[str, types.ModuleType]:
         root, on = str(Path(__file__).resolve().parents[2]), self.callbacks
@@ -158,6 +165,7 @@ class StubHost:
             "scripts": module("scripts", Script=Script, AlwaysVisible=object(), basedir=lambda: root, scripts_data=[]),
         }
         gradio = module("gradio", update=lambda **given: given, Warning=self.warnings.append, __getattr__=_component)
+        gradio.__version__ = "3.41.2"
         networks = module("networks", available_networks=self.loras, list_available_networks=self.list_loras)
         modules = {f"modules.{name}": content for name, content in found.items()}
         return {"modules": module("modules", **found), "networks": networks, "gradio": gradio, **modules}
@@ -169,7 +177,7 @@ class StubHost:
 
     def activate(self, p: Any, data: dict[str, list]) -> None:
         """Takes exactly these LoRAs; what was active before is not."""
-        self.active_loras = [(entry.positional[0], float(entry.positional[1])) for entry in data.get("lora", [])]
+        self.active_loras = [(entry.positional[0], float([*entry.positional, "1"][1])) for entry in data.get("lora", [])]
         p.activations.append(list(self.active_loras))
 
     def start(self) -> None:
@@ -205,14 +213,16 @@ class ExtraNetworkParams:
     """One tag: <lora:name:strength>."""
 
     def __init__(self, items: list[str]):
-        self.items = self.positional = items
+        self.items = items
+        self.positional = [item for item in items if "=" not in item]
+        self.named = dict(item.split("=") for item in items if "=" in item)
 
 
 def parse_prompt(prompt: str) -> tuple[str, dict[str, list]]:
     """Returns the prompt without its tags, and the tags."""
     data = defaultdict(list)
     for kind, rest in re.findall(r"<(\w+):([^>]+)>", prompt):
-        data[kind].append(ExtraNetworkParams([*rest.split(":"), "1"][:2]))
+        data[kind].append(ExtraNetworkParams(rest.split(":")))
     return re.sub(r"<\w+:[^>]+>", "", prompt), data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .stub_host import StubHost, parse_prompt
+from .stub_host import Component, StubHost, parse_prompt
 
 SHAPE = (4, 8, 8)
 DOOR = Path(__file__).resolve().parents[2] / "scripts" / "hyper_sd.py"
@@ -32,6 +32,9 @@ def load_extension(host: StubHost) -> None:
         for callback in host.callbacks[name]:
             callback()
     script = script_class()
+    host.prompt = Component(elem_id="txt2img_prompt", value="")  # the hosts make it before any script's controls
+    for part in (Component(elem_id="txt2img_neg_prompt"), host.prompt, Component()):
+        script.after_component(part)
     script.controls = script.ui(False)
     host.scripts[:] = [script]
 

@@ -1,44 +1,19 @@
 """Which LoRA of a prompt is a few-step one, whatever its file is called, and by whose recipe it is then sampled."""
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hyper_sd.models.files import known_sha256
-from hyper_sd.tests.webui_extension.lora_files import FOUR, lora_bytes, place
+from hyper_sd.tests.webui_extension.lora_files import FOUR, lora_bytes, own_file, place
 from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
-from safetensors.torch import load_file, save_file
 
 
 def make(host, *panel, **given) -> Processing:
     p = Processing(**{"args": [True, *panel], **given})
     p.images = process_images(host, p)
     return p
-
-
-def own_file(host, name: str, **metadata: str) -> Path:
-    """A small whole LoRA in a sub-folder, with the metadata of a training."""
-    source, path = host.root / "source.safetensors", host.root / "Lora" / "sub" / f"{name}.safetensors"
-    source.write_bytes(lora_bytes("sd15"))
-    path.parent.mkdir(exist_ok=True)
-    save_file(load_file(source), path, {"title": name, **metadata})
-    host.list_loras()
-    return path
-
-
-@pytest.fixture
-def renamed(host):
-    """The released 8-step LoRA for guidance, in small, in a person's own catalogue; its file has another name and folder."""
-    path = own_file(host, "favourite")
-    entry = {"id": "small-cfg", "family": "sd15", "kind": "cfg", "steps": 8, "num_segments": 8, "repo": "me/models"}
-    entry |= {"file": "small-8steps-CFG-lora.safetensors", "size": path.stat().st_size}
-    entry |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "settings": {"grid": "trailing", "eta": 0.0, "cfg": 5.0}}
-    (host.root / "hyper_sd").mkdir()
-    (host.root / "hyper_sd" / "catalog.json").write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
-    return "<lora:favourite:0.9>"
 
 
 @pytest.mark.parametrize(("steps", "cfg"), [(8, 5.0), (4, 3.5)])
@@ -106,24 +81,13 @@ def test_a_tag_without_a_file_does_not_stand_in_for_one(host):
     assert ("Hyper-SD15-8steps-lora", 1.0) in p.activations[-1]
 
 
-@pytest.fixture
-def flash(host):
-    """A LoRA of another method, in small, in a person's own catalogue; it is known by its content."""
-    path = own_file(host, "quick")
-    entry = {"id": "small-flash", "family": "sd15", "kind": "other", "steps": 4, "recipe": "flash", "repo": "me/models"}
-    entry |= {"file": "x.safetensors", "size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    (host.root / "hyper_sd").mkdir()
-    (host.root / "hyper_sd" / "catalog.json").write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
-    return "<lora:quick:1>"
-
-
 def test_another_methods_lora_of_the_prompt_is_sampled_by_its_recipe(host, flash):
     p = make(host, 4, prompt=f"cat {flash}")
     noted = p.extra_generation_params
     assert (p.steps, p.cfg_scale, noted["Hyper-SD variant"]) == (4, 1.0, "other few-step LoRA")
     assert noted["Hyper-SD timesteps"] == "999 749 499 249"
     assert (noted["Hyper-SD eta"], noted["Hyper-SD jumps"]) == ("1", "to the clean image")
-    plain = make(host, 4, prompt="cat <lora:quick:1>", args=[False, 4, "auto", 0, 0, True, False, 1.0, 0])
+    plain = make(host, 4, prompt=f"cat {flash}", args=[False, 4, "auto", 0, 0, True, False, 1.0, 0])
     assert not torch.equal(p.images[0], plain.images[0])
 
 
