@@ -56,7 +56,7 @@ def test_the_line_has_the_strength_that_the_tag_gives_the_network(host, flash, t
 def test_the_download_button_fetches_nothing_where_the_prompt_has_the_lora(host, flash, monkeypatch):
     from hyper_sd.webui_extension import accordion, host_models
 
-    monkeypatch.setattr(host_models.DOWNLOADS, "start", lambda entry_id: pytest.fail(entry_id))
+    monkeypatch.setattr(host_models.DOWNLOADS, "start", pytest.fail)
     values = [{"enabled": True}.get(spec.name, spec.default) for spec in TABLE]
     ((text, _),) = accordion.fetch(*values, f"cat {flash}")
     assert text.startswith("quick.safetensors, strength 0.9")
