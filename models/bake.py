@@ -12,9 +12,11 @@ import torch
 from .bake_plan import Change, plan_bake
 from .casting import NAMES, require_finite, stored_in
 from .files import BLOCK
+from .inside import FEW_STEP, few_step_note
 from .lora_fit import Match
 from .new_file import READING, BuildError, Piece, Report, as_dtype, bytes_of, new_file, write_pieces
 from .one_step import start_note
+from .recognition import Recognition, recognise
 from .tensor_file import TensorFile, open_tensors
 
 BEFORE = "hyper_sd.before"  # in the metadata: what the base's said of an earlier build, where there was one
@@ -145,4 +147,15 @@ def _metadata(model: TensorFile, lora: TensorFile, hashes: Sequence[str], streng
     earlier = {key: text for key, text in model.metadata.items() if key in new or key == BEFORE}
     kept = {key: text for key, text in model.metadata.items() if key not in earlier and key not in UNTRUE}
     kept |= start_note(model.path.name, model.metadata)
+    kept, earlier = _few_steps_noted(kept, earlier, recognise(lora.path), strengths[0])
     return {"format": "pt", **kept, **({BEFORE: json.dumps(earlier)} if earlier else {}), **new}
+
+
+def _few_steps_noted(
+    kept: dict[str, str], earlier: dict[str, str], known: Recognition, strength: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the metadata with the note on few steps: a style leaves the one there, a few-step LoRA takes its place."""
+    if known.variant is None or strength == 0:
+        return kept, earlier
+    before = {FEW_STEP: kept.pop(FEW_STEP)} if FEW_STEP in kept else {}
+    return kept | few_step_note(known, strength), earlier | before

@@ -18,6 +18,7 @@ _MADE = {
     "metadata": "By its metadata this file was made",
     "name": "By its name alone this file was made",
 }
+_BY = {"name": "its name", "title": "the title in its metadata"}  # what a guess rests on
 _KINDS = {"unified": "a unified LoRA", "n-step": "an n-step LoRA", "cfg": "a LoRA for guidance", OTHER: "another method's"}
 _STYLE = (
     "By its metadata this file learnt a style and not few steps: load it beside the Hyper-SD LoRA, not in its place, and leave "
@@ -69,10 +70,7 @@ def _by_recipe(family: str, steps: int, known: Recognition, chosen: Recipe | Non
     """Returns the plan for another method's file: by the person's choice, by what the file is, or by its name."""
     recipe = chosen or known.recipe
     if recipe is None:
-        raise UnsupportedModelError(
-            f"{known.file} does not say what it was made for. Choose its method as well, or a variant of Hyper-SD; with auto "
-            "it is sampled as a Hyper-SD LoRA for these steps would be."
-        )
+        raise UnsupportedModelError(_unknown_method(family, known))
     require_family(recipe, family)
     is_own = known.recipe == recipe
     entry = known.entry if is_own else None
@@ -80,16 +78,30 @@ def _by_recipe(family: str, steps: int, known: Recognition, chosen: Recipe | Non
     if not is_own:
         reason = f"Sampled by the method that you chose. {found.reason}"
         if known.variant:
-            reason += (
-                f" By {'its content' if known.is_certain else 'its name'} the file is another's; auto takes its own recipe."
-            )
+            reason += f" By {_BY.get(known.evidence, 'its content')} the file is another's; auto takes its own recipe."
         found = replace(found, reason=reason, source="your choice")
     elif not known.is_certain:
-        reason = f"By its name alone this is {found.reason} If it is another's, choose its method."
+        reason = f"By {_BY[known.evidence]} alone this is {found.reason} If it is another's, choose its method."
         found = replace(found, reason=reason, source="a guess")
     elif entry and known.file.lower() != entry.name.lower():
         found = replace(found, reason=f"This is {entry.name}. {found.reason}")
     return replace(found, file=known.file, strength=recipe.strength_at(steps))
+
+
+def _unknown_method(family: str, known: Recognition) -> str:
+    """Returns why a file cannot be sampled as another method's, and what to choose instead."""
+    if FAMILIES[family].is_flow:
+        title = FAMILIES[family].title
+        return f"No recipe of another method is known for {title}; choose the variant auto for {known.file}."
+    if known.variant:
+        return (
+            f"{known.file} is {_KINDS[known.variant]} of Hyper-SD by {_BY.get(known.evidence, 'its content')}; choose the "
+            "variant auto, or its method where it is another's."
+        )
+    return (
+        f"{known.file} does not say what it was made for. Choose its method as well, or a variant of Hyper-SD; with auto it is "
+        "sampled as a Hyper-SD LoRA for these steps would be."
+    )
 
 
 def plan_for_embedded(steps: int, variant: str = "auto") -> tuple[LoraPlan, Path | None]:
@@ -146,9 +158,9 @@ def _chosen_reason(known: Recognition) -> str:
     if known.variant is None:
         return "Sampled by the variant that you chose; the file does not say what it was made for."
     if known.entry:
-        what = f"{'this is' if known.is_certain else 'by its name this is'} {known.entry.name}"
+        what = f"{'this is' if known.is_certain else f'by {_BY[known.evidence]} this is'} {known.entry.name}"
     elif known.recipe:
-        what = f"by its name this is {known.recipe.method}"
+        what = f"by {_BY.get(known.evidence, 'its metadata')} this is {known.recipe.method}"
     else:
         count = "1 to 8 steps" if known.variant == "unified" else f"{known.steps} step{'s' * (known.steps > 1)}"
         what = f"{_MADE[known.evidence][0].lower()}{_MADE[known.evidence][1:]} for {count}"

@@ -57,7 +57,9 @@ def plan(family: str, steps: int, variant: str = "auto", recipe: Recipe | None =
     require_steps(f"A plan for {title}", steps, 1, MAX_STEPS, "Hyper-SD is made for few steps")
     if variant == OTHER:
         raise UnsupportedModelError("No other few-step LoRA stands for a number of steps; choose its file as well.")
-    if recipe and variant == "merged":
+    if recipe:
+        if variant != "merged":
+            raise UnsupportedModelError(f"{recipe.method} needs its own LoRA, or the variant merged, not {variant!r}.")
         require_family(recipe, family)
         return plan_by_recipe(recipe, family, steps, is_merged=True)
     variant = _auto(family, steps) if variant == "auto" else variant

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UnsupportedModelError
+from .inside import FEW_STEP, FROM_UNET
 from .new_file import Report, as_dtype, cast, new_file, write_pieces
 from .one_step import start_note
 from .sdxl_unet import SDXL, UnetShape
@@ -45,8 +46,9 @@ def merge(
         # Other tensors, such as "v_pred", belong to the base's UNet and are left out.
         pieces += [as_dtype(donor, name, dtype) for name in whole.others if name.startswith((CLIP, VAE))]
         with new_file(target, sum(piece.size for piece in pieces)) as part:
-            notes = {"format": "pt", "hyper_sd.unet": unet.name, "hyper_sd.base": base.name}
-            write_pieces(part, pieces, notes | start_note(unet.name, network.metadata), progress)
+            notes = {"format": "pt", FROM_UNET: unet.name, "hyper_sd.base": base.name}
+            inside = {key: text for key, text in network.metadata.items() if key == FEW_STEP}
+            write_pieces(part, pieces, notes | inside | start_note(unet.name, network.metadata), progress)
             network.require_unchanged()
             donor.require_unchanged()
     return target

@@ -14,7 +14,9 @@ def require_family(recipe: Recipe, family: str) -> None:
     """Raises: UnsupportedModelError where a method has no files for a model's family."""
     if family not in recipe.families:
         titles = " and ".join(map(title_of, recipe.families))
-        raise UnsupportedModelError(f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method.")
+        raise UnsupportedModelError(
+            f"{recipe.method} is for {titles}, the model is {title_of(family)}; choose another method, or leave it to the file."
+        )
 
 
 def plan_by_recipe(

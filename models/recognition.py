@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UnsupportedModelError
 from .catalog import Catalog, load_catalog
@@ -16,7 +15,9 @@ from .lora import read_lora
 from .recipe import Recipe, tokens_of, word_in
 
 # From certain to unknown. "catalogue": the name and the size of a catalogue file whose hash nobody has written down.
-EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "nothing")
+# "title": what another training's metadata call the file; the name on the disk may be another by now.
+EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "title", "nothing")
+_TITLES = ("modelspec.title", "ss_output_name")  # by the ModelSpec standard, and by kohya's trainers
 _OBJECTIVE, _STAGES, _SEGMENTS = "hyper_sd_objective", "hyper_sd_stages", "num_segments"  # what this pack's training writes
 _START = "hyper_sd_start_timestep"  # in a LoRA that was trained for one step: where that step starts, "1" to "999"
 _HYPER_SD = re.compile(r"-hyper(?:sd|sdxl)?-(?!real)")  # "hyperRealism" is a style
@@ -49,7 +50,7 @@ class Recognition:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the file itself tells, and not its name alone."""
+        """Whether the file itself tells, and not its name or its title alone."""
         return EVIDENCE.index(self.evidence) < EVIDENCE.index("name")
 
     @property
@@ -71,7 +72,8 @@ def recognise(path: Path, catalog: Catalog | None = None) -> Recognition:
     catalog = catalog or load_catalog()
     own = next((key for key, known in LORAS.items() if known == path), None)
     if own:
-        return Recognition(path.name, "embedded", *own, start_timestep=(_by_metadata(path) or (None, 0, None))[2])
+        start = (_by_metadata(_metadata_of(path)) or (None, 0, None))[2]
+        return Recognition(path.name, "embedded", *own, start_timestep=start)
     named = catalog.lora_named(path.name)
     try:
         entry = _by_content(path, catalog, named)
@@ -79,12 +81,13 @@ def recognise(path: Path, catalog: Catalog | None = None) -> Recognition:
         entry = None
     if entry:
         return _as_entry(path, "content" if entry.sha256 else "catalogue", entry)
-    told = _by_metadata(path)
+    metadata = _metadata_of(path)
+    told = _by_metadata(metadata)
     if told:
         return Recognition(path.name, "metadata", told[0], told[1], start_timestep=told[2])
     if named and (named.recipe is None or _may_be(path, named)):
         return _as_entry(path, "name", named)
-    return (None if named else _by_name(path, catalog)) or Recognition(path.name)
+    return (None if named else _by_words(path, metadata, catalog)) or Recognition(path.name)
 
 
 def _as_entry(path: Path, evidence: str, entry: Entry) -> Recognition:
@@ -92,13 +95,19 @@ def _as_entry(path: Path, evidence: str, entry: Entry) -> Recognition:
     return Recognition(path.name, evidence, entry.kind, entry.steps if is_exact else 0, entry, recipe=entry.recipe)
 
 
-def _by_name(path: Path, catalog: Catalog) -> Recognition | None:
-    """Returns the one method whose words stand in a file's name, where its layers are those of a few-step LoRA too."""
-    recipe = named_recipe(path.name, catalog, "lora_names")
-    if recipe is None or not _is_few_step(path, recipe.families):
+def _by_words(path: Path, metadata: Mapping[str, str], catalog: Catalog) -> Recognition | None:
+    """Returns the one method whose words stand in a file's name or its title, where its layers are those of a few-step LoRA,
+    too. None where name and title tell two.
+    """
+    names = {path.name: "name"} | {metadata[key]: "title" for key in _TITLES if key in metadata and metadata[key] != path.name}
+    told = {name: recipe for name in names if (recipe := named_recipe(name, catalog, "lora_names"))}
+    if len(set(told.values())) != 1 or any(map(says_hyper_sd, names)):
         return None
-    count = _COUNT.search(tokens_of(path.name)) if recipe.segments == 0 else None
-    return Recognition(path.name, "name", OTHER, int(count["steps"]) if count else 0, recipe=recipe)
+    name, recipe = next(iter(told.items()))
+    if not _is_few_step(path, recipe.families):
+        return None
+    count = _COUNT.search(tokens_of(name)) if recipe.segments == 0 else None
+    return Recognition(path.name, names[name], OTHER, int(count["steps"]) if count else 0, recipe=recipe)
 
 
 def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
@@ -161,20 +170,21 @@ def _of_size(size: int, catalog: Catalog, named: Entry | None) -> Iterator[Entry
             yield entry
 
 
-def _by_metadata(path: Path) -> tuple[str | None, int, int | None] | None:
+def _metadata_of(path: Path) -> Mapping[str, str]:
+    try:
+        return read_header(path).get("__metadata__", {})
+    except (OSError, UnsupportedModelError):
+        return {}
+
+
+def _by_metadata(metadata: Mapping[str, str]) -> tuple[str | None, int, int | None] | None:
     """Returns the variant, the steps and the start timestep that the training of this pack has written, (None, 0, None) for a
     style. A start that is no timestep counts as none, and then one segment is the unified LoRA's.
     """
-    try:
-        metadata: Any = read_header(path).get("__metadata__")
-    except (OSError, UnsupportedModelError):
-        return None
-    if not isinstance(metadata, Mapping):
-        return None
-    last = str(metadata.get(_STAGES, metadata.get(_SEGMENTS, ""))).rpartition("-")[2]
+    last = metadata.get(_STAGES, metadata.get(_SEGMENTS, "")).rpartition("-")[2]
     if not _NUMBER.fullmatch(last):
         return (None, 0, None) if _OBJECTIVE in metadata else None
     if last != "1":
         return "n-step", int(last), None
-    start = str(metadata.get(_START, ""))
+    start = metadata.get(_START, "")
     return ("n-step", 1, int(start)) if _TIMESTEP.fullmatch(start) else ("unified", 1, None)

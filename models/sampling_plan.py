@@ -82,7 +82,7 @@ class LoraPlan:
     def __str__(self) -> str:
         parts = [f"{self.file}, strength {self.strength:g}" if self.file else f"no LoRA ({self.variant} checkpoint)"]
         lower = f" from timestep {self.start_timestep}" if self.start_timestep < LAST_TIMESTEP else ""
-        grid = f"timesteps {' '.join(map(str, self.listed))}" if self.grid == LISTED else f"{self.grid} grid{lower}"
+        grid = f"timesteps {' '.join(map(str, self.timesteps()))}" if self.grid == LISTED else f"{self.grid} grid{lower}"
         parts += [f"{self.steps} step{'s' * (self.steps > 1)}", self.sampler, grid]
         if self.grid != "default":
             parts += [f"{self.num_segments} segment{'s' * (self.num_segments > 1)}", f"eta {self.eta:g}"]

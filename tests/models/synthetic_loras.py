@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from hyper_sd.models.entry import Entry
 
 MODULES = {"sd15": 278, "sdxl": 788, "sd3": 341, "flux": 504}
 BYTES = {"sd15": 269127064, "sdxl": 787359648, "sd3": 472049168, "flux": 1388026440}  # of the released files, rank 64
@@ -228,3 +229,19 @@ def write_lora(path: Path, family: str, rank: int = 4, form: Form | None = None)
     """Writes a synthetic LoRA in the released form, or another."""
     form = form or RELEASED[family]
     return write_tensors(path, tensors(family, rank, form), form.metadata)
+
+
+def write_sparse(path: Path, entry: Entry, **metadata: str) -> Path:
+    """Writes a file with a released LoRA's layers and about its size, of zeros that take no room on the disk."""
+    rank = round(64 * (entry.size or entry.approximate_size or BYTES[entry.family] / 2) / BYTES[entry.family])
+    start, size = head(tensors(entry.family, rank, Form("kohya")), metadata or None)
+    if entry.size:  # to the byte: the format allows blanks after its head
+        rank -= size + len(start) > entry.size
+        start, size = head(tensors(entry.family, rank, Form("kohya")), metadata or None)
+        text = start[8:].ljust(entry.size - size - 8)
+        start = len(text).to_bytes(8, "little") + text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + size)
+    return path

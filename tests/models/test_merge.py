@@ -12,8 +12,10 @@ from hyper_sd import disk
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models import casting, new_file
 from hyper_sd.models.header import read_header
+from hyper_sd.models.inside import few_step_note, few_steps_inside
 from hyper_sd.models.merge import PARTS, merge
 from hyper_sd.models.new_file import CHECKING, WRITING, BuildError
+from hyper_sd.models.recognition import Recognition
 from hyper_sd.models.sdxl_unet import UnetShape
 from hyper_sd.models.unet_file import CLIP, PREFIX, VAE, inspect_unet
 from hyper_sd.tests.models.synthetic_unets import unet, write
@@ -86,6 +88,20 @@ def test_metadata_names_both_sources_and_where_one_step_starts(base, lone, targe
         "hyper_sd.base": "base.safetensors",
         "hyper_sd.start_timestep": "800",
     }
+
+
+def test_what_the_unet_has_inside_is_still_known(base, lone, target, tmp_path):
+    lone = lone.rename(lone.with_name("nitrosd-realism_unet.safetensors"))
+    build(base, lone, target)
+    inside = few_steps_inside(target, "sdxl")
+    assert inside.known.recipe.name == "nitrosd-realism"
+    assert str(inside) == (
+        "new.safetensors has NitroSD-Realism inside by the name of its UNet, nitrosd-realism_unet.safetensors, alone"
+    )
+    noted = tmp_path / "baked_unet.safetensors"
+    save_file(load_file(lone), noted, few_step_note(Recognition("mine.safetensors", "metadata", "n-step", 4), 1.0))
+    build(base, noted, target.with_name("second.safetensors"))
+    assert few_steps_inside(target.with_name("second.safetensors"), "sdxl").known.steps == 4
 
 
 def test_every_tensor_is_aligned_for_mapping(base, lone, target):
