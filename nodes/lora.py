@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..errors import UnsupportedModelError
 from ..models.families import FAMILIES, title_of
 from ..models.file_plan import plan_for_embedded, plan_for_file
+from ..models.inside import Inside, few_steps_inside, plan_inside
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
 from ..models.recipe import Recipe
 from ..models.recognition import Recognition
@@ -19,6 +20,7 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import LAST_TIMESTEP, distinct_sigmas
 from . import demo_model
+from .checkpoint import checkpoint_of
 from .loaded_loras import few_step_in
 from .lora_files import AUTO, add_lora, family_of, known_lora, lora_options, lora_path, read_file, released_path
 from .model_downloads import DOWNLOADS
@@ -36,7 +38,7 @@ SHIFT = "timestep_shift"  # of a plan: the MODEL's patch sees to it, so the samp
 
 
 def choose_plan(
-    model: Any, steps: int, variant: str, lora_name: str, recipe: Recipe | None = None
+    model: Any, steps: int, variant: str, lora_name: str, recipe: Recipe | None = None, inside: Inside | None = None
 ) -> tuple[LoraPlan, Path | None]:
     """Returns the plan for a MODEL and its LoRA's file, None where the checkpoint has few steps inside.
 
@@ -46,6 +48,7 @@ def choose_plan(
         variant: one of VARIANTS.
         lora_name: one of lora_options, or AUTO.
         recipe: of the method that the person named, None for the file's own.
+        inside: the few steps that the checkpoint is known to have, None where there are none, or it is not known.
     Raises: ScheduleError, UnsupportedModelError saying what there is.
     """
     if lora_name != AUTO:
@@ -58,6 +61,8 @@ def choose_plan(
         )
     if demo_model.is_embedded(model) and not recipe:
         return plan_for_embedded(steps, variant)
+    if inside and not recipe and variant in (AUTO, "merged"):
+        return plan_inside(family_of(model), steps, inside), None
     chosen = plan(family_of(model), steps, variant, recipe)
     return chosen, released_path(chosen.entry_id) if chosen.file else None
 
@@ -114,9 +119,10 @@ VARIANT = io.Combo.Input(
     "variant",
     options=list(LABELS.values()),
     default=AUTO,
-    tooltip="auto: the file its authors made for that many steps. unified: one file for 1 to 8 steps. n-step: a file for "
-    "exactly 2, 4 or 8. CFG-preserving: for negative prompts. merged checkpoint: Hyper-SD, or the method below, is in the "
-    "model already. other few-step LoRA: the one in lora_name, by its own method.",
+    tooltip="auto: the file its authors made for that many steps; none where the checkpoint's name says that few steps are in "
+    "it. unified: one file for 1 to 8 steps. n-step: a file for exactly 2, 4 or 8. CFG-preserving: for negative prompts. "
+    "merged checkpoint: Hyper-SD, or the method below, is in the model already. other few-step LoRA: the one in lora_name, by "
+    "its own method.",
 )
 STRENGTH = io.Float.Input(
     "strength",
@@ -190,6 +196,7 @@ class HyperSDLoraLoader(io.ComfyNode):
                 ),
             ],
             outputs=OUTPUTS,
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -199,14 +206,15 @@ class HyperSDLoraLoader(io.ComfyNode):
         require_choice("variant", variant, LABELS.values())
         require_choice("method", method, (BY_FILE, *methods()))
         key = next(key for key, label in LABELS.items() if label == variant)
-        chosen, path = choose_plan(model, steps, key, lora_name, methods().get(method))
+        inside = inside_of(cls, model)
+        chosen, path = choose_plan(model, steps, key, lora_name, methods().get(method), inside)
         chosen = starting_at(chosen, start_timestep)
         if path:
             patched, text = _with_lora(model, chosen, path, strength)
         else:
             unused = "" if lora_name == AUTO else f" {lora_name} is not used."
             patched, text = model, f"{chosen}{unused}"
-        text += two_at_once(model)
+        text += two_at_once(model, inside, is_adding=path is not None)
         patched = asked_shifted(patched, chosen.timestep_shift)
         sigmas = sigmas_of(model, chosen, denoise)
         return io.NodeOutput(patched, sampler_of(chosen, denoise), sigmas, chosen.cfg, text, ui=lasting_text(text))
@@ -220,10 +228,26 @@ class HyperSDLoraLoader(io.ComfyNode):
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}"
 
 
-def two_at_once(model: Any) -> str:
-    """Returns a sentence where a MODEL has a few-step LoRA already, which this one comes on top of; empty elsewhere."""
-    there = few_step_in(model)
-    return f" Two few-step LoRAs at once often burn the picture: {there} is in this model already; remove one." if there else ""
+def inside_of(node: type[io.ComfyNode], model: Any) -> Inside | None:
+    """Returns the few steps that a running node's checkpoint has inside, None where nothing tells of any."""
+    checkpoint = checkpoint_of(node)
+    return checkpoint and few_steps_inside(checkpoint, family_of(model), DOWNLOADS.catalog()[0])
+
+
+def two_at_once(model: Any, inside: Inside | None, is_adding: bool) -> str:
+    """Returns a sentence where a picture gets few steps twice, empty elsewhere.
+
+    Args:
+        model: MODEL, which may have a few-step LoRA already.
+        inside: what its checkpoint has.
+        is_adding: whether a LoRA comes on top.
+    """
+    loaded = few_step_in(model)
+    there = [f"{loaded} is in this model already"] if loaded else []
+    there += [str(inside)] if inside else []
+    if len(there) + is_adding < 2:
+        return ""
+    return f" Two few-step LoRAs at once often burn the picture: {', and '.join(there)}; remove one."
 
 
 def _with_lora(model: Any, chosen: LoraPlan, path: Path, strength: float) -> tuple[Any, str]:

@@ -51,6 +51,25 @@ TIMESTEPS = io.String.Input(
 )
 
 
+TO_CLEAN = io.Boolean.Input(
+    "to_clean",
+    default=False,
+    optional=True,
+    tooltip="On for LCM, DMD2, Flash and NitroSD, with eta 1: each step goes to the clean image and noise is added anew. Off "
+    "for Hyper-SD and TCD.",
+)
+SHIFT = io.Float.Input(
+    "timestep_shift",
+    default=1.0,
+    min=0.01,
+    max=1.0,
+    step=0.01,
+    optional=True,
+    tooltip="The network is asked at this share of the image's timestep: 0.25 for NitroSD-Realism, 0.5 for NitroSD-Vibrant, 1 "
+    "for all others. For inpainting masks and ControlNets choose the method in the node Hyper-SD; it shifts the MODEL itself.",
+)
+
+
 class HyperSDSampler(io.ComfyNode):
     """SAMPLER for SamplerCustom: trajectory segmented consistency sampling."""
 
@@ -62,13 +81,13 @@ class HyperSDSampler(io.ComfyNode):
             category=CATEGORY,
             **found_as("TCD", "LCM", "consistency", "few steps"),
             description="Samples Hyper-SD, TCD and other consistency models in 1 to 8 steps.",
-            inputs=[ETA, NUM_SEGMENTS],
+            inputs=[ETA, NUM_SEGMENTS, TO_CLEAN, SHIFT],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, eta: float, num_segments: int) -> io.NodeOutput:
-        options = {"eta": eta, "num_segments": num_segments}
+    def execute(cls, eta: float, num_segments: int, to_clean: bool = False, timestep_shift: float = 1.0) -> io.NodeOutput:
+        options = {"eta": eta, "num_segments": num_segments, "to_clean": to_clean, "timestep_shift": timestep_shift}
         return io.NodeOutput(UnitNoiseSampler(sample_tcd, extra_options=options))
 
 

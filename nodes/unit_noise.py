@@ -3,6 +3,8 @@
 import comfy.samplers
 import torch
 
+from ..errors import ScheduleError
+
 
 class _FullNoise(comfy.samplers.KSAMPLER):
     """Starts every run as the host starts one from its highest noise level: noise * sqrt(1 + sigma^2)."""
@@ -20,7 +22,16 @@ class UnitNoiseSampler(comfy.samplers.KSAMPLER):
     """
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Samples from noise and an image, both latents [batch, ...], along sigmas [steps + 1]."""
+        """Samples from noise and an image, both latents [batch, ...], along sigmas [steps + 1].
+
+        Raises: ScheduleError for a mask with a timestep_shift: the host would add noise of the shifted level around the mask.
+        """
+        shift = self.extra_options.get("timestep_shift", 1)
+        if denoise_mask is not None and shift != 1:
+            raise ScheduleError(
+                f"A sampler with timestep_shift {shift:g} cannot follow an inpainting mask. Choose the method in the node "
+                "Hyper-SD, which shifts the MODEL itself, and leave timestep_shift at 1."
+            )
         arguments = (model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
         if latent_image is None or torch.count_nonzero(latent_image) > 0:
             return super().sample(*arguments)

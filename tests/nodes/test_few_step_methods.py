@@ -75,6 +75,34 @@ def test_shifted_model_equals_the_samplers_own_shift_and_leaves_the_shared_model
     assert torch.equal(twice, by_model)
 
 
+def test_the_sampler_node_has_both_options(host, pack, unet, conds):
+    rule = {"eta": 1.0, "num_segments": 1, "to_clean": True, "timestep_shift": 0.25}
+    sigmas = distinct_sigmas(_schedule(unet), [999, 749, 499, 249])
+    node = pack["HyperSDSampler"]
+    made = host.custom(unet, *conds, node.execute(**rule).args[0], sigmas, cfg=1.0)
+    assert torch.equal(made, host.custom(unet, *conds, _sampler(rule), sigmas, cfg=1.0))
+    plain = host.custom(unet, *conds, node.execute(1.0, 1).args[0], sigmas, cfg=1.0)
+    assert not torch.allclose(made, plain, atol=1e-2)
+    assert torch.equal(plain, host.custom(unet, *conds, _sampler({"eta": 1.0, "num_segments": 1}), sigmas, cfg=1.0))
+    for shift in (0, 1.5, float("nan")):
+        with pytest.raises(ScheduleError, match="timestep_shift must lie in"):
+            host.custom(unet, *conds, node.execute(1.0, 1, True, shift).args[0], sigmas, cfg=1.0)
+
+
+def test_a_mask_with_a_shifted_sampler_is_refused_and_right_with_the_shifted_model(host, pack, unet, conds):
+    from hyper_sd.nodes.shifted_model import asked_shifted
+
+    image = {**host.latent(seed=3), "noise_mask": torch.cat([torch.zeros(1, 8, 16), torch.ones(1, 8, 16)], 1)}
+    sigmas = distinct_sigmas(_schedule(unet), [749, 499, 249])
+    node = pack["HyperSDSampler"]
+    with pytest.raises(ScheduleError, match=r"cannot follow an inpainting mask\. Choose the method in the node Hyper-SD"):
+        host.custom(unet, *conds, node.execute(1.0, 1, True, 0.25).args[0], sigmas, cfg=1.0, image=image)
+    sampler = node.execute(1.0, 1, True).args[0]
+    made = host.custom(asked_shifted(unet, 0.25), *conds, sampler, sigmas, cfg=1.0, image=image)
+    torch.testing.assert_close(made[:, :, :8], image["samples"][:, :, :8])
+    assert not torch.allclose(made[:, :, 8:], image["samples"][:, :, 8:], atol=0.1)
+
+
 def test_known_file_is_followed_and_named(pack, unet, loras, worlds):
     name = worlds.write(loras / "sub" / "LCM_LoRA_Weights_SD15.safetensors", worlds.small_lora(unet))
     _, sampler, _, _, text = load(pack, unet, 4, lora_name=f"sub/{name}")

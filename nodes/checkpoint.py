@@ -1,0 +1,39 @@
+"""Which checkpoint a MODEL comes from, by the workflow: hosts (0.3.75) do not keep its name in the MODEL."""
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+FOLDERS = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models"}  # inputs by which loaders take a file -> its folder
+MODEL = "model"
+LONGEST = 1000  # nodes from the loader on; a workflow that goes round in a ring ends, too
+
+
+def checkpoint_of(node: type[io.ComfyNode]) -> Path | None:
+    """Returns the file of the model that is wired to a running node, None where the wires do not lead to one loader.
+
+    It follows the input "model" of each node, or the only wire that a node such as a reroute has. Two models merged into one
+    have no name.
+
+    Args:
+        node: with the hidden inputs "prompt" and "unique_id".
+    Returns: the path, which the caller may not find there: of a loader that has folders of its own only the name is known.
+    """
+    prompt, node_id = getattr(node.hidden, "prompt", None) or {}, getattr(node.hidden, "unique_id", None)
+    for _ in range(LONGEST):
+        inputs = prompt.get(node_id, {}).get("inputs", {})
+        for name, folder in FOLDERS.items():
+            if isinstance(inputs.get(name), str):
+                return Path(folder_paths.get_full_path(folder, inputs[name]) or inputs[name])
+        node_id = _source_of(inputs)
+    return None
+
+
+def _source_of(inputs: dict[str, Any]) -> str | None:
+    """Returns the id of the node that gives the model."""
+    wires = {name: value[0] for name, value in inputs.items() if isinstance(value, list) and len(value) == 2}
+    if MODEL in wires:
+        return wires[MODEL]
+    return next(iter(wires.values())) if len(wires) == 1 else None
