@@ -26,7 +26,8 @@ def wired(pack, folder, name="realvis_LCM.safetensors", metadata=None, **between
 def node_in(pack, graph, node_id="9"):
     from comfy_api.latest import io
 
-    return pack["HyperSDLoraLoader"].PREPARE_CLASS_CLONE({io.Hidden.prompt: graph, io.Hidden.unique_id: node_id})
+    told = {io.Hidden.prompt: graph, io.Hidden.unique_id: node_id}
+    return pack["HyperSDLoraLoader"].PREPARE_CLASS_CLONE({**told, "hidden_inputs": told})  # newer hosts put it one level down
 
 
 @pytest.fixture
