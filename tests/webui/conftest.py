@@ -29,6 +29,18 @@ def webui(webui_path, tmp_path_factory):
 
 
 @pytest.fixture
+def page(browser, webui):
+    """The page, freshly loaded."""
+    from hyper_sd.tests.webui.browser_page import open_page
+
+    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    opened.set_default_timeout(60_000)
+    open_page(opened, webui)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
 def with_yaml(webui):
     """The host, where it reads a checkpoint's shape and prediction from a yaml; the Forge family does not."""
     if not webui.reads_yaml:

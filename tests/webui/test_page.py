@@ -5,34 +5,14 @@ import re
 import pytest
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.tests.webui.browser_page import PANEL, open_page, open_panel, paste
 from hyper_sd.tests.webui.panel import panel
 
-PANEL = "#script_{tab}_hypersd_panel"
 OURS = re.compile("hyper.?sd", re.IGNORECASE)
 SHOWN, FOLDED = ("enabled", "steps", "variant"), (
     "recommended", "strength", "hires_strength", "auto_eta", "eta", "segments", "start_timestep",
     "sort_by",
 )  # fmt: skip
-
-
-@pytest.fixture
-def page(browser, webui):
-    """The page, freshly loaded."""
-    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-    opened.set_default_timeout(60_000)
-    _open(opened, webui)
-    yield opened
-    opened.close()
-
-
-def _open(page, webui) -> None:
-    page.goto(webui.address, wait_until="domcontentloaded")
-    _wait(page)
-
-
-def _wait(page) -> None:
-    page.locator("#txt2img_generate").wait_for()
-    page.wait_for_function("() => typeof gradioApp === 'function' && gradioApp().querySelector('#txt2img_prompt textarea')")
 
 
 def _components(webui) -> dict[str, dict]:
@@ -74,21 +54,6 @@ def _first_timestep(webui) -> int:
     return round(NoiseSchedule.from_betas().timestep(webui.record()[0]["0.sigma"][0].item()))
 
 
-def _open_panel(page, seed: int | None = None):
-    """Opens the panel and what it folds away, and returns it; with a seed, asks for a small red apple first."""
-    if seed is not None:
-        page.locator("#txt2img_prompt textarea").fill("red apple")
-        page.locator("#txt2img_seed input").fill(str(seed))
-        for side in ("width", "height"):
-            page.locator(f"#txt2img_{side} input[type=number]").fill("64")
-    accordion = page.locator(PANEL.format(tab="txt2img"))
-    accordion.locator(".label-wrap").first.click()
-    page.locator("#script_txt2img_hypersd_variant").wait_for()
-    accordion.locator(".label-wrap").nth(1).click()
-    page.locator("#script_txt2img_hypersd_segments").wait_for()
-    return accordion
-
-
 def _write(page, **numbers: float) -> None:
     """Writes into the fields beside the panel's sliders, as a person does."""
     for name, number in numbers.items():
@@ -97,19 +62,10 @@ def _write(page, **numbers: float) -> None:
         field.press("Tab")
 
 
-def _paste(page, infotext: str, seed: int) -> None:
-    """Presses the arrow under the prompt, which reads an infotext into the page's controls."""
-    page.locator("#txt2img_prompt textarea").fill(infotext)
-    page.locator("#txt2img_tools #paste").click()
-    page.wait_for_function(f"() => document.querySelector('#txt2img_seed input').value === '{seed}'")
-    page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value === 'red apple'")
-    page.wait_for_timeout(1500)  # the page fills its controls one after another
-
-
 def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
     expected = webui.draw(seed=11, **panel())
     assert page.locator(PANEL.format(tab="img2img")).count() == 1
-    accordion = _open_panel(page, seed=11)
+    accordion = open_panel(page, seed=11)
     accordion.get_by_role("checkbox", name="Enable", exact=True).check()
     accordion.get_by_text("Hyper-SD15-4steps-lora").first.wait_for()
     infotext, latents, loras = _run(page, webui)
@@ -120,7 +76,7 @@ def test_panel_is_in_both_tabs_and_its_checkbox_brings_the_lora(webui, page):
 
 def test_start_set_in_the_accordion_reaches_the_picture_and_its_infotext(webui, page):
     expected = webui.draw(seed=11, **panel(steps=1, start_timestep=800))
-    accordion = _open_panel(page, seed=11)
+    accordion = open_panel(page, seed=11)
     accordion.get_by_role("checkbox", name="Enable", exact=True).check()
     _write(page, steps=1, start_timestep=800)
     accordion.get_by_text("Hyper-SD15-1step-lora").first.wait_for()
@@ -134,8 +90,8 @@ def test_start_set_in_the_accordion_reaches_the_picture_and_its_infotext(webui, 
 
 def test_start_set_in_the_accordion_counts_for_the_sampler_where_the_panel_is_off(webui, page):
     usual, expected = (webui.draw(steps=1, seed=11, **panel(enabled=False, start_timestep=start)) for start in (0, 700))
-    _paste(page, usual.infotext, seed=11)
-    _open_panel(page)
+    paste(page, usual.infotext, seed=11)
+    open_panel(page)
     _write(page, start_timestep=700)
     infotext, latents, loras = _run(page, webui)
     assert loras == [[]]
@@ -167,7 +123,7 @@ def _gallery(page, count: int) -> list[str]:
 
 def _sorted_batch(page, webui, sort_by: str) -> list[str]:
     """Makes four pictures with the panel off, and returns what the page shows for the grid and for each of them."""
-    _open_panel(page, seed=40)
+    open_panel(page, seed=40)
     page.locator("#txt2img_batch_size input[type=number]").fill("4")
     page.locator("#txt2img_steps input[type=number]").fill("4")
     _choose(page, "sort_by", sort_by)
@@ -188,7 +144,7 @@ def test_gallery_is_sorted_by_the_score_that_was_chosen_in_the_accordion(webui, 
 
 
 def test_scorer_without_its_files_is_told_before_and_below_the_pictures(webui, page):
-    accordion = _open_panel(page, seed=40)
+    accordion = open_panel(page, seed=40)
     page.locator("#txt2img_batch_size input[type=number]").fill("2")
     _choose(page, "sort_by", "PickScore")
     accordion.get_by_text("PickScore lacks its files: ").first.wait_for()
@@ -219,7 +175,7 @@ def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
     own = {"recommended": False, "strength": 0.65, "auto_eta": False, "eta": 0.55, "start_timestep": 900}
     first = webui.draw(seed=12345, cfg_scale=1.5, **panel(**own))
     webui.draw(seed=2)
-    _paste(page, first.infotext, seed=12345)
+    paste(page, first.infotext, seed=12345)
     assert page.locator("#script_txt2img_hypersd_start_timestep input[type=number]").input_value() == "900"
     infotext, latents, _ = _run(page, webui)
     assert torch.equal(latents, first.latents)
@@ -229,7 +185,7 @@ def test_infotext_pasted_into_the_page_makes_the_image_again(webui, page):
 def test_pasted_infotext_with_a_score_brings_the_option_back(webui, page):
     first = webui.draw(seed=55, cfg_scale=1.5, **panel(enabled=False, sort_by="demo model: how well it is drawn"))
     assert "Hyper-SD score: " in first.infotext
-    _paste(page, first.infotext, seed=55)
+    paste(page, first.infotext, seed=55)
     assert page.locator("#script_txt2img_hypersd_sort_by input").input_value() == "demo model: how well it is drawn"
     infotext, latents, _ = _run(page, webui)
     assert torch.equal(latents, first.latents)
@@ -250,7 +206,7 @@ def _reload(page, webui) -> None:
         page.wait_for_timeout(100)
     page.goto("about:blank")
     webui.wait(starts + 1)
-    _open(page, webui)
+    open_page(page, webui)
 
 
 def test_reload_ui_twice_keeps_one_of_each_and_the_same_image(webui, page):
