@@ -1,6 +1,7 @@
 """The panel "Hyper-SD": its controls from the settings table, a line that says what will be used, and the download button."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -10,10 +11,11 @@ from ..errors import DownloadError, HyperSDError
 from ..models.catalog import load_catalog
 from ..models.lora import LoraPlan
 from ..models.progress import State
-from . import host_models, scoring
+from . import host_models, remarks, scoring
 from .chosen_model import Model
-from .lora_activation import Activation, written_in
-from .planning import Written, choose, describe, run_for
+from .lora_activation import Activation, loras_in
+from .planning import choose, describe, run_for
+from .prompt_loras import Written, keeps_own, kept_of
 from .settings_table import TABLE, UNSORTED, Settings, Spec, read_settings
 
 TITLE = "Hyper-SD"
@@ -93,13 +95,31 @@ def _tags_box(prompt: Any, elem_id: str) -> Any:
     return tags
 
 
-def _wanted(values: tuple) -> tuple[Settings, LoraPlan | None, Written | None]:
-    """Returns what the page asks for: the settings, the plan where the panel is on, and the prompt's LoRA that it is for."""
+@dataclass(frozen=True)
+class _Wanted:
+    """What the page asks for: a plan where the panel is on and one is made, and what there is to say of it."""
+
+    settings: Settings
+    plan: LoraPlan | None = None
+    kept: Written | None = None
+    said: str = HINT
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the plan's file has to be fetched."""
+        return bool(self.plan and self.plan.file and not self.kept and host_models.listed_lora(self.plan.entry_id) is None)
+
+
+def _wanted(values: tuple) -> _Wanted:
     settings = read_settings(values[: len(TABLE)], {})
     if not settings.enabled:
-        return settings, None, None
-    written = next(iter(written_in(values[len(TABLE) :])), None)
-    return settings, choose(settings, Model.on_page(), settings.steps, written), written
+        return _Wanted(settings)
+    loras = loras_in(values[len(TABLE) :])
+    if own := keeps_own(settings, loras):
+        return _Wanted(settings, said=own)
+    model, kept = Model.on_page(), kept_of(settings, loras)
+    plan = choose(settings, model, settings.steps, kept)
+    return _Wanted(settings, plan, kept, remarks.two_at_once(settings, model, plan, loras, kept))
 
 
 def look(*values: Any) -> tuple[str, Any]:
@@ -109,30 +129,32 @@ def look(*values: Any) -> tuple[str, Any]:
         values: of the controls in the table's order, and of the prompt's box where the page has one.
     """
     try:
-        settings, plan, written = _wanted(values)
-        text, is_missing = _plan_line(settings, plan, written) if plan else (HINT, False)
-        problem = "" if settings.sort_by == UNSORTED else scoring.problem_of(settings.sort_by)
-        return f"{text}\n\n**{problem}**" if problem else text, gr.update(visible=is_missing)
+        wanted = _wanted(values)
+        sort_by = wanted.settings.sort_by
+        problem = "" if sort_by == UNSORTED else scoring.problem_of(sort_by)
+        text = _plan_line(wanted) if wanted.plan else wanted.said
+        return f"{text}\n\n**{problem}**" if problem else text, gr.update(visible=wanted.is_missing)
     except HyperSDError as error:
         return f"**{error}**", gr.update(visible=False)
 
 
-def _plan_line(settings: Settings, plan: LoraPlan, written: Written | None) -> tuple[str, bool]:
-    """Returns what will be used, and whether its file is missing."""
-    if plan.file and not written and host_models.listed_lora(plan.entry_id) is None:
+def _plan_line(wanted: _Wanted) -> str:
+    """Returns what will be used, and what there is to say of it."""
+    settings, plan, kept = wanted.settings, wanted.plan, wanted.kept
+    if wanted.is_missing:
         size = format_bytes(load_catalog().get(plan.entry_id).approximate_size)
-        return f"**{plan.file} is missing** ({size}).", True
-    strength = find_lora(settings, plan, written).strength if plan.file else 0.0
-    strength = written.strength if written else strength
-    text = describe(plan, run_for(settings, plan, plan.eta), strength)
-    return (text if settings.recommended else f"{text} {OWN}"), False
+        return f"**{plan.file} is missing** ({size})."
+    strength = find_lora(settings, plan, kept).strength if plan.file else 0.0
+    text = describe(plan, run_for(settings, plan, plan.eta), kept.strength if kept else strength)
+    return " ".join(filter(None, (text, "" if settings.recommended else OWN, wanted.said)))
 
 
 def fetch(*values: Any) -> Iterator[tuple[str, Any]]:
     """Downloads the plan's file, and yields its progress and in the end what look() says."""
     try:
-        _, plan, written = _wanted(values)
-        if plan is not None and plan.file and not written:
+        wanted = _wanted(values)
+        plan = wanted.plan
+        if plan and plan.file and not wanted.kept:
             host_models.DOWNLOADS.start(plan.entry_id)
             for row in host_models.DOWNLOADS.follow(plan.entry_id):
                 if row.is_busy:

@@ -9,7 +9,7 @@ from modules import devices, extra_networks
 
 from ..models.recognition import recognise
 from . import host_models
-from .planning import Written
+from .prompt_loras import Written, few_step_in
 
 TAGS = ("lora", "lyco")  # <lyco:...> is the hosts' older name of the same
 
@@ -23,8 +23,8 @@ class Activation:
     hires_strength: float
 
 
-def written_loras(data: Mapping[str, Sequence[Any]] | None) -> list[Written]:
-    """Returns the few-step LoRAs among a prompt's parsed tags, whatever their names, in the prompt's order."""
+def loras_of(data: Mapping[str, Sequence[Any]] | None) -> list[Written]:
+    """Returns the LoRAs among a prompt's parsed tags, whatever their names, in the prompt's order."""
     tags = {str(params.positional[0]): params for tag in TAGS for params in (data or {}).get(tag, []) if params.positional}
     catalog = host_models.DOWNLOADS.catalog()[0]
     listed = host_models.lora_names()
@@ -32,8 +32,7 @@ def written_loras(data: Mapping[str, Sequence[Any]] | None) -> list[Written]:
         host_models.refresh_lists()
         listed = host_models.lora_names()
     paths = {tag: Path(listed[tag].filename) for tag in tags if tag in listed}
-    found = (Written(tag, path, recognise(path, catalog), _strength(tags[tag])) for tag, path in paths.items())
-    return [written for written in found if written.known.variant]
+    return [Written(tag, path, recognise(path, catalog), _strength(tags[tag])) for tag, path in paths.items()]
 
 
 def _strength(params: Any) -> float:
@@ -46,20 +45,24 @@ def _strength(params: Any) -> float:
         return 1.0
 
 
-def written_in(prompts: Sequence[str]) -> list[Written]:
+def loras_in(prompts: Sequence[str]) -> list[Written]:
     """Returns the same for prompts; the hosts take a batch's LoRAs from its first."""
-    return written_loras(extra_networks.parse_prompt(prompts[0])[1]) if prompts else []
+    return loras_of(extra_networks.parse_prompt(prompts[0])[1]) if prompts else []
 
 
 def activate(p: Any, lora: Activation) -> None:
-    """Adds the LoRA to the passes whose prompt has no few-step LoRA, and activates the first pass's again.
+    """Adds the LoRA to the passes whose prompt has neither it nor a few-step LoRA, and activates the first pass's again.
 
     The hires pass activates its own, from the same lists. After a switch to the refiner A1111 1.10 activates none again, so
     the refiner's steps are without it.
     """
     hires = getattr(p, "hr_extra_network_data", None)
     for data, strength in ((p.extra_network_data, lora.strength), (hires, lora.hires_strength)):
-        if data is not None and not written_loras(data):
+        if data is not None and not _has(loras_of(data), lora.name):
             data.setdefault("lora", []).append(extra_networks.ExtraNetworkParams(items=[lora.name, f"{strength:g}"]))
     with devices.autocast():
         extra_networks.activate(p, p.extra_network_data)
+
+
+def _has(loras: Sequence[Written], name: str) -> bool:
+    return bool(few_step_in(loras)) or name in [lora.name for lora in loras]

@@ -1,43 +1,27 @@
 """From the panel's settings to a plan: which LoRA, steps and sampler; what the user wrote into the prompt goes first."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..models import lora_plan, sampling_plan
 from ..models.catalog import load_catalog
+from ..models.entry import OTHER
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
+from ..models.inside import Inside, few_steps_inside, plan_inside
 from ..models.recipe import Recipe
-from ..models.recognition import Recognition, named_recipe, says_hyper_sd
 from ..models.sampling_plan import LoraPlan
 from ..samplers.timesteps import LAST_TIMESTEP, ONE_STEP_START
-from . import host, one_step
+from . import host, host_models, one_step
 from .chosen_model import Model
+from .prompt_loras import Written
 from .sampler import NAME as SAMPLER
 from .schedule import LABEL, Run
-from .settings_table import Settings
+from .settings_table import VARIANTS, Settings
 
 OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
-
-
-@dataclass(frozen=True)
-class Written:
-    """A few-step LoRA that stands in a prompt.
-
-    Args:
-        name: the host's.
-        path: of its file.
-        known: what the file is.
-        strength: in the prompt.
-    """
-
-    name: str
-    path: Path
-    known: Recognition
-    strength: float = 1.0
 
 
 def choose(settings: Settings, model: Model, steps: int, written: Written | None = None) -> LoraPlan:
@@ -47,7 +31,7 @@ def choose(settings: Settings, model: Model, steps: int, written: Written | None
         settings: the panel's.
         model: that will make the image.
         steps: model evaluations.
-        written: the few-step LoRA that the user has in the prompt, which is kept.
+        written: the LoRA of the prompt that is kept, as kept_of() tells it.
     Raises: ScheduleError or UnsupportedModelError, each saying what there is instead.
     """
     return sampling_plan.starting_at(_by_file(settings, model, steps, written), settings.start_timestep)
@@ -61,14 +45,20 @@ def _by_file(settings: Settings, model: Model, steps: int, written: Written | No
             f"There is no Hyper-SD LoRA for {model.name}, only for {titles}. With a few-step LoRA of your own in the prompt, "
             "switch the Hyper-SD panel off and choose the sampler Hyper-SD TCD yourself."
         )
+    recipe = recipe_of(settings)
     found_one_step = settings.variant == "auto" and not written and one_step.start_timestep(model.path)
     if settings.variant == "one-step" or found_one_step:
+        if recipe:
+            raise UnsupportedModelError(
+                f"The one-step checkpoint is sampled in its own way, not by {recipe.method}; leave Method to the file. Where "
+                "the method is in the checkpoint, choose the variant merged checkpoint."
+            )
         return _one_step(model, 1 if settings.recommended else steps)
-    recipe = recipe_of(settings)
-    if written is None:
-        return _without_file(settings, model, steps, recipe)
-    plan = plan_for_file(model.family, steps, settings.variant, written.known, recipe)
-    return replace(plan, reason=f"{written.known.file} of the prompt is kept. {plan.reason}")
+    if written is None or settings.variant == "merged":
+        plan = _without_file(settings, model, steps, recipe)
+    else:
+        plan = plan_for_file(model.family, steps, settings.variant, written.known, recipe)
+    return replace(plan, reason=f"{written.known.file} of the prompt is kept. {plan.reason}") if written else plan
 
 
 def recipe_of(settings: Settings) -> Recipe | None:
@@ -76,33 +66,27 @@ def recipe_of(settings: Settings) -> Recipe | None:
     return next((recipe for recipe in load_catalog().recipes if recipe.name == settings.method), None)
 
 
-def inside(model: Model) -> tuple[bool, Recipe | None]:
-    """Returns whether a checkpoint has few steps inside, told by its name alone, and by which recipe; None is Hyper-SD's."""
-    name = model.path.name if model.path else ""
-    recipe = named_recipe(name, load_catalog(), "checkpoint_names")
-    if recipe:
-        return model.family in recipe.families, recipe
-    return says_hyper_sd(name) and not FAMILIES[model.family].is_flow, None
+def inside_of(model: Model) -> Inside | None:
+    """Returns the few steps that a checkpoint has inside, None where nothing tells of any."""
+    known = model.family and model.path
+    return few_steps_inside(model.path, model.family, host_models.DOWNLOADS.catalog()[0]) if known else None
 
 
 def _without_file(settings: Settings, model: Model, steps: int, recipe: Recipe | None) -> LoraPlan:
-    """Returns the plan where the prompt has no few-step LoRA: the checkpoint's own, or that of a released file."""
-    if settings.variant == "merged":
-        return lora_plan.plan(model.family, steps, "merged", recipe)
-    if recipe:
+    """Returns the plan where no LoRA of the prompt decides it: the checkpoint's own, or that of a released file."""
+    variant = settings.variant
+    if recipe and variant != "merged":
         raise UnsupportedModelError(
             f"{recipe.method} needs its LoRA in the prompt; where it is in the checkpoint, choose the variant "
             "merged checkpoint."
         )
-    is_inside, told = inside(model)
-    if settings.variant != "auto" or not is_inside:
-        return lora_plan.plan(model.family, steps, settings.variant)
-    plan = lora_plan.plan(model.family, steps, "merged", told)
-    method = told.method if told else "Hyper-SD"
-    reason = (
-        f"By its name alone {model.path.name} has {method} inside, so no LoRA is added. If not, choose a variant. {plan.reason}"
-    )
-    return replace(plan, reason=reason, source="a guess")
+    if variant == OTHER:
+        raise UnsupportedModelError(
+            f"The variant {VARIANTS[OTHER]} is for a LoRA that stands in the prompt, which has none of them; write it there, "
+            "or choose another variant."
+        )
+    found = inside_of(model) if variant in ("auto", "merged") and not recipe else None
+    return plan_inside(model.family, steps, found) if found else lora_plan.plan(model.family, steps, variant, recipe)
 
 
 def _one_step(model: Model, steps: int) -> LoraPlan:

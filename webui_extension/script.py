@@ -7,10 +7,11 @@ from modules import scripts
 
 from ..errors import HyperSDError
 from ..models.lora import LoraPlan
-from . import accordion, host, one_step, options, sampler, settings_table, sorting
+from . import accordion, host, one_step, options, remarks, sampler, settings_table, sorting
 from .chosen_model import Model
-from .lora_activation import activate, written_in
-from .planning import Written, apply, choose, inside, run_for
+from .lora_activation import activate, loras_in
+from .planning import apply, choose, inside_of, run_for
+from .prompt_loras import keeps_own, kept_of
 from .schedule import Run
 from .settings_table import Settings, read_settings
 
@@ -97,46 +98,42 @@ def _plain_settings(values: tuple) -> Settings | None:
         return None
 
 
-def two_at_once(written: list[Written], model: Model) -> str:
-    """Returns a sentence where a picture gets few steps twice, empty elsewhere.
-
-    Args:
-        written: the few-step LoRAs of the prompt.
-        model: that makes the image.
-    """
-    names = [f"{lora.known.file} of the prompt" for lora in written]
-    if written and model.family and inside(model)[0]:
-        names.append(f"what {model.path.name} has inside, by its name alone")
-    if len(names) < 2:
-        return ""
-    return f"Two few-step LoRAs at once often burn the picture: {' and '.join(names)}; remove one."
-
-
 def plan_image(p: Any, settings: Settings) -> None:
     """Writes the plan into the host's processing object.
 
     Raises: HyperSDError saying what is missing and where to get it.
     """
-    model, all_written = Model.of(p.sd_model), written_in(p.all_prompts)
-    written = all_written[0] if all_written else None
-    plan = choose(settings, model, settings.steps if settings.recommended else p.steps, written)
+    model, loras = Model.of(p.sd_model), loras_in(p.all_prompts)
+    if own := keeps_own(settings, loras):
+        p.comment(f"Hyper-SD: {own}")
+        p.extra_generation_params[settings_table.MARK] = settings_table.VARIANTS[settings.variant]
+        setattr(p, sampler.RUN, _run(settings))
+        return
+    kept = kept_of(settings, loras)
+    plan = choose(settings, model, settings.steps if settings.recommended else p.steps, kept)
     notes = {settings_table.MARK: settings_table.VARIANTS[plan.variant]}
-    told = inside(model)[1] if plan.variant == "merged" and settings.variant == "auto" else None
-    if told or settings.method != settings_table.BY_FILE:  # so that a pasted infotext gives the picture again
-        notes["Hyper-SD method"] = told.method if told else settings_table.METHODS[settings.method]
+    if method := _noted_method(settings, model, plan):
+        notes["Hyper-SD method"] = method
     if plan.file and not p.disable_extra_networks:
-        lora = accordion.find_lora(settings, plan, written)
-        notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if written is None else {}
+        lora = accordion.find_lora(settings, plan, kept)
+        notes |= {"Hyper-SD LoRA": lora.name, "Hyper-SD strength": f"{lora.strength:g}"} if kept is None else {}
         if getattr(p, "enable_hr", False) and lora.hires_strength != lora.strength:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
     setattr(p, sampler.RUN, _run(settings, plan))
-    is_other = settings.variant not in ("auto", written.known.variant) if written else False
-    if is_other or plan.source == "a guess" or settings.method != settings_table.BY_FILE:
+    if remarks.is_to_be_told(settings, plan, kept):
         p.comment(f"Hyper-SD: {plan.reason}")
-    if double := two_at_once(all_written, model):
+    if double := "" if p.disable_extra_networks else remarks.two_at_once(settings, model, plan, loras, kept):
         p.comment(f"Hyper-SD: {double}")
     if settings.recommended:
         apply(p, plan)
     p.extra_generation_params.update(notes)
     _log.info("%s", plan)
+
+
+def _noted_method(settings: Settings, model: Model, plan: LoraPlan) -> str:
+    """Returns the method that a pasted infotext needs to give the picture again, "" where the file brings its own."""
+    if settings.method != settings_table.BY_FILE:
+        return settings_table.METHODS[settings.method]
+    found = inside_of(model) if plan.variant == "merged" else None
+    return found.known.recipe.method if found and found.known.recipe else ""

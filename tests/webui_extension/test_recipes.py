@@ -16,13 +16,20 @@ def make(host, *panel, **given) -> Processing:
     return p
 
 
-@pytest.mark.parametrize(("steps", "cfg"), [(8, 5.0), (4, 3.5)])
-def test_a_renamed_cfg_lora_of_the_prompt_gets_its_cfg(host, renamed, steps, cfg):
+@pytest.mark.parametrize(
+    ("steps", "cfg", "comments"),
+    [
+        (8, 5.0, []),
+        (4, 3.5, ["The authors made this file for 8 steps; artists use it from 3 on, at a lower CFG."]),
+    ],
+)
+def test_a_renamed_cfg_lora_of_the_prompt_gets_its_cfg(host, renamed, steps, cfg, comments):
     place(host, FOUR)
     p = make(host, steps, prompt=f"cat {renamed}")
     assert (p.steps, p.cfg_scale, p.activations[-1]) == (steps, cfg, [("favourite", 0.9)])
     assert p.extra_generation_params["Hyper-SD variant"] == "CFG-preserving"
-    assert p.comments == []
+    kept = "Hyper-SD: favourite.safetensors of the prompt is kept. This is small-8steps-CFG-lora.safetensors. "
+    assert p.comments == [f"{kept}{words}" for words in comments]
 
 
 def test_a_hires_pass_gets_the_renamed_lora_as_well(host, renamed):
@@ -126,7 +133,7 @@ def test_checkpoint_whose_name_says_what_is_inside_gets_its_recipe_and_no_lora(h
     p = make(host, 4, prompt="cat")
     assert p.extra_generation_params["Hyper-SD variant"] == "merged checkpoint"
     assert p.extra_generation_params["Hyper-SD timesteps"] == timesteps
-    assert any(words in comment and "By its name alone" in comment for comment in p.comments)
+    assert any(words in comment and "by its name alone" in comment for comment in p.comments)
     assert "Hyper-SD LoRA" not in p.extra_generation_params
     assert p.extra_generation_params.get("Hyper-SD method") == ("LCM" if "LCM" in name else None)
     assert make(host, 4, "n-step", prompt="cat").extra_generation_params["Hyper-SD LoRA"] == FOUR

@@ -1,0 +1,48 @@
+"""What a person has to be told about a plan, in the panel's line and below the pictures; one sentence each."""
+
+from collections.abc import Sequence
+
+from ..models.sampling_plan import LoraPlan
+from .chosen_model import Model
+from .planning import inside_of
+from .prompt_loras import Written, few_step_in
+from .settings_table import BY_FILE, Settings
+
+# A plan of the prompt's LoRA from one of these is exactly as the file was made; from any other the picture says so.
+AS_MADE = ("released recipe", "measured here", "its own training")
+INSIDE = ("merged", "one-step")  # variants by which a person says that few steps are in the checkpoint
+
+
+def is_to_be_told(settings: Settings, plan: LoraPlan, kept: Written | None) -> bool:
+    """Whether the picture says what its plan rests on.
+
+    Args:
+        settings: the panel's.
+        plan: for the image.
+        kept: the LoRA of the prompt that it is for, None for the released file.
+    """
+    is_other = kept is not None and settings.variant not in ("auto", kept.known.variant)
+    is_untried = kept is not None and plan.source not in AS_MADE
+    return is_other or is_untried or plan.source == "a guess" or settings.method != BY_FILE
+
+
+def two_at_once(settings: Settings, model: Model, plan: LoraPlan, loras: Sequence[Written], kept: Written | None) -> str:
+    """Returns a sentence where a picture gets few steps twice, empty elsewhere.
+
+    Args:
+        settings: the panel's.
+        model: that makes the image.
+        plan: for the image.
+        loras: of the prompt.
+        kept: the one of them that the plan is for, None for the released file.
+    """
+    names = [f"{lora.known.file} of the prompt" for lora in few_step_in(loras) or filter(None, [kept])]
+    if plan.file and kept is None:
+        names.append(f"{plan.file}, which the panel adds")
+    if names and (found := inside_of(model)):
+        names.append(f"what the checkpoint has inside ({found})")
+    elif settings.variant in INSIDE:
+        names.append("what the checkpoint has inside, as you chose")
+    if len(names) < 2:
+        return ""
+    return f"Two few-step LoRAs at once often burn the picture: {' and '.join(names)}; remove one."
