@@ -1,7 +1,7 @@
 """A WebUI extension of the tests: keeps what a run computed as tensors, in records/ of the host's data folder.
 
 Copied into the host's extensions folder as scripts/recorder.py. It only listens, but where a test asks it to have the noise
-drawn ahead as for a graphics card.
+drawn ahead as for a graphics card, or to tell the sampler what the panel tells it for SDXL alone.
 """
 
 import ast
@@ -19,6 +19,7 @@ FOLDER = Path(paths_internal.data_path) / "records"
 CALLS: list = []  # the network calls of the batch that is being made
 THREADS: list = []  # the thread of every noise that was drawn ahead
 ORIGINALS: dict = {}
+RUN: dict = {}  # what the sampler is told in place of the panel, where a test asks for it
 
 
 def _tensor(conditioning) -> torch.Tensor:
@@ -57,6 +58,8 @@ class Recorder(scripts.Script):
 
     def process_batch(self, p, *values, **batch) -> None:
         CALLS.clear()
+        if RUN:
+            p.hyper_sd_run = sys.modules["hyper_sd.webui_extension.schedule"].Run(**RUN)
 
     def post_sample(self, p, ps, *values) -> None:
         latents = ps.samples if torch.is_tensor(ps.samples) else CALLS[-1][0]["denoised"]  # the hires pass hands on pictures
@@ -92,6 +95,12 @@ def on_app(_, app) -> None:
         threads = [*THREADS]
         _set_ahead(on)
         return {"threads": threads}
+
+    @app.get("/recorder/run")
+    def run(rule: str) -> dict:  # takes the fields of the sampler's Run as JSON; none ends it
+        RUN.clear()
+        RUN.update(json.loads(rule))
+        return RUN
 
     @app.get("/recorder/scorers")
     def scorers() -> dict:  # returns the scorers that are in memory

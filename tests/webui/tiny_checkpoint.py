@@ -42,13 +42,14 @@ IN_VAE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """How wide a checkpoint is; heads: of every attention; tokens: of the text encoder's vocabulary."""
+    """How wide a checkpoint is; heads: of an attention; tokens: of the text encoder's vocabulary; text: its states' width."""
 
     unet: tuple[int, ...]
     vae: tuple[int, ...]
     heads: int
     layers: int
     tokens: int
+    text: int = CONTEXT
 
 
 # A1111 reads the shape from a yaml; the Forge family and ComfyUI know SD1.5 by its first width and bring VAE and text encoder.
@@ -85,11 +86,11 @@ def text_config(shape: Shape) -> CLIPTextConfig:
     """Returns the text encoder's configuration."""
     return CLIPTextConfig(
         vocab_size=shape.tokens,
-        hidden_size=CONTEXT,
+        hidden_size=shape.text,
         intermediate_size=3072,
-        projection_dim=CONTEXT,
+        projection_dim=shape.text,
         num_hidden_layers=shape.layers,
-        num_attention_heads=12,
+        num_attention_heads=shape.text // 64,
         max_position_embeddings=77,
         hidden_act="quick_gelu",
         bos_token_id=shape.tokens - 2,
@@ -126,7 +127,7 @@ def vae_key(key: str) -> str:
     return re.sub(r"decoder\.up\.(\d)", lambda found: f"decoder.up.{3 - int(found[1])}", key)
 
 
-def _vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+def vae_weights(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     named = {vae_key(key): value for key, value in vae.state_dict().items()}
     attention = re.compile(r"attn_1\.(q|k|v|proj_out)\.weight")
     return {key: value[:, :, None, None] if attention.search(key) else value for key, value in named.items()}
@@ -144,10 +145,16 @@ def text_weights(shape: Shape) -> dict[str, torch.Tensor]:
 
 def write_checkpoint(path: Path, shape: Shape) -> None:
     """Writes a full checkpoint, float16."""
+    network = {unet_key(key): value for key, value in make_unet(shape).state_dict().items()}
+    write_parts(path, shape, network, "cond_stage_model.transformer.")
+
+
+def write_parts(path: Path, shape: Shape, network: dict[str, torch.Tensor], text_prefix: str) -> None:
+    """Writes a network in original SD names, an autoencoder and a text encoder as a full checkpoint, float16."""
     parts = {
-        "model.diffusion_model.": {unet_key(key): value for key, value in make_unet(shape).state_dict().items()},
-        "first_stage_model.": _vae_weights(make_vae(shape)),
-        "cond_stage_model.transformer.": text_weights(shape),
+        "model.diffusion_model.": network,
+        "first_stage_model.": vae_weights(make_vae(shape)),
+        text_prefix: text_weights(shape),
     }
     weights = {prefix + key: value.half().contiguous() for prefix, part in parts.items() for key, value in part.items()}
     save_file(weights, path)
@@ -163,6 +170,14 @@ def write_tokenizer(folder: Path, shape: Shape, source: Path = TOKENIZER) -> Pat
     return folder
 
 
+def vae_parameters(shape: Shape) -> dict:
+    """Returns what a yaml says of the autoencoder."""
+    widths = {"ch": shape.vae[0], "ch_mult": [width // shape.vae[0] for width in shape.vae]}
+    sizes = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "num_res_blocks": 2}
+    ddconfig = {**sizes, **widths, "attn_resolutions": [], "dropout": 0.0}
+    return {"embed_dim": 4, "monitor": "val/loss", "ddconfig": ddconfig, "lossconfig": {"target": "torch.nn.Identity"}}
+
+
 def write_yaml(checkpoint: Path, shape: Shape, tokenizer: Path, parameterization: str = "eps") -> None:
     """Writes the file beside a checkpoint in which the A1111 line reads its shape."""
     unet = {
@@ -171,21 +186,13 @@ def write_yaml(checkpoint: Path, shape: Shape, tokenizer: Path, parameterization
         "num_res_blocks": 2, "num_heads": shape.heads, "use_spatial_transformer": True, "transformer_depth": 1,
         "context_dim": CONTEXT, "use_checkpoint": False, "legacy": False,
     }  # fmt: skip
-    vae = {
-        "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": shape.vae[0],
-        "ch_mult": [width // shape.vae[0] for width in shape.vae], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
-    }  # fmt: skip
-    loss = {"target": "torch.nn.Identity"}
     params = {
         "linear_start": 0.00085, "linear_end": 0.0120, "num_timesteps_cond": 1, "log_every_t": 200, "timesteps": 1000,
         "first_stage_key": "jpg", "cond_stage_key": "txt", "image_size": 64, "channels": 4, "cond_stage_trainable": False,
         "conditioning_key": "crossattn", "monitor": "val/loss", "scale_factor": 0.18215, "use_ema": False,
         "parameterization": parameterization,
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
-        "first_stage_config": {
-            "target": "ldm.models.autoencoder.AutoencoderKL",
-            "params": {"embed_dim": 4, "monitor": "val/loss", "ddconfig": vae, "lossconfig": loss},
-        },
+        "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": vae_parameters(shape)},
         "cond_stage_config": {
             "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": {"version": str(tokenizer)},
         },

@@ -37,7 +37,8 @@ SETTINGS = {
     "sd_model_checkpoint": "tiny.safetensors", "randn_source": "CPU", "samples_save": False, "grid_save": False,
     "show_progress_every_n_steps": 1, "live_previews_image_format": "png",
     "CLIP_stop_at_last_layers": 1,  # Forge neo's own default is 2
-    "k_sched_type": "Automatic", "skip_early_cond": 0.0,  # what was never saved stays as a request's override_settings had it
+    # What was never saved stays as a request's override_settings had it.
+    "k_sched_type": "Automatic", "skip_early_cond": 0.0, "sd_noise_schedule": "Default",
 }  # fmt: skip
 # Forge-classic of February 2025 takes its default, 0, for the first step, which it so draws at CFG 1; elsewhere -1 is as 0.
 GUIDED_FROM_THE_START = {"skip_early_cond": -1.0}
