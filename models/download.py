@@ -41,6 +41,7 @@ def download(
     also: Iterable[Path] = (),
     set_aside: bool = False,
     endings: Sequence[str] = SAFETENSORS,
+    verified: Callable[[int, str], None] | None = None,
 ) -> Path:
     """Returns an entry's file, whole and of the right content. It is fetched only where no folder has it.
 
@@ -55,9 +56,10 @@ def download(
         also: further folders of the host for this kind of file.
         set_aside: whether a corrupt file in its place may be renamed, once the good one is there.
         endings: of file names that the host reads as safetensors files; a copy under another name has one of them.
+        verified: called with (size, sha256) once a file is there whose hash the hub itself has said, and the catalogue has not.
     Raises: DownloadError saying what to do, ChecksumMismatch; OSError where the disk fails.
     """
-    transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside, endings)
+    transfer = Transfer(entry, Path(root), opener or open_hub_file, also, set_aside, endings, verified)
     outcome: list[Path | BaseException] = []
     thread = threading.Thread(target=_run, args=(transfer, outcome), name=f"hyper_sd {entry.id}", daemon=True)
     thread.start()

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..errors import CatalogError, HyperSDError
@@ -15,6 +16,7 @@ from .files import Found, Index, index_folders, known_sha256, look
 from .host_folders import SAFETENSORS
 from .progress import Progress, Row, State
 from .remote import Cancelled, Remote
+from .verified import NAME, remember, with_verified
 
 AT_ONCE = 2  # files fetched side by side; the others wait for their turn
 POLL = 0.2  # seconds between two rows of a download that is followed
@@ -77,13 +79,22 @@ class Downloads:
     ):
         self._folders, self._user_file, self._notify = folders, user_file, notify
         self._opener, self._endings = opener, endings
+        self._record = user_file and user_file.with_name(NAME)
         self._jobs: dict[str, Job] = {}
         self._problems: dict[str, str] = {}
         self._copies: dict[str, Path] = {}  # the same content, found under another name
         self._lock, self._slots = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
 
     def catalog(self) -> tuple[Catalog, str]:
-        """Returns the entries, and what is wrong with the person's own file: then the pack's entries are there without it."""
+        """Returns the entries, and what is wrong with the person's own file: then the pack's entries are there without it.
+
+        Entries without a hash have the one that the hub has said at a download.
+        """
+        catalog, problem = self._released()
+        return with_verified(catalog, self._record) if self._record else catalog, problem
+
+    def _released(self) -> tuple[Catalog, str]:
+        """Returns the entries as they are to be fetched: the hub may have another file by now than at an earlier download."""
         try:
             return load_catalog(self._user_file), ""
         except CatalogError as error:
@@ -121,7 +132,7 @@ class Downloads:
         while job := self._jobs.get(entry.id):
             yield job.row
             time.sleep(pause)
-        yield self._row(entry)
+        yield self._row(self._newest(entry))
 
     def start(self, entry_id: str, *, acknowledged: bool = False, set_aside: bool = False) -> Row:
         """Starts an entry's download, or finds it under way, and returns its row.
@@ -132,7 +143,7 @@ class Downloads:
             set_aside: whether a corrupt file in its place may be renamed.
         Raises: CatalogError for an unknown id; DownloadError for a licence that was not accepted.
         """
-        entry = self.catalog()[0].get(entry_id)
+        entry = self._released()[0].get(entry_id)
         require_acknowledged(entry, acknowledged)
         with self._lock:
             job = self._jobs.get(entry.id)
@@ -179,7 +190,11 @@ class Downloads:
             self._problems[entry.id] = f"{entry.name} could not be downloaded: {error}. The host's log has the details."
         with self._lock:
             del self._jobs[entry.id]
-        self._notify(self._row(entry, self._jobs.get(entry.id)))
+        self._notify(self._row(self._newest(entry), self._jobs.get(entry.id)))
+
+    def _newest(self, entry: Entry) -> Entry:
+        """Returns an entry with what a download has told of it by now."""
+        return next((known for known in self.catalog()[0] if known.id == entry.id), entry)
 
     def _download(self, job: Job, set_aside: bool) -> None:
         def report(progress: Progress) -> None:
@@ -189,6 +204,8 @@ class Downloads:
 
         first, *rest = self._folders(job.entry.folder)
         options = {"opener": self._opener, "also": rest, "set_aside": set_aside, "endings": self._endings}
+        if self._record:
+            options["verified"] = partial(remember, self._record, job.entry)
         path = download(job.entry, first, progress=report, **options)
         if path.name.lower() != job.entry.name.lower():
             self._copies[job.entry.id] = path

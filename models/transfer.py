@@ -37,6 +37,7 @@ class Transfer:
         also: further folders in which it may lie already.
         set_aside: whether a corrupt file under its name may be renamed, once the good one is there.
         endings: of file names that the host reads as safetensors files.
+        verified: called with (size, sha256) once a file is there whose hash the hub itself has said, and the catalogue has not.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Transfer:
         also: Iterable[Path] = (),
         set_aside: bool = False,
         endings: Sequence[str] = SAFETENSORS,
+        verified: Callable[[int, str], None] | None = None,
     ):
         self.entry, self.root, self.folders = entry, root, [root, *also]
         self.cancelled = threading.Event()
         self._open_remote, self._set_aside, self._endings = open_remote, set_aside, endings
+        self._verified = None if entry.sha256 else verified
         self._state, self._done, self._total, self._note = State.VERIFYING, 0, entry.approximate_size, ""
         self._trail: deque[tuple[float, int]] = deque()
         self._sink: Sink | None = None
@@ -175,9 +178,12 @@ class Transfer:
         self._phase(State.DOWNLOADING, 0, self.entry.approximate_size, "asking the server for the file")
         remote = self._patiently(lambda: self._open_remote(self.entry))
         size, sha256 = expected_of(self.entry, remote)
-        copy = self._renamed_copy(size, sha256)
-        if copy:
-            return copy
+        path = self._renamed_copy(size, sha256) or self._received(remote, size, sha256)
+        if remote.is_hub and self._verified:
+            self._verified(size, sha256)
+        return path
+
+    def _received(self, remote: Remote, size: int, sha256: str) -> Path:
         part = part_path(self.root, self.entry, sha256)
         resumed = self._claimed(part).stat().st_size
         if resumed > size:  # no rest of it could be asked for

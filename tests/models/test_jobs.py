@@ -101,7 +101,7 @@ def test_ready_row_says_what_could_not_be_checked(downloads, world, tmp_path):
 def test_copy_under_an_ending_of_the_host_is_ready(world, tmp_path, transfer):
     opener = functools.partial(open_hub_file, endpoint=world.hub.endpoint)
     downloads = Downloads(lambda kind: [world.root], opener=opener, endings=HOST_ENDINGS["comfyui"])
-    downloads.catalog = lambda: (Catalog((world.entry,)), "")  # a stub of the file that lists it
+    downloads._released = lambda: (Catalog((world.entry,)), "")  # a stub of the file that lists it
     world.root.mkdir(parents=True)
     (world.root / "favourite.SFT").write_bytes(world.content)
     downloads.start(world.entry.id)
