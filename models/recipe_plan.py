@@ -57,14 +57,15 @@ def plan_by_recipe(
         start_timestep=recipe.start_timestep,
         reason=f"{reason}{untried}",
         source="derived" if untried or "derived" in doubts.values() else "field practice" if doubts else "released recipe",
-        listed=listed or _trailing(recipe, steps),
+        listed=listed or trailing_of(recipe, steps),
         to_clean=recipe.to_clean,
         timestep_shift=recipe.timestep_shift,
+        recipe=recipe,
     )
 
 
-def _trailing(recipe: Recipe, steps: int) -> tuple[int, ...]:
-    """Returns the trailing grid for a recipe with other segments, whose number would give another grid."""
+def trailing_of(recipe: Recipe, steps: int) -> tuple[int, ...]:
+    """Returns the trailing grid of a recipe with other segments, whose number would give another grid; empty for others."""
     return tuple(segment_boundaries(steps)) if recipe.grid == "trailing" and recipe.segments else ()
 
 

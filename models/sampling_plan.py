@@ -7,6 +7,7 @@ from ..samplers.schedule import TRAIN_TIMESTEPS
 from ..samplers.timesteps import LAST_TIMESTEP, hyper_sd_timesteps, listed_timesteps
 from .entry import OTHER
 from .families import FAMILIES
+from .recipe import Recipe
 
 VARIANTS = ("auto", "unified", "n-step", "cfg", "merged", OTHER)
 MAX_STEPS = 16
@@ -40,6 +41,7 @@ class LoraPlan:
         listed: the timesteps one by one, where neither grid of num_segments gives them; empty elsewhere.
         to_clean: as samplers.tcd.plan_steps takes it.
         timestep_shift: as samplers.shift.shifted_timestep takes it.
+        recipe: the other method's that all this is by, None for Hyper-SD.
     """
 
     family: str
@@ -60,6 +62,7 @@ class LoraPlan:
     listed: tuple[int, ...] = ()
     to_clean: bool = False
     timestep_shift: float = 1.0
+    recipe: Recipe | None = None
 
     @property
     def rule(self) -> dict[str, float]:

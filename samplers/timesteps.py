@@ -125,6 +125,15 @@ def _divide_gaps(anchors: list[int], steps: int) -> list[int]:
     ]
 
 
+def _leave_out(anchors: list[int], steps: int) -> list[int]:
+    """Keeps the first anchor and so many others that no gap is wider than it must be; of equal ones lower noise goes first."""
+    kept = list(anchors)
+    while len(kept) > steps:
+        below = [*kept[1:], -1]
+        kept.pop(min(range(1, len(kept)), key=lambda i: (kept[i - 1] - below[i], -i)))
+    return kept
+
+
 def read_timesteps(text: str) -> list[int]:
     """Returns the timesteps that a person wrote, with commas, blanks or lines between.
 
@@ -137,15 +146,16 @@ def read_timesteps(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int]:
+def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0, steps: int | None = None) -> list[int]:
     """Returns a method's own list of timesteps, cut for an image that is given.
 
     A denoise below 1 starts at its own first timestep. The list's timesteps below it are visited, and the steps that are left
-    divide the widest gaps, so that all steps are used.
+    divide the widest gaps, so that all steps are used. With too few steps for all of them the narrowest gaps are joined.
 
     Args:
         timesteps: strictly decreasing, each a whole number in 0..999.
         denoise: share of all timesteps to start below, in (0, 1].
+        steps: model evaluations, 1 or more; None for as many as the list has.
     Raises: ScheduleError for another list, and for a denoise that leaves fewer timesteps than steps.
     """
     denoise = share("denoise", denoise, "use 1 to start from pure noise", includes_zero=False)
@@ -157,14 +167,11 @@ def listed_timesteps(timesteps: Sequence[int], denoise: float = 1.0) -> list[int
             f"The timesteps must be whole numbers from {LAST_TIMESTEP} down to 0, each lower than the one before, got "
             f"{', '.join(map(str, listed[:20])) or 'none'}; such as 999, 749, 499, 249."
         )
-    start = int(TRAIN_TIMESTEPS * denoise + 1e-6) - 1
-    if start >= listed[0]:
-        return listed
-    if start + 1 < len(listed):
-        raise ScheduleError(
-            f"denoise {denoise} leaves {start + 1} timesteps, too few for {len(listed)} steps; use a higher denoise."
-        )
-    return _divide_gaps([start, *(t for t in listed if t < start)], len(listed))
+    steps = len(listed) if steps is None else whole("steps", steps, 1)
+    start = min(int(TRAIN_TIMESTEPS * denoise + 1e-6) - 1, listed[0])
+    if start + 1 < steps:
+        raise ScheduleError(f"denoise {denoise} leaves {start + 1} timesteps, too few for {steps} steps; use a higher denoise.")
+    return _divide_gaps(_leave_out([start, *(t for t in listed if t < start)], steps), steps)
 
 
 def cut_timesteps(steps: int, num_segments: int, denoise: float, *, start_timestep: int = LAST_TIMESTEP) -> list[int]:

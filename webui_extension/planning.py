@@ -124,6 +124,7 @@ def run_for(settings: Settings, plan: LoraPlan | None, default_eta: float) -> Ru
         timesteps=tuple(plan.timesteps()) if plan and plan.listed else (),
         to_clean=bool(plan and plan.to_clean),
         timestep_shift=plan.timestep_shift if plan else 1.0,
+        recipe=plan.recipe if plan else None,
     )
 
 

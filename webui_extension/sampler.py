@@ -9,11 +9,11 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 
 from ..models.sampling_plan import MAX_STEPS
 from ..samplers.noise import noise_ahead
-from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule, schedule_of
+from ..samplers.schedule import NoiseSchedule, schedule_of
 from ..samplers.tcd import plan_steps, sample_tcd
-from ..samplers.timesteps import ENDS, cut_timesteps, hyper_sd_timesteps, listed_timesteps, sigmas_at
+from ..samplers.timesteps import ENDS, sigmas_at
 from . import host, options
-from .schedule import LABEL, Run
+from .schedule import LABEL, Run, cut_of, timesteps_of
 from .settings_table import START_KEY
 
 NAME = "Hyper-SD TCD"
@@ -56,16 +56,13 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             return super().get_sigmas(p, steps)
         run, schedule = run_of(p), schedule_of(self.model_wrap_cfg)
         if self._pass is None:
-            own = run.timesteps if len(run.timesteps) == steps else ()
-            timesteps = own or hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
+            timesteps = timesteps_of(run, steps)
         elif steps < 1:
             return torch.zeros(1)  # strength 0: nothing to do
         else:
-            taken, strength = self._pass[1:]
-            if len(run.timesteps) == taken:
-                timesteps = listed_timesteps(run.timesteps, min(max(strength, (taken + 0.5) / TRAIN_TIMESTEPS), 1.0))
-            else:
-                timesteps = cut_timesteps(taken, run.num_segments, strength, start_timestep=run.start_timestep)
+            timesteps, said = cut_of(run, *self._pass[1:])
+            if said:
+                p.comment(f"Hyper-SD: {said}")
         if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
             p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))
         elif name != (getattr(p, "scheduler", None) or name):

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
-from ..samplers.schedule import NoiseSchedule
-from ..samplers.timesteps import LAST_TIMESTEP, sliceable_sigmas
+from ..models.recipe import Recipe
+from ..models.recipe_plan import trailing_of
+from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
+from ..samplers.timesteps import LAST_TIMESTEP, cut_timesteps, hyper_sd_timesteps, listed_timesteps, sliceable_sigmas
 from . import host
 
 NAME, LABEL = "hyper_sd", "Hyper-SD"
@@ -24,6 +26,7 @@ class Run:
         timesteps: a method's own, for a pass of so many steps; empty where the grid follows from the segments.
         to_clean: as samplers.tcd.plan_steps takes it.
         timestep_shift: as samplers.tcd.plan_steps takes it.
+        recipe: of the method, which has timesteps for passes of other steps too; None for Hyper-SD.
     """
 
     eta: float = 0.3
@@ -33,12 +36,50 @@ class Run:
     timesteps: tuple[int, ...] = ()
     to_clean: bool = False
     timestep_shift: float = 1.0
+    recipe: Recipe | None = None
 
     @property
     def rule(self) -> dict[str, Any]:
         """What samplers.tcd takes of it."""
         shared = {"eta": self.eta, "num_segments": self.num_segments}
         return shared | {"to_clean": self.to_clean, "timestep_shift": self.timestep_shift}
+
+
+def timesteps_of(run: Run, steps: int) -> list[int]:
+    """Returns the timesteps of a new image.
+
+    Raises: ScheduleError as samplers.timesteps.hyper_sd_timesteps.
+    """
+    if len(run.timesteps) == steps:
+        return list(run.timesteps)
+    return hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
+
+
+def cut_of(run: Run, steps: int, strength: float) -> tuple[list[int], str]:
+    """Returns the timesteps of a pass that starts from an image, and what there is to say of them, "" for nothing.
+
+    A method's own list counts: that for so many steps, else what lies below the strength of the plan's, which has more. More
+    steps than a list was published for take the method's usual grid.
+
+    Args:
+        run: of the image.
+        steps: of the pass, also others than the plan's.
+        strength: the denoising strength, in [0, 1].
+    Raises: ScheduleError when there are more steps than timesteps.
+    """
+    if not run.timesteps:
+        return cut_timesteps(steps, run.num_segments, strength, start_timestep=run.start_timestep), ""
+    part = min(max(strength, (steps + 0.5) / TRAIN_TIMESTEPS), (run.start_timestep + 1) / TRAIN_TIMESTEPS)
+    recipe, is_plans = run.recipe, len(run.timesteps) == steps
+    published = () if is_plans or recipe is None else recipe.list_of(steps)
+    if published or len(run.timesteps) >= steps:
+        return listed_timesteps(published or run.timesteps, part, steps), ""
+    usual = trailing_of(recipe, steps) if recipe else ()
+    said = f"has no timesteps of its own for a pass of {steps} steps; those of its"
+    said = f"{recipe.method} {said} {recipe.grid} grid are taken." if recipe and recipe.lists else ""
+    if usual:
+        return listed_timesteps(usual, part), said
+    return cut_timesteps(steps, run.num_segments, strength, start_timestep=run.start_timestep), said
 
 
 def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any) -> torch.Tensor:

@@ -170,6 +170,29 @@ def test_list_is_kept_at_denoise_1_and_cut_below_it():
         listed_timesteps(DMD2, 0.002)
 
 
+@pytest.mark.parametrize("denoise", [0.05, 0.3, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_list_of_a_method_serves_other_step_counts_by_its_own_members(steps, denoise):
+    for listed in (DMD2, TDD[7]):
+        found = listed_timesteps(listed, denoise, steps)
+        start = min(round(1000 * denoise) - 1, 999)
+        below = [t for t in listed if t < start]
+        assert found[0] == start
+        assert len(found) == steps
+        assert found == sorted(set(found), reverse=True)
+        assert set(found[1:]) <= set(below) if steps <= len(below) else set(below) <= set(found)
+        if steps == 1 + len(below):
+            assert found == [start, *below]
+
+
+def test_fewer_steps_than_a_list_join_its_narrowest_gaps():
+    assert listed_timesteps(DMD2, 1.0, 2) == [999, 499]
+    assert listed_timesteps(DMD2, 0.9, 2) == [899, 499]
+    assert listed_timesteps(DMD2, 0.6, 2) == [599, 249]
+    with pytest.raises(ScheduleError, match="steps must be"):
+        listed_timesteps(DMD2, 1.0, 0)
+
+
 @pytest.mark.parametrize("listed", [[], [1000, 5], [999, 999], [249, 499], [999, -1], [999, 2.5], None, 5, 4.5])
 def test_list_that_does_not_fall_is_refused(listed):
     with pytest.raises(ScheduleError):

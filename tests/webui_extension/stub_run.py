@@ -65,8 +65,8 @@ class Processing(SimpleNamespace):
         super().__init__(**{**values, **given})
 
     def comment(self, text: str) -> None:
-        """Shown below the images."""
-        self.comments.append(text)
+        """Shown below the images, once."""
+        self.comments += [text] * (text not in self.comments)
 
 
 def process_images(host: StubHost, p: Processing) -> list[torch.Tensor]:
