@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 FOLDERS = {"ckpt_name": "checkpoints", "unet_name": "diffusion_models"}  # inputs by which loaders take a file -> its folder
+ONE_STEP_LOADER = "HyperSDOneStepLoader"  # its input has the folder in front of the name
 MODEL = "model"
 LONGEST = 1000  # nodes from the loader on; a workflow that goes round in a ring ends, too
 
@@ -24,9 +25,11 @@ def checkpoint_of(node: type[io.ComfyNode]) -> Path | None:
     prompt, node_id = getattr(node.hidden, "prompt", None) or {}, getattr(node.hidden, "unique_id", None)
     for _ in range(LONGEST):
         inputs = prompt.get(node_id, {}).get("inputs", {})
-        for name, folder in FOLDERS.items():
-            if isinstance(inputs.get(name), str):
-                return Path(folder_paths.get_full_path(folder, inputs[name]) or inputs[name])
+        files = [(folder, inputs[name]) for name, folder in FOLDERS.items() if isinstance(inputs.get(name), str)]
+        if prompt.get(node_id, {}).get("class_type") == ONE_STEP_LOADER and isinstance(inputs.get("file"), str):
+            files.append(tuple(inputs["file"].partition("/")[::2]))
+        for folder, name in files:
+            return Path((folder_paths.get_full_path(folder, name) if folder in FOLDERS.values() else None) or name)
         node_id = _source_of(inputs)
     return None
 

@@ -109,6 +109,20 @@ def test_wires_are_followed_to_the_loader(pack, unet, checkpoints, way):
     assert "realvis_LCM.safetensors has LCM inside" in text
 
 
+def test_the_packs_own_one_step_loader_is_a_loader_too(checkpoints, pack):
+    from hyper_sd.nodes.checkpoint import checkpoint_of
+
+    file = checkpoints / "below" / "x.safetensors"
+    file.parent.mkdir()
+    file.touch()
+    loader = {"class_type": "HyperSDOneStepLoader", "inputs": {"file": "checkpoints/below/x.safetensors"}}
+    graph = {"1": loader, "9": {"inputs": {"model": ["1", 0]}}}
+    assert checkpoint_of(node_in(pack, graph)) == file
+    loader["inputs"]["file"] = "elsewhere/x.safetensors"
+    assert str(checkpoint_of(node_in(pack, graph))) == "x.safetensors"
+    assert checkpoint_of(node_in(pack, {**graph, "1": {**loader, "class_type": "Other"}})) is None
+
+
 @pytest.mark.parametrize("way", NO_WAYS)
 def test_where_the_wires_lead_to_no_one_loader_nothing_is_claimed(pack, unet, checkpoints, way):
     text = wired(pack, checkpoints, **NO_WAYS[way]).execute(unet, 4, "merged checkpoint", 0.0).args[4]
