@@ -5,7 +5,6 @@ from typing import Any
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..models import lora_plan, sampling_plan
-from ..models.catalog import load_catalog
 from ..models.entry import OTHER
 from ..models.families import FAMILIES
 from ..models.file_plan import plan_for_file
@@ -18,7 +17,7 @@ from .chosen_model import Model
 from .prompt_loras import Written
 from .sampler import NAME as SAMPLER
 from .schedule import LABEL, Run
-from .settings_table import VARIANTS, Settings
+from .settings_table import VARIANTS, Settings, recipes
 
 OURS = "hyper_sd_tcd"  # the sampler's name in plans
 FLOW_SAMPLER, FLOW_SCHEDULE = "Euler", "Simple"  # the host's plain ones, which walk a flow model's own table
@@ -63,7 +62,7 @@ def _by_file(settings: Settings, model: Model, steps: int, written: Written | No
 
 def recipe_of(settings: Settings) -> Recipe | None:
     """Returns the recipe of the method that the person chose, None to follow the file."""
-    return next((recipe for recipe in load_catalog().recipes if recipe.name == settings.method), None)
+    return recipes().get(settings.method)
 
 
 def inside_of(model: Model) -> Inside | None:

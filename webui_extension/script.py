@@ -133,7 +133,8 @@ def plan_image(p: Any, settings: Settings) -> None:
 
 def _noted_method(settings: Settings, model: Model, plan: LoraPlan) -> str:
     """Returns the method that a pasted infotext needs to give the picture again, "" where the file brings its own."""
-    if settings.method != settings_table.BY_FILE:
-        return settings_table.METHODS[settings.method]
-    found = inside_of(model) if plan.variant == "merged" else None
-    return found.known.recipe.method if found and found.known.recipe else ""
+    name = settings.method if settings.method != settings_table.BY_FILE else ""
+    found = inside_of(model) if plan.variant == "merged" and not name else None
+    if found and found.known.recipe:
+        name = found.known.recipe.name
+    return settings_table.methods().get(name, "")

@@ -1,12 +1,14 @@
 """The panel's settings: one typed table that its controls, the infotext, the API's arguments and the XYZ axes come from."""
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ScheduleError
 from ..models.catalog import load_catalog
+from ..models.recipe import Recipe
 from ..models.sampling_plan import MAX_STEPS
 from ..rewards.ranking import noted_title
 from ..rewards.table import SCORERS
@@ -22,12 +24,26 @@ VARIANTS = {
     "other": "other few-step LoRA",
 }
 BY_FILE = "by-file"
-METHODS = {BY_FILE: "by the file"} | {recipe.name: recipe.method for recipe in load_catalog().recipes}
 UNSORTED = "none"
 SCORES = {UNSORTED: "None"} | {scorer_id: kind.title for scorer_id, kind in SCORERS.items()}
 SCORE_KEY = "Hyper-SD score"  # in a picture's own infotext, with the scorer's title
 START_KEY = "Hyper-SD start"  # in the infotext where the person chose it
 MARK = "Hyper-SD variant"  # an infotext that has it was made with the panel on
+
+
+def recipes() -> dict[str, Recipe]:
+    """Returns the other methods' recipes by their names; in a running host a person's own, too, as they stand there now."""
+    host_models = sys.modules.get(f"{__package__}.host_models")  # imported by the door alone: this table needs no host
+    catalog = host_models.DOWNLOADS.catalog()[0] if host_models else load_catalog()
+    return {recipe.name: recipe for recipe in catalog.recipes}
+
+
+def methods() -> dict[str, str]:
+    """Returns the values of the setting method with their labels; of two recipes for one method the later is told apart."""
+    labels = {BY_FILE: "by the file"}
+    for name, recipe in recipes().items():
+        labels[name] = f"{recipe.method} ({name})" if recipe.method in labels.values() else recipe.method
+    return labels
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Spec:
         low: a slider's lowest value.
         high: a slider's highest value.
         step: a slider's distance from value to value.
-        options: a dropdown's values, each with its label on the page.
+        offers: a dropdown's values, each with its label on the page, or what returns them.
         key: its name in the infotext, "" where it stands in none.
         axis: whether an XYZ axis is made of it.
         paste: returns the value for an infotext, None to leave the control as it is.
@@ -55,7 +71,7 @@ class Spec:
     low: float = 0
     high: float = 1
     step: float = 0.05
-    options: Mapping[str, str] = field(default_factory=dict)
+    offers: Mapping[str, str] | Callable[[], Mapping[str, str]] = field(default_factory=dict)
     key: str = ""
     axis: bool = False
     paste: Callable[[Mapping[str, str]], Any] | None = None
@@ -64,6 +80,11 @@ class Spec:
     def kind(self) -> type:
         """bool, int, float or str."""
         return type(self.default)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """A dropdown's values as they are now, each with its label."""
+        return self.offers() if callable(self.offers) else self.offers
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -81,13 +102,14 @@ class Spec:
             return self.default
         if self.kind is bool and isinstance(value, bool):
             return value
-        option = next((option for option, label in self.options.items() if value in (option, label)), None)
+        options = self.options
+        option = next((option for option, label in options.items() if value in (option, label)), None)
         if option is not None:
             return option
         number = isinstance(value, int | float) and not isinstance(value, bool) and self.kind in (int, float)
         if number and self.low <= value <= self.high and self.kind(value) == value:
             return self.kind(value)
-        names = (option if option == label else f"{option} ({label})" for option, label in self.options.items())
+        names = (option if option == label else f"{option} ({label})" for option, label in options.items())
         allowed = {bool: "true or false", str: ", ".join(names)}.get(self.kind, f"{self.low:g} to {self.high:g}")
         raise ScheduleError(f"Hyper-SD, {self.label}: got {value!r}, allowed is {allowed}.")
 
@@ -139,7 +161,7 @@ class Settings:
         "auto", "Variant",
         "auto: the file made for that many steps. unified: one file for 1 to 8. n-step: a file for exactly 2, 4 or 8. "
         "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD, or the method under More, inside.",
-        options=VARIANTS, key=MARK, axis=True,
+        offers=VARIANTS, key=MARK, axis=True,
     )  # fmt: skip
     strength: float = _setting(
         0.0, "LoRA strength",
@@ -180,13 +202,13 @@ class Settings:
         "The best picture comes first, and every infotext has its score: draw many, keep the best. It counts without Enable, "
         "too. Those that begin with demo model come with the pack and know its drawings alone; the tab Hyper-SD models has "
         "the others' files.",
-        options=SCORES, key=SCORE_KEY, paste=_scorer,
+        offers=SCORES, key=SCORE_KEY, paste=_scorer,
     )  # fmt: skip
     method: str = _setting(
         BY_FILE, "Method",
         "How another few-step LoRA of the prompt, or a merged checkpoint, was distilled. by the file: known files bring their "
         "own. Choose one for a merge, or where a file's name says the wrong one.",
-        options=METHODS, key="Hyper-SD method", axis=True,
+        offers=methods, key="Hyper-SD method", axis=True,
     )  # fmt: skip
 
 
