@@ -16,8 +16,9 @@ CPU = ["--no-half", "--precision", "full", "--use-cpu", "all"]
         ({"modules": ("--no-download-sd-model",), "ldm_patched/modules": ("--always-cpu",)},
          ["--no-download-sd-model", "--always-cpu"], False),
         ({"modules": ("--use-cpu",), "backend": ("--always-cpu",)}, ["--always-cpu"], False),
+        ({"modules": ("--use-cpu",), "backend": ("--cpu",)}, ["--cpu"], False),
     ],
-    ids=["A1111", "Forge", "Forge-classic", "Forge neo"],
+    ids=["A1111", "Forge", "Forge-classic", "Forge neo", "Forge neo of 2026"],
 )  # fmt: skip
 def test_host_gets_only_the_flags_it_knows(tmp_path, files, flags, yaml):
     names = {"modules": "cmd_args.py", "backend": "args.py", "ldm_patched/modules": "args_parser.py"}

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ FLAGS = (
 )  # fmt: skip
 WHERE_KNOWN = ("--no-download-sd-model", "--do-not-download-clip")  # a host refuses to start with a flag it does not know
 FLAG_FILES = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py")
-ALWAYS_CPU, FULL_ON_CPU = "--always-cpu", ("--no-half", "--precision", "full", "--use-cpu", "all")
+ON_CPU, FULL_ON_CPU = ("--always-cpu", "--cpu"), ("--no-half", "--precision", "full", "--use-cpu", "all")
 OWN_LOADERS = ("backend", "ldm_patched")  # folders of the hosts that know a checkpoint by its tensors, as ComfyUI does
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
 SETTINGS = {
@@ -182,7 +183,7 @@ def flags_of(root: Path) -> list[str]:
     """Returns the flags that not every host has, as this one knows them."""
     files = [root / name for name in FLAG_FILES]
     known = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
-    on_cpu = [ALWAYS_CPU] if f'"{ALWAYS_CPU}"' in known else [*FULL_ON_CPU]
+    on_cpu = next(([flag] for flag in ON_CPU if f'"{flag}"' in known), [*FULL_ON_CPU])
     return [*(flag for flag in WHERE_KNOWN if f'"{flag}"' in known), *on_cpu]
 
 
@@ -190,6 +191,12 @@ def _preview_of(root: Path) -> str:
     """Returns the host's name of the live preview that needs no model."""
     options = root / "modules" / "shared_options.py"
     return "Approx cheap" if '"Approx cheap"' in options.read_text(encoding="utf-8") else "RGB"
+
+
+def _marked_as_of(root: Path) -> dict[str, str]:
+    """Returns the settings by which a host knows that they are of its own version; Forge neo of 2026 waits for a key if not."""
+    found = re.search(r'VERSION_UID[^=\n]*= "([^"]+)"', (root / "modules" / "launch_utils.py").read_text(encoding="utf-8"))
+    return {"VERSION_UID": found[1]} if found else {}
 
 
 def data_url(picture: np.ndarray) -> str:
@@ -209,7 +216,7 @@ def prepare(data: Path, root: Path) -> None:
         folder.mkdir(parents=True)
     (data / "extensions" / "hyper-sd").symlink_to(ROOT, target_is_directory=True)
     shutil.copy(Path(__file__).with_name("recorder.py"), recorder)
-    settings = {**SETTINGS, "show_progress_type": _preview_of(root)}
+    settings = {**SETTINGS, **_marked_as_of(root), "show_progress_type": _preview_of(root)}
     (data / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     shape = tiny.SMALL if reads_yaml(root) else tiny.WIDE
     tiny.write_checkpoint(checkpoints / "tiny.safetensors", shape)
