@@ -25,6 +25,7 @@ ANSWERS = {
     "sampler_overhead": ["devices/cpu/ratio_to_lcm/median"],
     "webui_overhead": ["without the network/ratio_quartiles/1", "CFG 1/ratio_quartiles/1"],
     "lora_apply": ["apply/ratio/median"],
+    "second_lora": ["seconds/first/median", "before/seconds/first/median", "seconds/later/median"],
     "one_step_load": ["cases/2/time_ratio", "cases/1/time_ratio"],
     "download": ["gigabit/ratio/median", "unlimited/ratio/median"],
     "distillation": ["tables/a_against_teacher/kid/4/unified/share"],

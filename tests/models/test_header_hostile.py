@@ -9,7 +9,7 @@ import pytest
 import torch
 from hyper_sd.errors import UnsupportedModelError
 from hyper_sd.models.content import require_content
-from hyper_sd.models.header import MAX_HEADER, read_header
+from hyper_sd.models.header import MAX_HEADER, glance, read_header
 from hyper_sd.models.lora import read_lora
 from hyper_sd.models.recognition import recognise
 from hyper_sd.models.unet_file import inspect_unet
@@ -21,7 +21,14 @@ ODD = (
     None, True, -1, 0, 1, 3, 2**31, 2**63, 2**64, 10**400, 1.5, 1e400, "", "F32", "F16", "f32", "x" * 500, [],
     [0], [-1], [2, 3], [1] * 9, [1] * 65, [[2], 3], [2.0, 3], ["2"], {}, {"a": 1}, [0, 24], [24, 0], [0, 10**30], [None, 24],
 )  # fmt: skip
-READERS = (read_header, inspect_unet, read_lora, recognise, lambda path: require_content(path, ".safetensors"))
+READERS = (
+    read_header,
+    lambda path: list(glance(path, bool)),
+    inspect_unet,
+    read_lora,
+    recognise,
+    lambda path: require_content(path, ".safetensors"),
+)
 ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
@@ -108,6 +115,16 @@ def test_whole_file_is_read_by_all_that_read_headers(tmp_path, whole):
     path.write_bytes(whole)
     assert read_header(path)["__metadata__"] == {"note": "whole"}
     assert read_lora(path).modules == 1
+
+
+def test_glance_sees_the_tensors_of_the_header_in_its_order(tmp_path):
+    path, note = tmp_path / "file.safetensors", json.dumps({"lora_up": {"dtype": "F32", "shape": [9], "n": '"{}'}})
+    save_file({f"b{n}.lora_up.weight": torch.ones(n + 1, 2) for n in range(5)} | {"a.alpha": torch.ones(3)}, path, {"n": note})
+    header = read_header(path)
+    start = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+    seen = list(glance(path, lambda name: name != "a.alpha"))
+    assert [(name, entry) for name, entry, _ in seen] == [item for item in header.items() if item[0].startswith("b")]
+    assert {begin for *_, begin in seen} == {start}
 
 
 def test_huge_header_is_refused_before_it_is_read(tmp_path):

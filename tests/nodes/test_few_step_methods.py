@@ -150,6 +150,57 @@ def test_style_beside_the_few_step_lora_is_not_called_one(pack, unet, own, loras
     assert "Two few-step" not in load(pack, loaded, 4, "unified", lora_name=own[0])[4]
 
 
+def test_whole_header_and_tensor_are_read_of_the_loaded_file_alone(pack, unet, loras, worlds, monkeypatch):
+    import comfy.sd
+    from hyper_sd.nodes import loaded_loras
+
+    read = []
+    original = loaded_loras.read_header
+    monkeypatch.setattr(loaded_loras, "read_header", lambda path: read.append(path.name) or original(path))
+    tensors = worlds.small_lora(unet, seed=5)
+    for number in range(12):
+        worlds.write(loras / f"a style {number}.safetensors", worlds.small_lora(unet, seed=20 + number))
+    half = {name: tensor.half() for name, tensor in worlds.small_lora(unet, seed=40).items()}
+    for name, file in (("half a tcd-lora", half), ("tcd-lora", tensors), ("z lcm-lora", worlds.small_lora(unet, seed=41))):
+        worlds.write(loras / f"{name}.safetensors", file)
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, tensors, 0.7, 0.0)
+    assert loaded_loras.few_step_in(loaded) == "tcd-lora.safetensors"
+    assert read == ["tcd-lora.safetensors"]
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, half, 0.7, 0.0)
+    assert loaded_loras.few_step_in(loaded) == "half a tcd-lora.safetensors"
+
+
+def test_beginning_that_is_alike_is_not_yet_the_same_tensor(unet, loras, worlds):
+    import comfy.sd
+    from hyper_sd.nodes.loaded_loras import few_step_in
+
+    tensors = worlds.small_lora(unet, seed=5)
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, tensors, 0.7, 0.0)
+    other = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name, tensor in other.items():
+        if name.endswith("lora_up.weight"):
+            tensor.flatten()[-1] += 1.0
+    worlds.write(loras / "tcd-lora.safetensors", other)
+    assert few_step_in(loaded) == ""
+    worlds.write(loras / "tcd-lora-whole.safetensors", tensors)
+    assert few_step_in(loaded) == "tcd-lora-whole.safetensors"
+
+
+@pytest.mark.parametrize("offsets", ["[-5, 3]", f"[{10**30}, {10**30 + 4}]", "[true, 4]", "[" * 20000, "[0, 4, 8]", "7"])
+def test_header_that_lies_about_places_stops_no_run(unet, loras, worlds, offsets):
+    import comfy.sd
+    from hyper_sd.nodes.loaded_loras import few_step_in
+
+    tensors = worlds.small_lora(unet, seed=5)
+    loaded, _ = comfy.sd.load_lora_for_models(unet, None, tensors, 0.7, 0.0)
+    up = next(name for name in tensors if name.endswith("lora_up.weight"))
+    shape = list(tensors[up].shape)
+    text = f'{{"{up}":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}'.encode()
+    (loras / "a bad one.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    worlds.write(loras / "tcd-lora.safetensors", tensors)
+    assert few_step_in(loaded) == "tcd-lora.safetensors"
+
+
 def test_schedulers_list_takes_the_place_of_steps(pack, unet):
     def sigmas(text, denoise=1.0, steps=7):
         return pack["HyperSDScheduler"].execute(unet, steps, 1, denoise, timesteps=text).args[0]
