@@ -5,7 +5,6 @@ It uses only what gradio 3.41 and 4.40 both have. A row's buttons know their ent
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -13,13 +12,11 @@ from modules import script_callbacks
 
 from ..errors import HyperSDError
 from ..models.catalog import HEADINGS
-from ..models.entry import Entry
-from ..models.families import FAMILIES
 from ..models.jobs import Downloads
-from ..models.search import MORE, is_found
 from . import host_models
 from .checkpoint_builder import AS_IT_IS, BAKE_DTYPES, DTYPES, SUGGESTED, CheckpointBuilder
-from .model_rows import RowAppearance, cancel, follow, press
+from .model_list import live, parts_of, wire_search
+from .model_rows import follow
 
 TITLE, TAB_ID = "Hyper-SD models", "hyper_sd_models"
 INTRO = (
@@ -37,133 +34,6 @@ BAKE_INTRO = (
 )
 
 
-def _live() -> dict[str, Any]:
-    """Returns the options of a handler that streams: nothing covers the row, and as many run at once as there are pages."""
-    # Only gradio 4 knows a limit of its own for every handler, and lets each run once at a time.
-    unlimited = {} if gr.__version__.startswith("3.") else {"concurrency_limit": None}
-    return {"show_progress": "hidden", **unlimited}
-
-
-@dataclass(frozen=True)
-class RowView:
-    """The components of an entry's row.
-
-    Args:
-        entry: of the catalogue.
-        row: around all of them.
-        html: what is known of it.
-        start: the button that starts its download.
-        cancel: the button that stops it.
-        aside: the box that lets a damaged file be renamed.
-        accept: the box that accepts its licence, None where nothing has to be accepted.
-    """
-
-    entry: Entry
-    row: gr.Row
-    html: gr.HTML
-    start: gr.Button
-    cancel: gr.Button
-    aside: gr.Checkbox
-    accept: gr.Checkbox | None
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that change."""
-        return [self.html, self.start, self.cancel, self.aside]
-
-    @staticmethod
-    def changes(look: RowAppearance | None) -> list[Any]:
-        """Returns the updates of `outputs` for how the row looks. None changes nothing."""
-        if look is None:
-            return [gr.update()] * 4
-        return [
-            gr.update(value=look.html),
-            gr.update(value=look.button, interactive=look.can_start, visible=not look.can_cancel),
-            gr.update(visible=look.can_cancel),
-            gr.update(visible=look.can_set_aside),
-        ]
-
-    def wire(self, downloads: Downloads) -> None:
-        """Connects the row's buttons to its own entry."""
-        entry_id, asks = self.entry.id, self.accept is not None
-
-        async def started(*ticked: bool) -> AsyncIterator[list[Any]]:
-            set_aside, accepted = bool(ticked[0]), asks and bool(ticked[1])
-            async for look in press(downloads, entry_id, accepted, set_aside):
-                yield self.changes(look)
-
-        async def cancelled() -> list[Any]:
-            return self.changes(await cancel(downloads, entry_id))
-
-        boxes = [self.aside, *([self.accept] if self.accept else [])]
-        self.start.click(started, inputs=boxes, outputs=self.outputs, **_live())
-        self.cancel.click(cancelled, outputs=self.outputs, **_live())
-
-
-def _row(entry: Entry) -> RowView:
-    with gr.Row(elem_id=f"hyper_sd_model_{entry.id}") as row:
-        with gr.Column(scale=6):
-            html = gr.HTML()
-            accept = None
-            if entry.licence.acknowledge:
-                accept = gr.Checkbox(False, label=f"I have read and accept: {entry.licence.title}")
-            aside = gr.Checkbox(False, label="Set the damaged file aside (it is renamed, not deleted)", visible=False)
-        with gr.Column(scale=1, min_width=160):
-            start = gr.Button("Download")
-            stop = gr.Button("Cancel", variant="stop", visible=False)
-    return RowView(entry, row, html, start, stop, aside, accept)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the list that can be folded.
-
-    Args:
-        accordion: that folds it.
-        is_open: whether it is open where nothing is searched.
-        views: its own rows.
-        around: the rows by which it is shown or hidden: its own, and those of the part within it.
-    """
-
-    accordion: gr.Accordion
-    is_open: bool
-    views: list[RowView]
-    around: list[RowView]
-
-
-def _parts(family: str, entries: list[Entry]) -> list[Part]:
-    """Builds a family's part, and within it, below Hyper-SD's own files, the folded part of the other few-step methods."""
-    if not entries:
-        return []
-    is_open = family in FAMILIES and not FAMILIES[family].is_flow
-    others: list[Part] = []
-    with gr.Accordion(HEADINGS[family], open=is_open) as accordion:
-        own = [_row(entry) for entry in entries if entry.recipe is None]
-        if len(own) < len(entries):
-            with gr.Accordion(MORE, open=False) as fold:
-                views = [_row(entry) for entry in entries if entry.recipe is not None]
-            others = [Part(fold, False, views, views)]
-    return [Part(accordion, is_open, own, [*own, *(view for part in others for view in part.views)]), *others]
-
-
-def _wire_search(asked: gr.Textbox, nothing: gr.Markdown, parts: list[Part]) -> None:
-    """Has the list show what fits the words in a field; a folded part opens where something in it does."""
-    views = [view for part in parts for view in part.views]
-
-    async def searched(text: str) -> list[Any]:
-        found = {view.entry.id for view in views if is_found(view.entry, text)}
-        rows = [gr.update(visible=view.entry.id in found) for view in views]
-        is_searched = bool(text.strip())
-        folds = [
-            gr.update(visible=any(view.entry.id in found for view in part.around), open=is_searched or part.is_open)
-            for part in parts
-        ]
-        return [*rows, *folds, gr.update(visible=not found)]
-
-    outputs = [*(view.row for view in views), *(part.accordion for part in parts), nothing]
-    asked.change(searched, inputs=[asked], outputs=outputs, **_live())
-
-
 def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
     catalog, problem = downloads.catalog()
     with gr.Row():
@@ -173,9 +43,9 @@ def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
         gr.Markdown(f"Your own catalogue file is left out: {problem}")
     asked = gr.Textbox("", label="Search", info="By name, method, family and steps: lightning 4, sd15 pcm", max_lines=1)
     nothing = gr.Markdown(NOTHING, visible=False)
-    parts = [part for key in HEADINGS for part in _parts(key, [entry for entry in catalog if entry.family == key])]
+    parts = [part for key in HEADINGS for part in parts_of(key, [entry for entry in catalog if entry.family == key])]
     views = [view for part in parts for view in part.views]
-    _wire_search(asked, nothing, parts)
+    wire_search(asked, nothing, parts)
 
     async def show_all() -> AsyncIterator[list[Any]]:
         async for looks in follow(downloads, [view.entry.id for view in views]):
@@ -184,8 +54,8 @@ def _catalogue(downloads: Downloads, page: gr.Blocks) -> None:
     outputs = [component for view in views for component in view.outputs]
     for view in views:
         view.wire(downloads)
-    page.load(show_all, outputs=outputs, **_live())
-    again.click(show_all, outputs=outputs, **_live())
+    page.load(show_all, outputs=outputs, **live())
+    again.click(show_all, outputs=outputs, **live())
 
 
 def _builder(builder: CheckpointBuilder, page: gr.Blocks) -> None:
@@ -258,10 +128,10 @@ def _work(
         async for text in builder.follow():
             yield text
 
-    build.click(started, inputs=inputs, outputs=[said], **_live())
-    stop.click(builder.cancel, **_live())
-    page.load(options, outputs=[*lists, said], **_live())
-    again.click(options, outputs=[*lists, said], **_live())
+    build.click(started, inputs=inputs, outputs=[said], **live())
+    stop.click(builder.cancel, **live())
+    page.load(options, outputs=[*lists, said], **live())
+    again.click(options, outputs=[*lists, said], **live())
 
 
 def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr.Blocks, str, str]]:

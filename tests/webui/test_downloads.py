@@ -32,3 +32,31 @@ def test_search_opens_the_folded_part_in_which_something_fits(tab):
     field.fill("")
     own.wait_for()
     other.wait_for(state="hidden")
+
+
+def _label(tab, part: str):
+    return tab.locator(f"#hyper_sd_part_{part} .label-wrap").first
+
+
+def _is_open(tab, part: str) -> bool:
+    return "open" in _label(tab, part).get_attribute("class").split()
+
+
+def test_parts_are_as_before_once_the_search_is_cleared(tab):
+    own, other, flux = (
+        tab.locator(f"#hyper_sd_model_{name}")
+        for name in ("hyper-sd15-4steps-lora", "tcd-sd15-lora", "hyper-flux1-dev-8steps-lora")
+    )
+    own.wait_for()
+    _label(tab, "flux").click()
+    flux.wait_for()
+    _label(tab, "sd15").click()
+    own.wait_for(state="hidden")
+    field = tab.get_by_label("Search")
+    field.fill("sd15 tcd")
+    other.wait_for()  # in a part that was folded by hand, and in one that was folded at first
+    field.fill("")
+    flux.wait_for()
+    assert [_is_open(tab, part) for part in ("sd15", "sd15_more", "sdxl", "sdxl_more", "sd3", "flux")] == [
+        False, False, True, False, False, True,
+    ]  # fmt: skip

@@ -110,8 +110,11 @@ def tab(request, monkeypatch, downloads, tmp_path):
     for name, module in {**fake_gradio.modules(request.param), f"{package}.host_models": host_models}.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(sys.modules[package], "host_models", host_models, raising=False)
-    monkeypatch.delitem(sys.modules, f"{package}.downloads_tab", raising=False)
+    with_gradio = [f"{package}.{name}" for name in ("downloads_tab", "model_list")]
+    for name in with_gradio:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(fake_gradio.Component, "made", [])
     module = importlib.import_module(f"{package}.downloads_tab")
     yield module, fake_gradio.Component.made
-    sys.modules.pop(f"{package}.downloads_tab", None)
+    for name in with_gradio:
+        sys.modules.pop(name, None)
