@@ -9,6 +9,7 @@ from typing import Any
 from server import web  # aiohttp's server side, as the host has it
 
 from ..models.catalog import HEADINGS
+from ..models.chinese import translations
 from ..models.jobs import Downloads
 from ..models.progress import Row
 from .routes import Refused, add_routes, read_fields
@@ -36,8 +37,9 @@ class ModelRoutes:
         add_routes(PREFIX, {"": self.list, "/status": self.status}, {"/start": self.start, "/cancel": self.cancel})
 
     def _listing(self) -> dict[str, Any]:
-        problem = self._downloads.catalog()[1]
-        return {"families": HEADINGS, "entries": [row.to_json() for row in self._downloads.rows()], "problem": problem}
+        rows, problem = self._downloads.rows(), self._downloads.catalog()[1]
+        chinese = translations(row.entry for row in rows)
+        return {"families": HEADINGS, "entries": [row.to_json() for row in rows], "problem": problem, "chinese": chinese}
 
     async def list(self, request: "web.Request") -> dict[str, Any]:
         """Every entry with its state. Requests that come while the folders are looked at share that look."""

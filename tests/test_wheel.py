@@ -16,8 +16,8 @@ from hyper_sd.tests.repository import FILES, ROOT
 LEFT_OUT = {"tests", "scripts", "examples"}  # folders of modules that a checkout alone has
 HOSTS = {"nodes", "webui_extension"}  # rooms that cannot be imported without their host
 DATA = (
-    "models/*.json", "training/launch/*.toml", "demo/model/*", "demo/model/tokenizer/*", "evaluation/*.json",
-    "evaluation/compare_page/*",
+    "localizations/*.json", "models/*.json", "training/launch/*.toml", "demo/model/*", "demo/model/tokenizer/*",
+    "evaluation/*.json", "evaluation/compare_page/*",
 )  # fmt: skip
 EXTRAS = {"kornia", "resvg_py", "tokenizers", "diffusers", "transformers", "accelerate", "tomli", "matplotlib", "sklearn"}
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

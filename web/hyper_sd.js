@@ -4,8 +4,10 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { EVENT, models } from "./model_list.js";
 import { ModelPanel } from "./model_panel.js";
+import { said, words } from "./model_words.js";
 import { TEXT_EVENT, hearText, showOutputs, showsOutput } from "./node_text.js";
 import { VotePanel } from "./vote_panel.js";
+import { words as voteWords } from "./vote_words.js";
 import { describeModels, hasCombo } from "./workflow_models.js";
 
 const TAB = "hyper-sd-models";
@@ -67,7 +69,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== "HyperSDModelDownload") return;
     const widget = node.widgets?.find((candidate) => candidate.name === "model");
-    if (widget) widget.options.getOptionLabel = (id) => models.rows.get(id)?.title ?? id ?? "";
+    if (widget) widget.options.getOptionLabel = (id) => said(models.rows.get(id)?.title) ?? id ?? "";
   },
 
   onNodeOutputsUpdated: showOutputs,
@@ -76,8 +78,8 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: ICON,
-      title: "Hyper-SD models",
-      tooltip: "Hyper-SD models",
+      title: words().title,
+      tooltip: words().title,
       label: "Hyper-SD",
       type: "custom",
       render,
@@ -86,9 +88,9 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab({
       id: VOTES.tab,
       icon: VOTES.icon,
-      title: "Hyper-SD votes",
-      tooltip: "Hyper-SD votes",
-      label: "Votes",
+      title: voteWords().title,
+      tooltip: voteWords().title,
+      label: voteWords().tab,
       type: "custom",
       render: renderVotes,
       destroy: () => (votes = null),

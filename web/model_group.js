@@ -2,7 +2,7 @@
 import { models } from "./model_list.js";
 import { ModelRow, isOther, make } from "./model_row.js";
 import { isFound } from "./model_search.js";
-import { words } from "./model_words.js";
+import { said, words } from "./model_words.js";
 
 const opened = new Set(); // families whose folded part is open in this page
 
@@ -18,7 +18,7 @@ export class ModelGroup {
     this.heading = models.families[family] ?? family;
     this.words = words();
     this.rows = new Map();
-    const title = this.words.sent[this.heading] ?? this.heading;
+    const title = said(this.heading);
     this.element = make("section", "hyper-sd-group", "", { "aria-label": title });
     const head = make("h3", "", title);
     this.count = head.appendChild(make("span", "hyper-sd-count"));
@@ -46,7 +46,7 @@ export class ModelGroup {
     this.#others.id = `hyper-sd-others-${this.family}`;
     this.button = make("button", "hyper-sd-fold", "", { type: "button", "aria-controls": this.#others.id });
     this.button.addEventListener("click", () => this.#toggle());
-    const methods = [...new Set(rows.map(({ method }) => method.split(",")[0]))].join(", ");
+    const methods = [...new Set(rows.map(({ method }) => method.split(",")[0]))].join(this.words.comma);
     this.icon = this.button.appendChild(make("span", "", "", { "aria-hidden": "true" }));
     const label = this.button.appendChild(make("span", "hyper-sd-fold-label", this.words.more));
     label.append(make("span", "hyper-sd-methods", methods));
@@ -69,15 +69,16 @@ export class ModelGroup {
     this.icon.className = `pi ${isOpen ? "pi-chevron-down" : "pi-chevron-right"}`;
   }
 
-  /** Shows a newer row if one is given, and counts again. */
+  /** Shows a newer row if one is given, and counts again what is shown. */
   update(row) {
     if (row) this.rows.get(row.id)?.update(row);
-    const shown = [...this.rows.values()].map((one) => one.row);
+    const shown = [...this.rows.values()].filter(({ element }) => !element.hidden).map((one) => one.row);
     this.count.textContent = this.#told(shown.filter((one) => !isOther(one)));
     if (this.#others) this.otherCount.textContent = this.#told(shown.filter(isOther), true);
   }
 
   #told(rows, withBusy = false) {
+    if (!rows.length) return "";
     const of = (...states) => rows.filter(({ state }) => states.includes(state)).length;
     const busy = withBusy && of("downloading", "verifying");
     const ready = this.words.count(of("ready"), rows.length);
@@ -89,7 +90,7 @@ export class ModelGroup {
     this.#asked = asked;
     const found = new Set();
     for (const { row, element } of this.rows.values()) {
-      element.hidden = !isFound(row, this.heading, asked);
+      element.hidden = !isFound(row, this.heading, asked, models.chinese);
       if (!element.hidden) found.add(isOther(row));
     }
     this.element.hidden = !found.size;
@@ -97,6 +98,7 @@ export class ModelGroup {
     if (this.#others) this.#others.parentElement.hidden = !found.has(true);
     this.#openForSearch = found.has(true);
     this.#showFold();
+    this.update();
     return [...this.rows.values()].filter(({ element }) => !element.hidden).length;
   }
 }

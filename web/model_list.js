@@ -7,6 +7,7 @@ const ROUTES = "/hyper_sd/models";
 class ModelList extends EventTarget {
   rows = new Map(); // by id, in the order they are shown
   families = {}; // titles by key
+  chinese = {}; // what of these texts has a Chinese one, with it
   problem = ""; // what is wrong with the person's own catalogue file
   failure = ""; // why the list could not be had
   #loading = null;
@@ -22,10 +23,10 @@ class ModelList extends EventTarget {
   async #load() {
     const told = new Map(this.#news);
     try {
-      const { families, entries, problem } = await ask("");
+      const { families, entries, problem, chinese } = await ask("");
       const newer = (row) => this.#news.get(row.id) !== told.get(row.id) && this.rows.get(row.id);
       this.rows = new Map(entries.map((row) => [row.id, newer(row) || row]));
-      Object.assign(this, { families, problem, failure: "" });
+      Object.assign(this, { families, problem, chinese, failure: "" });
       this.rows.forEach((row) => this.#follow(row));
     } catch (error) {
       this.failure = error.message;

@@ -57,7 +57,17 @@ export class ModelPanel {
     const attributes = { type: "search", placeholder: example, "aria-label": label, title: label, spellcheck: "false" };
     this.field = make("input", "hyper-sd-search", "", attributes);
     this.field.addEventListener("input", () => this.#say(this.#filter()));
+    this.field.addEventListener("keydown", (event) => this.#escape(event));
     return this.field;
+  }
+
+  /** Empties the field; the page's own Escape is for when it is empty. */
+  #escape(event) {
+    if (event.key !== "Escape" || event.isComposing || !this.field.value) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.field.value = "";
+    this.#say(this.#filter());
   }
 
   /** Shows the list; rows that are there already are kept, with what a person was doing in them. */

@@ -1,6 +1,6 @@
 // One entry of the panel: what it is, how it stands, and the one button that fits its state.
 import { models } from "./model_list.js";
-import { words } from "./model_words.js";
+import { said, words } from "./model_words.js";
 
 const HYPER_SD = "Hyper-SD";
 const UNITS = ["B", "kB", "MB", "GB"];
@@ -59,20 +59,28 @@ function link(text, url, label) {
   return make("a", "", text, { href: url, target: "_blank", rel: "noreferrer", title: label, "aria-label": label });
 }
 
+/** Returns an entry's title without the family, which stands above it: "SDXL, 2-step LoRA", "PCM for SDXL, 2 steps". */
+function withoutFamily(title, family) {
+  const start = [", ", "，"].map((comma) => family + comma).find((start) => title.startsWith(start));
+  if (start) return title.slice(start.length);
+  return [` for ${family}`, `（用于 ${family}）`].reduce((text, part) => text.replace(part, ""), title);
+}
+
 export class ModelRow {
   /** Args: row: as the routes send it; family: the group's title, left out of the entry's; announce: says a sentence aloud. */
   constructor(row, family, announce) {
     this.row = row;
     this.announce = announce;
     this.words = words();
-    const name = row.title.startsWith(`${family}, `) ? row.title.slice(family.length + 2) : row.title;
+    this.title = said(row.title);
+    const name = withoutFamily(this.title, family);
     this.name = name.charAt(0).toUpperCase() + name.slice(1);
     this.element = make("li", "hyper-sd-model");
     this.state = make("span", "hyper-sd-state");
     this.button = make("button", "hyper-sd-button", "", { type: "button" });
     this.button.addEventListener("click", () => this.#press());
     this.bar = make("div", "hyper-sd-bar", "", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 });
-    this.bar.setAttribute("aria-label", row.title);
+    this.bar.setAttribute("aria-label", this.title);
     this.fill = this.bar.appendChild(make("div", "hyper-sd-fill"));
     this.numbers = make("div", "hyper-sd-numbers");
     this.note = make("p", "hyper-sd-note");
@@ -85,7 +93,8 @@ export class ModelRow {
     const { licence, method, models: file, size } = this.row;
     const facts = make("div", "hyper-sd-facts");
     facts.append(make("span", "", size ? formatBytes(size) : this.words.sizeUnknown), this.state);
-    facts.append(link(this.words.licence, licence.url, licence.title));
+    const licenceTitle = said(licence.title);
+    facts.append(link(licence.acknowledge ? licenceTitle : this.words.licence, licence.url, licenceTitle));
     const isNamed = method.split(/[ ,]+/).every((word) => this.row.title.includes(word));
     if (isOther(this.row) && !isNamed) facts.prepend(make("span", "", method));
     const head = make("div", "hyper-sd-head");
@@ -97,7 +106,7 @@ export class ModelRow {
   #question() {
     const { licence } = this.row;
     this.question = make("div", "hyper-sd-question", "", { role: "group", "aria-label": this.words.licenceGroup });
-    this.licence = link(this.words.read, licence.url, licence.title);
+    this.licence = link(this.words.read, licence.url, said(licence.title));
     const yes = make("button", "hyper-sd-button hyper-sd-main", this.words.accept, { type: "button" });
     yes.addEventListener("click", () => {
       accepted.add(this.row.id);
@@ -108,7 +117,7 @@ export class ModelRow {
     no.addEventListener("click", () => this.#ask(false));
     const buttons = make("div", "hyper-sd-buttons");
     buttons.append(yes, no);
-    this.question.append(make("p", "", licence.title), this.licence, buttons);
+    this.question.append(make("p", "", said(licence.title)), this.licence, buttons);
     this.question.hidden = true;
     return this.question;
   }
@@ -152,18 +161,18 @@ export class ModelRow {
     this.bar.setAttribute("aria-valuenow", percent(row));
     this.bar.setAttribute("aria-valuetext", progressText(row));
     this.numbers.textContent = progressText(row);
-    this.note.textContent = this.words.sent[row.note] ?? row.note;
+    this.note.textContent = said(row.note);
     this.note.hidden = !row.note;
     this.problem.textContent = problemText(row);
     this.problem.hidden = !row.problem;
-    if (changed) this.announce([this.row.title, this.words.states[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
+    if (changed) this.announce([this.title, this.words.states[row.state], busy ? "" : row.problem].filter(Boolean).join(": "));
   }
 
   #updateButton(changed) {
-    const { state, title } = this.row;
+    const { state } = this.row;
     if (!changed && this.button.textContent) return; // what was pressed stays pressed
     this.button.textContent = this.words.buttons[state];
     this.button.disabled = state === "ready";
-    this.button.setAttribute("aria-label", `${this.words.buttons[state]}: ${title}`);
+    this.button.setAttribute("aria-label", `${this.words.buttons[state]}: ${this.title}`);
   }
 }

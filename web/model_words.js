@@ -1,4 +1,6 @@
-// What the panel "Hyper-SD models" says, in the page's language. Titles, notes and problems come from the server.
+// What the panel "Hyper-SD models" says, in the page's language. Titles, licences and notes come from the server in both
+// languages, problems in English alone.
+import { models } from "./model_list.js";
 import { isChinese } from "./page_language.js";
 
 const ENGLISH = {
@@ -6,7 +8,8 @@ const ENGLISH = {
   again: "Look again",
   search: "Search by name, method, family, steps",
   example: "Search: lightning 4, sd15 pcm",
-  more: "More few-step LoRAs",
+  more: "More few-step models",
+  comma: ", ",
   found: (count) => `${count} found`,
   nothing: (asked) => `Nothing found for “${asked}”. Try fewer words, such as “lightning 4” or “sd15 pcm”.`,
   count: (ready, all) => `${ready} of ${all} ready`,
@@ -38,14 +41,14 @@ const ENGLISH = {
     ready: "Ready",
     corrupt: "Set aside and download again",
   },
-  sent: {}, // texts of the server, in the page's language
 };
 const CHINESE = {
   title: "Hyper-SD 模型",
   again: "刷新",
   search: "按名称、方法、系列、步数搜索",
   example: "搜索：lightning 4、sd15 pcm",
-  more: "更多少步数 LoRA",
+  more: "其他少步数模型",
+  comma: "、",
   found: (count) => `找到 ${count} 个`,
   nothing: (asked) => `没有找到“${asked}”。请减少关键词，例如 “lightning 4” 或 “sd15 pcm”。`,
   count: (ready, all) => `${ready} / ${all} 已就绪`,
@@ -77,13 +80,14 @@ const CHINESE = {
     ready: "已就绪",
     corrupt: "移到一旁并重新下载",
   },
-  sent: {
-    "Scores of pictures": "图像评分",
-    "Not verified: the catalogue has no SHA-256 to compare this file with.": "未经验证：目录里没有可与此文件比对的 SHA-256。",
-  },
 };
 
 /** Returns the words of the page's language; English where it is neither. */
 export function words() {
   return isChinese() ? CHINESE : ENGLISH;
+}
+
+/** Returns a text of the server in the page's language; as it came where there is no other. */
+export function said(text) {
+  return (isChinese() && models.chinese[text]) || text;
 }

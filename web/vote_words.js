@@ -3,6 +3,7 @@ import { isChinese } from "./page_language.js";
 
 const ENGLISH = {
   title: "Hyper-SD votes",
+  tab: "Votes",
   again: "Look again",
   collection: "Collection",
   none: "Nothing is collected yet. Wire pictures into the node Hyper-SD Vote and run it.",
@@ -23,6 +24,7 @@ const ENGLISH = {
 };
 const CHINESE = {
   title: "Hyper-SD 投票",
+  tab: "投票",
   again: "刷新",
   collection: "收集",
   none: "还没有收集任何图片。请把图片接到 Hyper-SD Vote 节点并运行。",

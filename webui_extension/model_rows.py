@@ -28,6 +28,7 @@ BUTTONS = {
     State.READY: "Ready",
     State.CORRUPT: "Download again",
 }
+READ_FIRST = "Read the licence first. If you accept it, tick the box, and download then."
 UNET_HINT = "To make pictures with it here, build a full checkpoint from it below."
 
 
@@ -125,9 +126,8 @@ async def press(
         set_aside: whether a damaged file may be renamed.
     """
     row = await asyncio.to_thread(downloads.row, entry_id)
-    licence = row.entry.licence
-    if licence.acknowledge and not accepted:
-        yield appearance(row, f"Read the licence first ({licence.title}); if you accept it, tick the box, and download then.")
+    if row.entry.licence.acknowledge and not accepted:
+        yield appearance(row, READ_FIRST)
         return
     try:
         await asyncio.to_thread(downloads.start, entry_id, acknowledged=accepted, set_aside=set_aside)

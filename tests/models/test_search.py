@@ -18,6 +18,16 @@ def test_method_and_steps_find_the_one_file(asked):
     assert found(asked) == ["sdxl-lightning-4step-lora"]
 
 
+@pytest.mark.parametrize("asked", ["小 CFG 4步 sdxl", "小CFG、4 步、SDXL", "用于SDXL 小CFG 4步", "PCM small CFG sdxl 4步"])
+def test_chinese_title_is_found_with_and_without_spaces(asked):
+    assert found(asked) == ["pcm-sdxl-smallcfg-4step-lora"]
+
+
+def test_chinese_and_english_words_find_the_same_files():
+    assert found("一步完整模型") == found("one-step checkpoint") == ["hyper-sdxl-1step-unet-comfyui-fp16"]
+    assert found("图像评分") == found("scores of pictures") == [entry.id for entry in CATALOG if entry.is_reward]
+
+
 def test_family_is_found_by_key_and_by_title():
     assert found("sd15 pcm") == found("SD1.5 pcm") == [entry.id for entry in CATALOG if entry.id.startswith("pcm-sd15")]
 

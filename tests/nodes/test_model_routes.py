@@ -17,6 +17,7 @@ def test_list_has_every_entry_with_what_the_page_shows(world):
     status, listing = world.ask(ROUTES)
     assert status == 200
     assert listing["families"]["flux"] == "FLUX.1-dev"
+    assert listing["chinese"]["SDXL, one-step UNet"].endswith("一步 UNet")
     assert listing["problem"] == ""
     rows = {row["id"]: row for row in listing["entries"]}
     assert len(rows) > 58

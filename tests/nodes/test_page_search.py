@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from hyper_sd.models.catalog import load_catalog
+from hyper_sd.models.catalog import HEADINGS, load_catalog
+from hyper_sd.models.chinese import in_chinese
 from hyper_sd.models.search import is_found
 from hyper_sd.tests.nodes.model_world import ROUTES, weights
 
-MORE = "More few-step LoRAs"
+MORE = "More few-step models"
 ASKED = [
     "lightning 4",
     "sd15 pcm",
@@ -22,6 +23,11 @@ ASKED = [
     "x y z",
     "",
     "32",
+    "小CFG 4步 SDXL",
+    "一步",
+    "用于SD1.5",
+    "图像评分",
+    "完整模型、UNet",
 ]
 LIGHT, DARK = "light", "dark"
 
@@ -69,6 +75,11 @@ def test_hyper_sd_stands_first_and_other_methods_are_folded_below_it(world, page
     assert "size is asked at the download" in tcd.inner_text()
     assert not re.search(r"\b0 B", panel.inner_text())
     _fold(panel, "SD1.5").scroll_into_view_if_needed()
+    names = {
+        row: panel.locator(f'[data-id="{row}"] .hyper-sd-title').inner_text()
+        for row in ("lcm-lora-sdxl", "hyper-sdxl-2steps-lora")
+    }
+    assert list(names.values()) == ["LCM, 2 to 8 steps", "2-step LoRA"]  # the family stands above them
     screenshot(page, "unfolded")
 
 
@@ -82,6 +93,64 @@ def test_folded_part_opens_with_the_keyboard_and_stays_open_for_the_session(page
     tab.click()
     panel.locator(".hyper-sd-model").first.wait_for()
     assert [_fold(panel, family).get_attribute("aria-expanded") for family in ("SD1.5", "SDXL")] == ["true", "false"]
+
+
+def test_folds_are_as_before_once_the_search_is_cleared(page, panel):
+    def states() -> list[str]:
+        return [_fold(panel, family).get_attribute("aria-expanded") for family in ("SD1.5", "SDXL")]
+
+    _fold(panel, "SD1.5").click()
+    _search(panel, "4 steps")
+    assert states() == ["true", "true"]
+    for family in ("SD1.5", "SDXL"):
+        _fold(panel, family).click()  # for this search alone
+    assert states() == ["false", "false"]
+    panel.get_by_role("searchbox").press("Escape")
+    assert states() == ["true", "false"]
+    _fold(panel, "SDXL").click()
+    _fold(panel, "SD1.5").click()
+    _search(panel, "pcm")
+    panel.get_by_role("button", name="Look again").click()
+    _search(panel, "")
+    assert states() == ["false", "true"]
+
+
+def test_search_is_used_by_keyboard_and_said_aloud(page, panel):
+    field = panel.get_by_role("searchbox", name="Search by name, method, family, steps")
+    status = panel.get_by_role("status")
+    assert status.get_attribute("aria-live") == "polite"
+    field.focus()
+    page.keyboard.type("nitro vibrant")
+    assert status.inner_text() == "2 found"
+    seen = []
+    while "fold" not in str(seen[-1:]) and len(seen) < 5:  # the field, then the first thing that is shown: the fold
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.className"))
+    page.keyboard.press("Enter")
+    assert _fold(panel, "SDXL").get_attribute("aria-expanded") == "false"
+    page.keyboard.press("Space")
+    assert _fold(panel, "SDXL").get_attribute("aria-expanded") == "true"
+    page.keyboard.press("Tab")
+    assert "NitroSD-Vibrant" in page.evaluate("document.activeElement.getAttribute('aria-label')")
+    field.focus()
+    page.keyboard.press("Escape")
+    assert field.input_value() == ""
+    assert int(re.fullmatch(r"(\d+) found", status.inner_text())[1]) >= 58
+    assert panel.is_visible()
+
+
+def test_licence_against_commercial_use_is_seen_and_asked_for_after_a_search(page, panel, screenshot):
+    _search(panel, "dmd2")
+    row = panel.locator('[data-id="dmd2-sdxl-4step-lora"]')
+    assert "CC BY-NC 4.0: no commercial use" in row.locator(".hyper-sd-facts").inner_text()
+    row.get_by_role("button", name="Download").press("Enter")
+    question = row.get_by_role("group", name="Licence")
+    question.wait_for()
+    assert "CC BY-NC 4.0: no commercial use" in question.inner_text()
+    assert page.evaluate("document.activeElement.href").startswith("https://creativecommons.org/")
+    screenshot(page, "licence_after_search")
+    question.get_by_role("button", name="Not now").press("Enter")
+    assert row.get_attribute("data-state") == "missing"
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
@@ -114,7 +183,7 @@ def test_page_finds_what_the_python_side_finds(page):
     found = page.evaluate(
         f"""async (asked) => {{
           const [{{ isFound }}, {{ models }}] = [await {module}, await import('/extensions/hyper-sd/model_list.js')];
-          const found = (text) => (row) => isFound(row, models.families[row.family], text);
+          const found = (text) => (row) => isFound(row, models.families[row.family], text, models.chinese);
           return asked.map((text) => [...models.rows.values()].filter(found(text)).map(({{ id }}) => id));
         }}""",
         ASKED,
@@ -151,21 +220,55 @@ def test_narrow_panel_has_nothing_that_is_cut_off(page, panel, screenshot):
     panel.evaluate("element => (element.style.width = '')")
 
 
-def test_panel_speaks_chinese_where_the_page_does(page, screenshot):
+@pytest.fixture
+def chinese(page):
+    """The open panel in a Chinese page."""
+    tab = page.get_by_role("button", name="Hyper-SD models")
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
-    try:
-        module = "import('/extensions/hyper-sd/model_panel.js')"
-        page.evaluate(
-            f"async () => {{ window.other = new (await {module}).ModelPanel(); document.body.append(other.element) }}"
-        )
-        other = page.locator("body > .hyper-sd-panel")
-        text = other.inner_text()
-        assert "更多少步数 LoRA" in text
-        assert "大小在下载时查询" in other.locator('[data-id="tcd-sd15-lora"]').text_content()
-        for english in ("Download", "not downloaded", "licence", "ready", MORE):
-            assert english not in text
-        other.get_by_role("searchbox").fill("飞毯")
-        assert "没有找到“飞毯”" in other.inner_text()
-    finally:
-        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
-        page.evaluate("window.other.close(), window.other.element.remove()")
+    page.evaluate("app.extensionManager.command.execute('HyperSD.OpenModels')")
+    page.locator(".hyper-sd-panel").wait_for()
+    tab.click()  # a panel is in the language that it was opened in
+    page.locator(".hyper-sd-panel").wait_for(state="detached")
+    tab.click()
+    panel = page.locator(".hyper-sd-panel")
+    panel.locator(".hyper-sd-model").first.wait_for()
+    yield panel
+    _search(panel, "")
+    panel.locator('.hyper-sd-fold[aria-expanded="true"]').evaluate_all("folds => folds.forEach((fold) => fold.click())")
+    _colours(page, DARK)
+    page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    tab.click()
+    panel.wait_for(state="detached")
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_panel_speaks_chinese_where_the_page_does(page, chinese, screenshot, theme):
+    _colours(page, theme)
+    screenshot(page, f"chinese_{theme}")
+    chinese.locator(".hyper-sd-fold").evaluate_all("folds => folds.forEach((fold) => fold.click())")
+    entries = [entry for entry in load_catalog() if entry.recipe]
+    for entry in entries:
+        row = chinese.locator(f'[data-id="{entry.id}"]')
+        title = in_chinese(entry.title)
+        family = re.escape(HEADINGS[entry.family])
+        assert row.locator(".hyper-sd-title").inner_text() == re.sub(f"（用于 {family}）", "", title)  # noqa: RUF001
+        assert title in row.get_by_role("button").first.get_attribute("aria-label")
+        if entry.licence.acknowledge:
+            assert in_chinese(entry.licence.title) in row.inner_text()
+    assert chinese.locator('[data-id="hyper-sdxl-1step-unet"] .hyper-sd-title').inner_text() == "一步 UNet"
+    released = {entry.id for entry in load_catalog()}  # what tests before this one offered is in English
+    rows = [row for row in chinese.locator(".hyper-sd-model").all() if row.get_attribute("data-id") in released]
+    parts = [*rows, *chinese.locator("h2, h3, .hyper-sd-fold").all()]
+    text = "\n".join(part.inner_text() for part in parts)
+    assert "其他少步数模型" in text
+    assert "LCM、TCD、PCM、Flash Diffusion" in text
+    assert "大小在下载时查询" in text
+    for english in ("Download", "not downloaded", "licence", "ready", MORE, "steps", "LoRA for", "one-step", "no commercial"):
+        assert english not in text, english
+    screenshot(page, f"chinese_unfolded_{theme}")
+    _search(chinese, "小CFG 4步")
+    assert len(_shown(chinese)) == 2
+    assert chinese.get_by_role("status").inner_text() == "找到 2 个"
+    screenshot(page, f"chinese_search_{theme}")
+    _search(chinese, "飞毯")
+    assert "没有找到“飞毯”" in chinese.inner_text()
