@@ -25,7 +25,7 @@ FOLDED = (
     ("recommended",), ("strength", "hires_strength"), ("auto_eta",), ("eta", "segments"), ("start_timestep",), ("method",),
     ("sort_by",),
 )  # fmt: skip
-OWN = "Your own steps, sampler and CFG are used instead; the file follows your steps."
+OWN = "Your own steps, sampler and CFG are used instead"
 # Run in the page: of all that is typed only whole tags reach the hidden box, and only a change of that box asks the host.
 TAGS_OF = r"(prompt) => (prompt.match(/<(?:lora|lyco):[^<>]*>/g) || []).join('')"
 HINT = "Switch on to see what will be used. Eta, segments and start, under More, always count for the sampler Hyper-SD TCD."
@@ -114,7 +114,7 @@ def _wanted(values: tuple) -> _Wanted:
     settings = read_settings(values[: len(TABLE)], {})
     if not settings.enabled:
         return _Wanted(settings)
-    loras = loras_in(values[len(TABLE) :])
+    loras = loras_in([prompt or "" for prompt in values[len(TABLE) :]])
     if own := keeps_own(settings, loras):
         return _Wanted(settings, said=own)
     model, kept = Model.on_page(), kept_of(settings, loras)
@@ -146,7 +146,8 @@ def _plan_line(wanted: _Wanted) -> str:
         return f"**{plan.file} is missing** ({size})."
     strength = find_lora(settings, plan, kept).strength if plan.file else 0.0
     text = describe(plan, run_for(settings, plan, plan.eta), kept.strength if kept else strength)
-    return " ".join(filter(None, (text, "" if settings.recommended else OWN, wanted.said)))
+    own = "" if settings.recommended else f"{OWN}." if kept else f"{OWN}; the file follows your steps."
+    return " ".join(filter(None, (text, own, wanted.said)))
 
 
 def fetch(*values: Any) -> Iterator[tuple[str, Any]]:

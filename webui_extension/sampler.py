@@ -13,7 +13,7 @@ from ..samplers.schedule import NoiseSchedule, schedule_of
 from ..samplers.tcd import plan_steps, sample_tcd
 from ..samplers.timesteps import ENDS, sigmas_at
 from . import host, options
-from .schedule import LABEL, Run, cut_of, timesteps_of
+from .schedule import LABEL, Run, timesteps_of
 from .settings_table import START_KEY
 
 NAME = "Hyper-SD TCD"
@@ -55,14 +55,12 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         if p.sampler_noise_scheduler_override or name not in (host.AUTOMATIC, LABEL):
             return super().get_sigmas(p, steps)
         run, schedule = run_of(p), schedule_of(self.model_wrap_cfg)
-        if self._pass is None:
-            timesteps = timesteps_of(run, steps)
-        elif steps < 1:
+        taken, strength = self._pass[1:] if self._pass else (steps, None)
+        if steps < 1:
             return torch.zeros(1)  # strength 0: nothing to do
-        else:
-            timesteps, said = cut_of(run, *self._pass[1:])
-            if said:
-                p.comment(f"Hyper-SD: {said}")
+        timesteps, said = timesteps_of(run, taken, strength)
+        if said:
+            p.comment(f"Hyper-SD: {said}")
         if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
             p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))
         elif name != (getattr(p, "scheduler", None) or name):

@@ -45,18 +45,8 @@ class Run:
         return shared | {"to_clean": self.to_clean, "timestep_shift": self.timestep_shift}
 
 
-def timesteps_of(run: Run, steps: int) -> list[int]:
-    """Returns the timesteps of a new image.
-
-    Raises: ScheduleError as samplers.timesteps.hyper_sd_timesteps.
-    """
-    if len(run.timesteps) == steps:
-        return list(run.timesteps)
-    return hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
-
-
-def cut_of(run: Run, steps: int, strength: float) -> tuple[list[int], str]:
-    """Returns the timesteps of a pass that starts from an image, and what there is to say of them, "" for nothing.
+def timesteps_of(run: Run, steps: int, strength: float | None = None) -> tuple[list[int], str]:
+    """Returns the timesteps of a pass, and what there is to say of them, "" for nothing.
 
     A method's own list counts: that for so many steps, else what lies below the strength of the plan's, which has more. More
     steps than a list was published for take the method's usual grid.
@@ -64,11 +54,12 @@ def cut_of(run: Run, steps: int, strength: float) -> tuple[list[int], str]:
     Args:
         run: of the image.
         steps: of the pass, also others than the plan's.
-        strength: the denoising strength, in [0, 1].
-    Raises: ScheduleError when there are more steps than timesteps.
+        strength: the denoising strength in [0, 1] of a pass that starts from an image, None for a new image.
+    Raises: ScheduleError when there are more steps than timesteps, or than a new image's segments.
     """
     if not run.timesteps:
-        return cut_timesteps(steps, run.num_segments, strength, start_timestep=run.start_timestep), ""
+        return _by_segments(run, steps, strength), ""
+    strength = 1.0 if strength is None else strength
     part = min(max(strength, (steps + 0.5) / TRAIN_TIMESTEPS), (run.start_timestep + 1) / TRAIN_TIMESTEPS)
     recipe, is_plans = run.recipe, len(run.timesteps) == steps
     published = () if is_plans or recipe is None else recipe.list_of(steps)
@@ -79,7 +70,13 @@ def cut_of(run: Run, steps: int, strength: float) -> tuple[list[int], str]:
     said = f"{recipe.method} {said} {recipe.grid} grid are taken." if recipe and recipe.lists else ""
     if usual:
         return listed_timesteps(usual, part), said
-    return cut_timesteps(steps, run.num_segments, strength, start_timestep=run.start_timestep), said
+    return _by_segments(run, steps, strength), said
+
+
+def _by_segments(run: Run, steps: int, strength: float | None) -> list[int]:
+    if strength is None:
+        return hyper_sd_timesteps(steps, run.num_segments, start_timestep=run.start_timestep)
+    return cut_timesteps(steps, run.num_segments, strength, start_timestep=run.start_timestep)
 
 
 def schedule_function(n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any) -> torch.Tensor:

@@ -46,11 +46,13 @@ def visited(host):
     """Returns the timesteps of an image-to-image pass with a method's plan, and what is said of them."""
     from hyper_sd.webui_extension.planning import run_for
 
-    def visit(method: str, steps: int, strength: float, *, plan_steps: int = 4, start: int = 0) -> tuple[list[int], list[str]]:
+    def visit(
+        method: str, steps: int, strength: float | None, *, plan_steps: int = 4, start: int = 0
+    ) -> tuple[list[int], list[str]]:
         recipe = next(recipe for recipe in load_catalog().recipes if recipe.name == method)
-        run = run_for(Settings(start_timestep=start), plan_by_recipe(recipe, "sdxl", plan_steps, is_merged=True), 0.3)
+        run = run_for(Settings(start_timestep=start), plan_by_recipe(recipe, "sdxl", 4, is_merged=True), 0.3)
         sampler = host._modules["modules.sd_samplers"].all_samplers_map[NAME].constructor(host.model)
-        p, sampler._pass = Processing(hyper_sd_run=run), (steps, steps, strength)
+        p, sampler._pass = Processing(hyper_sd_run=run), strength and (steps, steps, strength)
         schedule = NoiseSchedule.from_betas()
         return [round(schedule.timestep(float(sigma))) for sigma in sampler.get_sigmas(p, steps)[:-1]], p.comments
 
@@ -72,6 +74,8 @@ def visited(host):
         ("tdd", 5, 1.0, [999, 875, 751, 499, 251]),
         ("tdd", 3, 0.6, [599, 499, 251]),
         ("flash", 5, 1.0, [999, 799, 599, 399, 199]),
+        ("dmd2", 3, None, [999, 749, 499]),  # a new image, whose steps a script has changed after the plan
+        ("tdd", 5, None, [999, 875, 751, 499, 251]),
     ],
 )
 def test_a_pass_of_other_steps_keeps_to_the_methods_own_timesteps(visited, method, steps, strength, timesteps):

@@ -32,6 +32,12 @@ def test_a_lora_of_the_prompt_with_an_error_has_no_download_button(host, flash):
     assert button == {"visible": False}
 
 
+def test_the_line_says_that_the_persons_own_settings_are_used(host, flash):
+    place(host, FOUR)
+    assert look(f"cat {flash}", recommended=False)[0].endswith("Your own steps, sampler and CFG are used instead.")
+    assert look("cat", recommended=False)[0].endswith("CFG are used instead; the file follows your steps.")
+
+
 def test_a_style_of_the_prompt_leaves_the_released_file(host):
     place(host, FOUR)
     own_file(host, "ink")
