@@ -160,7 +160,8 @@ class Settings:
     variant: str = _setting(
         "auto", "Variant",
         "auto: the file made for that many steps. unified: one file for 1 to 8. n-step: a file for exactly 2, 4 or 8. "
-        "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD, or the method under More, inside.",
+        "CFG-preserving: for negative prompts. The checkpoints have Hyper-SD, or the method under More, inside. "
+        "other few-step LoRA: the one in the prompt; one that nobody knows keeps your settings.",
         offers=VARIANTS, key=MARK, axis=True,
     )  # fmt: skip
     strength: float = _setting(
@@ -207,7 +208,7 @@ class Settings:
     method: str = _setting(
         BY_FILE, "Method",
         "How another few-step LoRA of the prompt, or a merged checkpoint, was distilled. by the file: known files bring their "
-        "own. Choose one for a merge, or where a file's name says the wrong one.",
+        "own. Choose one for a merge, for a LoRA that nobody knows, or where a file's name says the wrong one.",
         offers=methods, key="Hyper-SD method", axis=True,
     )  # fmt: skip
 
