@@ -7,6 +7,7 @@ from hyper_sd.models.catalog import HEADINGS, load_catalog
 from hyper_sd.models.chinese import in_chinese
 from hyper_sd.models.search import is_found
 from hyper_sd.tests.nodes.model_world import ROUTES, weights
+from hyper_sd.tests.nodes.server_routes import ask
 
 MORE = "More few-step models"
 ASKED = [
@@ -239,6 +240,19 @@ def chinese(page):
     page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
     tab.click()
     panel.wait_for(state="detached")
+
+
+def test_tabs_are_named_in_the_language_that_the_page_was_loaded_in(browser, server):
+    ask(server, "/api/settings/Comfy.Locale", "zh")
+    opened = browser.new_page()
+    try:
+        opened.goto(server.address)
+        opened.locator(".hyper-sd-models-tab-button").wait_for()
+        labels = [opened.locator(f".hyper-sd-{name}-tab-button").get_attribute("aria-label") for name in ("models", "votes")]
+    finally:
+        ask(server, "/api/settings/Comfy.Locale", "en")
+        opened.close()
+    assert labels == ["Hyper-SD 模型", "Hyper-SD 投票"]
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
