@@ -49,9 +49,16 @@ function renderVotes(element) {
 app.registerExtension({
   name: "HyperSD.Models",
 
+  // The words as functions: the page's language is not known yet.
   commands: [
-    { id: COMMAND, label: "Open Hyper-SD models", menubarLabel: "Models", icon: ICON, function: () => openTab(TAB) },
-    { id: VOTES.command, label: "Open Hyper-SD votes", menubarLabel: "Votes", icon: VOTES.icon, function: openVotes },
+    { id: COMMAND, label: () => words().open, menubarLabel: () => words().menu, icon: ICON, function: () => openTab(TAB) },
+    {
+      id: VOTES.command,
+      label: () => voteWords().open,
+      menubarLabel: () => voteWords().tab,
+      icon: VOTES.icon,
+      function: openVotes,
+    },
   ],
 
   menuCommands: [{ path: ["Hyper-SD"], commands: [COMMAND, VOTES.command] }],

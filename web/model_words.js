@@ -5,6 +5,8 @@ import { isChinese } from "./page_language.js";
 
 const ENGLISH = {
   title: "Hyper-SD models",
+  open: "Open Hyper-SD models",
+  menu: "Models",
   again: "Look again",
   search: "Search by name, method, family, steps",
   example: "Search: lightning 4, sd15 pcm",
@@ -44,6 +46,8 @@ const ENGLISH = {
 };
 const CHINESE = {
   title: "Hyper-SD 模型",
+  open: "打开 Hyper-SD 模型",
+  menu: "模型",
   again: "刷新",
   search: "按名称、方法、系列、步数搜索",
   example: "搜索：lightning 4、小CFG 4步",

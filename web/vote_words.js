@@ -3,6 +3,7 @@ import { isChinese } from "./page_language.js";
 
 const ENGLISH = {
   title: "Hyper-SD votes",
+  open: "Open Hyper-SD votes",
   tab: "Votes",
   again: "Look again",
   collection: "Collection",
@@ -24,6 +25,7 @@ const ENGLISH = {
 };
 const CHINESE = {
   title: "Hyper-SD 投票",
+  open: "打开 Hyper-SD 投票",
   tab: "投票",
   again: "刷新",
   collection: "收集",

@@ -242,17 +242,25 @@ def chinese(page):
     panel.wait_for(state="detached")
 
 
-def test_tabs_are_named_in_the_language_that_the_page_was_loaded_in(browser, server):
+def test_tabs_menu_and_commands_are_in_the_language_that_the_page_was_loaded_in(browser, server):
     ask(server, "/api/settings/Comfy.Locale", "zh")
     opened = browser.new_page()
     try:
         opened.goto(server.address)
         opened.locator(".hyper-sd-models-tab-button").wait_for()
+        opened.locator("[class*=logo]").first.click()
+        opened.get_by_role("menuitem", name="Hyper-SD").hover()
+        for name in ("模型", "投票"):
+            opened.get_by_role("menuitem", name=name, exact=True).wait_for()
+        told = opened.evaluate(
+            "app.extensionManager.command.commands.filter(({ id }) => id.startsWith('HyperSD')).map((one) => one.label)"
+        )
         labels = [opened.locator(f".hyper-sd-{name}-tab-button").get_attribute("aria-label") for name in ("models", "votes")]
     finally:
         ask(server, "/api/settings/Comfy.Locale", "en")
         opened.close()
     assert labels == ["Hyper-SD 模型", "Hyper-SD 投票"]
+    assert told == ["打开 Hyper-SD 模型", "打开 Hyper-SD 投票"]
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
