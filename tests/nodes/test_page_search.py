@@ -134,8 +134,12 @@ def test_search_is_used_by_keyboard_and_said_aloud(page, panel):
     page.keyboard.press("Tab")
     assert "NitroSD-Vibrant" in page.evaluate("document.activeElement.getAttribute('aria-label')")
     field.focus()
+    page.evaluate("window.escapes = 0, addEventListener('keydown', ({ key }) => (window.escapes += key === 'Escape'))")
     page.keyboard.press("Escape")
     assert field.input_value() == ""
+    assert page.evaluate("window.escapes") == 0  # the page's own Escape is for when the field is empty
+    page.keyboard.press("Escape")
+    assert page.evaluate("window.escapes") == 1
     assert int(re.fullmatch(r"(\d+) found", status.inner_text())[1]) >= 58
     assert panel.is_visible()
 
