@@ -68,3 +68,11 @@ def test_shift_holds_with_a_mask_v_prediction_and_zero_terminal_snr(host, unet, 
     assert (found - _run(host, model, conds, timesteps, image)).abs().max() * LATENT_SCALE > 1e-2  # as without the shift
     if masked:
         assert (found - image["samples"])[..., :8].abs().max() <= 1e-3
+
+
+def test_node_that_sets_the_sampling_behind_the_shift_takes_its_place(host, unet, conds):
+    plain, before, behind = unet, host.with_sampling(unet, "eps"), host.with_sampling(asked_shifted(unet, 0.25), "eps")
+    assert torch.equal(_run(host, behind, conds, FULL), _run(host, plain, conds, FULL))
+    shifted = [_run(host, asked_shifted(model, 0.25), conds, FULL) for model in (plain, before)]
+    torch.testing.assert_close(*shifted, rtol=0, atol=1e-4)
+    assert (shifted[0] - _run(host, plain, conds, FULL)).abs().max() > 1e-2
