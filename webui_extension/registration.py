@@ -2,13 +2,13 @@
 
 from modules import script_callbacks
 
-from . import downloads_tab, one_step, options, sampler, schedule, sorting, xyz
+from . import downloads_tab, kept_image, one_step, options, sampler, schedule, sorting, xyz
 from .script import HyperSDScript
 
 __all__ = ["HyperSDScript", "register"]
 
 LISTED = (schedule, sampler, options)  # in lists that the host keeps at Reload UI; it makes what the others add anew
-PARTS = (*LISTED, xyz, downloads_tab, one_step, sorting)
+PARTS = (*LISTED, xyz, downloads_tab, one_step, sorting, kept_image)
 
 
 def register() -> None:

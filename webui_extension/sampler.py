@@ -13,6 +13,7 @@ from ..samplers.schedule import NoiseSchedule, schedule_of
 from ..samplers.tcd import plan_steps, sample_tcd
 from ..samplers.timesteps import ENDS, sigmas_at
 from . import host, options
+from .kept_image import kept_by_own_level
 from .schedule import LABEL, Run, timesteps_of
 from .settings_table import START_KEY
 
@@ -99,8 +100,9 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             x = x * (1 + sigmas[0] ** -2) ** 0.5
         rule = run.rule
         noise = _comfyui_noise(x, p, schedule, sigmas, rule) if options.comfyui_noise() else nullcontext(_host_noise(p))
-        with host.negative_prompt_left_out(self, p, extra_args), noise as noise_of_step:
-            return sample_tcd(model, x, sigmas, extra_args, callback, disable, noise_of_step, schedule=schedule, **rule)
+        kept = kept_by_own_level(model, schedule, sigmas, run.timestep_shift)
+        with host.negative_prompt_left_out(self, p, extra_args), noise as noise_of_step, kept as asked:
+            return sample_tcd(asked, x, sigmas, extra_args, callback, disable, noise_of_step, schedule=schedule, **rule)
 
 
 def _host_noise(p: Any) -> Callable[..., torch.Tensor]:

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import diffusers
+import numpy as np
 import torch
 from hyper_sd.samplers.schedule import NoiseSchedule
 from hyper_sd.samplers.shift import shifted_timestep
 
-from .webui_host import Batch
+from .webui_host import Batch, data_url
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+FULL = [999, 749, 499, 249]  # the trailing grid
+CUT = [749, 624, 499, 249]  # the same at a strength of 0.75: four steps below its own first timestep
 Network = Callable[[torch.Tensor, int], torch.Tensor]  # of latents and a timestep, with the prompt that the host gave
 
 
@@ -57,6 +60,14 @@ def scheduler_of(method: str, listed: Sequence[int] | None = None):
         scheduler = diffusers.LCMScheduler(**BETAS, original_inference_steps=1000 if listed else 50)
     scheduler.set_timesteps(**({"timesteps": list(listed)} if listed else {"num_inference_steps": 4}))
     return scheduler
+
+
+def inpainting() -> dict:
+    """Returns a request's part for a picture whose right half is made anew, at a strength of 0.75."""
+    mask, picture = np.zeros((64, 64, 3), np.uint8), np.random.default_rng(3).integers(0, 255, (64, 64, 3), np.uint8)
+    mask[:, 32:] = 255
+    images = {"init_images": [data_url(picture)], "mask": data_url(mask), "mask_blur": 0, "inpainting_fill": 1}
+    return {"route": "img2img", "denoising_strength": 0.75, **images}
 
 
 def alpha_bars(zero_terminal_snr: bool = False) -> torch.Tensor:

@@ -2,20 +2,17 @@
 
 import os
 
-import numpy as np
 import pytest
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.samplers.shift import shifted_timestep
 from hyper_sd.tests.webui.panel import by_name
-from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START, data_url
+from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START
 
 pytest.importorskip("diffusers")
 from hyper_sd.tests.webui import reference, tiny_sdxl
 from hyper_sd.tests.webui.tiny_checkpoint import write_tokenizer
 
 SHIFTS = {recipe.name: recipe.timestep_shift for recipe in load_catalog().recipes if recipe.timestep_shift != 1}
-TRAILING = [999, 749, 499, 249]
-CUT = [749, 624, 499, 249]  # the grid at a strength of 0.75: four steps below its own first timestep
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +53,10 @@ def _draw(host, method, checkpoint="sdxl", route="txt2img", zero_terminal_snr=Fa
     return host.draw(route, override_settings=settings, **chosen, **changes)
 
 
-@pytest.mark.parametrize(("method", "listed"), [("dmd2", TRAILING), ("sdxl-lightning", None)])
+@pytest.mark.parametrize(("method", "listed"), [("dmd2", reference.FULL), ("sdxl-lightning", None)])
 def test_methods_preset_equals_its_own_scheduler(sdxl, unet, method, listed):
     batch = _draw(sdxl, method)
-    assert reference.timesteps_asked(batch) == TRAILING
+    assert reference.timesteps_asked(batch) == reference.FULL
     expected = reference.by_scheduler(reference.scheduler_of(method, listed), _network(unet, batch))
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
 
@@ -67,9 +64,9 @@ def test_methods_preset_equals_its_own_scheduler(sdxl, unet, method, listed):
 @pytest.mark.parametrize("method", SHIFTS)
 def test_network_is_asked_at_the_shifted_timestep(sdxl, unet, method):
     batch = _draw(sdxl, method)
-    assert reference.timesteps_asked(batch) == [shifted_timestep(t, SHIFTS[method]) for t in TRAILING]
+    assert reference.timesteps_asked(batch) == [shifted_timestep(t, SHIFTS[method]) for t in reference.FULL]
     assert f"Hyper-SD shift: {SHIFTS[method]:g}" in batch.infotext
-    expected = reference.shifted_run(_network(unet, batch), TRAILING, SHIFTS[method], reference.alpha_bars())
+    expected = reference.shifted_run(_network(unet, batch), reference.FULL, SHIFTS[method], reference.alpha_bars())
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
 
 
@@ -77,21 +74,13 @@ def test_network_is_asked_at_the_shifted_timestep(sdxl, unet, method):
 @pytest.mark.parametrize("kind", ["noise", "v", "v and zero terminal SNR"])
 def test_shift_holds_with_a_mask_v_prediction_and_zero_terminal_snr(sdxl, unet, kind, masked):
     is_v, zero = kind != "noise", "zero" in kind
-    wish = _inpainting() if masked else {}
+    wish = reference.inpainting() if masked else {}
     batch = _draw(sdxl, "nitrosd-realism", "sdxl_v" if is_v else "sdxl", zero_terminal_snr=zero, **wish)
-    kept, grid, shift = (batch.tensors if masked else {}), CUT if masked else TRAILING, SHIFTS["nitrosd-realism"]
+    kept, grid = (batch.tensors, reference.CUT) if masked else ({}, reference.FULL)
     expected = reference.shifted_run(
-        _network(unet, batch), grid, shift, reference.alpha_bars(zero),
+        _network(unet, batch), grid, SHIFTS["nitrosd-realism"], reference.alpha_bars(zero),
         v_prediction=is_v, image=kept.get("image"), changed=kept.get("mask"),
     )  # fmt: skip
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
     if masked:
         assert (batch.latents[..., :4] - kept["image"][..., :4]).abs().max() <= 1e-3
-
-
-def _inpainting() -> dict:
-    """Returns a request's part for a picture whose right half is made anew."""
-    mask, picture = np.zeros((64, 64, 3), np.uint8), np.random.default_rng(3).integers(0, 255, (64, 64, 3), np.uint8)
-    mask[:, 32:] = 255
-    images = {"init_images": [data_url(picture)], "mask": data_url(mask), "mask_blur": 0, "inpainting_fill": 1}
-    return {"route": "img2img", "denoising_strength": 0.75, **images}

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
-from hyper_sd.samplers.schedule import NoiseSchedule
+from hyper_sd.samplers.schedule import NoiseSchedule, sigma_of
 from hyper_sd.samplers.shift import shifted_timestep
 from hyper_sd.tests.webui.panel import by_name
 from hyper_sd.tests.webui.webui_host import GUIDED_FROM_THE_START
@@ -14,7 +14,6 @@ diffusers = pytest.importorskip("diffusers")
 from hyper_sd.tests.webui import reference  # noqa: E402 - after the skip
 from hyper_sd.tests.webui import tiny_checkpoint as tiny  # noqa: E402
 
-TRAILING = [999, 749, 499, 249]
 _LAST = NoiseSchedule.from_betas().sigma(0)
 
 
@@ -86,20 +85,37 @@ def _network(unet, batch):
 
 
 def test_timestep_list_told_to_the_sampler_equals_its_own_scheduler(webui, unet, tell):
-    tell(eta=1.0, to_clean=True, timesteps=TRAILING)
+    tell(eta=1.0, to_clean=True, timesteps=reference.FULL)
     batch = webui.draw(override_settings=GUIDED_FROM_THE_START)
-    assert reference.timesteps_asked(batch) == TRAILING
-    expected = reference.by_scheduler(reference.scheduler_of("dmd2", TRAILING), _network(unet, batch))
+    assert reference.timesteps_asked(batch) == reference.FULL
+    expected = reference.by_scheduler(reference.scheduler_of("dmd2", reference.FULL), _network(unet, batch))
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
 
 
+@pytest.mark.parametrize("levels", ["Default", "Zero Terminal SNR"])
 @pytest.mark.parametrize("shift", [0.25, 0.5])
-def test_timestep_shift_told_to_the_sampler_equals_the_rule(webui, unet, tell, shift):
-    tell(eta=1.0, to_clean=True, timesteps=TRAILING, timestep_shift=shift)
-    batch = webui.draw(override_settings=GUIDED_FROM_THE_START)
-    assert reference.timesteps_asked(batch) == [shifted_timestep(t, shift) for t in TRAILING]
-    expected = reference.shifted_run(_network(unet, batch), TRAILING, shift, reference.alpha_bars())
+def test_timestep_shift_told_to_the_sampler_equals_the_rule(webui, unet, tell, shift, levels):
+    tell(eta=1.0, to_clean=True, timesteps=reference.FULL, timestep_shift=shift)
+    batch = webui.draw(override_settings={**GUIDED_FROM_THE_START, "sd_noise_schedule": levels})
+    bars = reference.alpha_bars(levels in batch.infotext)  # Forge-classic gives such levels to v-prediction models alone
+    schedule = NoiseSchedule.from_sigmas(sigma_of(bars))
+    assert reference.timesteps_asked(batch, schedule) == [shifted_timestep(t, shift) for t in reference.FULL]
+    expected = reference.shifted_run(_network(unet, batch), reference.FULL, shift, bars)
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
+
+
+def test_shifted_question_shows_what_a_mask_keeps_by_the_images_own_noise(webui, unet, tell):
+    tell(eta=1.0, to_clean=True, timesteps=reference.FULL, timestep_shift=0.25)
+    batch = webui.draw(override_settings=GUIDED_FROM_THE_START, **reference.inpainting())
+    bars, image, network = reference.alpha_bars(), batch.tensors["image"][..., :4], _network(unet, batch)
+    seen = reference.hosts_run(batch)
+    for t, x in zip(reference.CUT, seen, strict=False):  # Forge draws the noise there anew at every step, without a seed
+        noise = (x[..., :4] - bars[t].sqrt() * image) / (1 - bars[t]).sqrt()
+        assert 0.7 < noise.std() < 1.3
+    last = shifted_timestep(reference.CUT[-1], 0.25)
+    with torch.no_grad():
+        x0 = (seen[-2] - (1 - bars[last]).sqrt() * network(seen[-2], last)) / bars[last].sqrt()
+    assert reference.worst([batch.latents[..., 4:], batch.latents[..., :4]], [x0[..., 4:], image]) <= 1e-3
 
 
 def test_v_prediction_equals_diffusers(with_yaml, unet):

@@ -20,7 +20,9 @@ from . import stub_samplers
 from .stub_samplers import module
 
 PACKAGE = "hyper_sd.webui_extension"
-CALLBACKS = ("on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded", "on_image_grid")
+CALLBACKS = (
+    "on_ui_settings", "on_before_ui", "on_ui_tabs", "on_model_loaded", "on_script_unloaded", "on_image_grid", "on_cfg_denoiser",
+)  # fmt: skip
 OPTIONS = {
     "skip_early_cond": 0.0, "img2img_fix_steps": False, "sgm_noise_multiplier": False, "eta_ancestral": 1.0,
     "return_mask": False, "return_mask_composite": False,
