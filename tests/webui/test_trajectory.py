@@ -106,6 +106,7 @@ def test_timestep_shift_told_to_the_sampler_equals_the_rule(webui, unet, tell, s
 
 def test_shifted_question_shows_what_a_mask_keeps_by_the_images_own_noise(webui, unet, tell):
     tell(eta=1.0, to_clean=True, timesteps=reference.FULL, timestep_shift=0.25)
+    webui.draw()  # A1111's img2img takes its noise levels before it sets them for the image: those of the image before
     batch = webui.draw(override_settings=GUIDED_FROM_THE_START, **reference.inpainting())
     bars, image, network = reference.alpha_bars(), batch.tensors["image"][..., :4], _network(unet, batch)
     seen = reference.hosts_run(batch)
