@@ -20,8 +20,14 @@ EVIDENCE = ("embedded", "content", "catalogue", "metadata", "name", "title", "no
 _TITLES = ("modelspec.title", "ss_output_name")  # by the ModelSpec standard, and by kohya's trainers
 _OBJECTIVE, _STAGES, _SEGMENTS = "hyper_sd_objective", "hyper_sd_stages", "num_segments"  # what this pack's training writes
 _START = "hyper_sd_start_timestep"  # in a LoRA that was trained for one step: where that step starts, "1" to "999"
-_HYPER_SD = re.compile(r"-hyper(?:sd|sdxl)?-(?!real)")  # "hyperRealism" is a style
-_COUNT = re.compile(r"-(?P<steps>\d{1,2})-steps?-")
+# "hyper" alone is praise as well: "hyperRealism", "Hyper Detailed", "hyper3d". So it counts where nothing comes after that it
+# could praise, and at the beginning of a name only before what goes with a method.
+_HYPER_SD = re.compile(
+    r"-hyper(?:sd|sdxl)-|-hyper-(?:sd|sdxl|xl|lora|\d{1,2}-steps?)-"
+    r"|-hyper-(?:mix|merged?|lightning|turbo|lcm|safetensors|sft|ckpt|pt)-"
+    r"|(?<!^)-hyper-(?!real|photo|detail|anime|cute|3-d-)"
+)
+_COUNT = re.compile(r"-(?P<steps>[1-9]|1[0-6])-steps?-")  # more steps than are ever taken tell of another kind of file
 _NUMBER, _TIMESTEP = re.compile(r"[1-9]\d?"), re.compile(r"[1-9]\d{0,2}")
 
 
