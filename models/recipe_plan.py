@@ -61,7 +61,24 @@ def plan_by_recipe(
         to_clean=recipe.to_clean,
         timestep_shift=recipe.timestep_shift,
         recipe=recipe,
+        made_for=made_for,
     )
+
+
+def untried_pass(recipe: Recipe, steps: int, made_for: int) -> tuple[str, int]:
+    """Returns a sentence about a pass of steps that a method was not made for, "" for all others, and the nearest that it was.
+
+    Args:
+        recipe: of the method.
+        steps: of the pass. The plan's own are in its reason.
+        made_for: as plan_by_recipe takes it.
+    """
+    low, high = _step_range(recipe, made_for)
+    nearest = max(low, min(steps, high))
+    if nearest == steps:
+        return "", nearest
+    count = f"exactly {low} step{'s' * (low > 1)}" if low == high else _count(low, high)
+    return f"{recipe.method} is made for {count}; a pass of {steps} is untried.", nearest
 
 
 def trailing_of(recipe: Recipe, steps: int) -> tuple[int, ...]:
@@ -92,11 +109,16 @@ def _doubts(recipe: Recipe, steps: int) -> dict[str, str]:
 
 def _untried(recipe: Recipe, steps: int, made_for: int) -> str:
     """Returns what is to be said of a number of steps that the file was not made for, empty for all others."""
-    if made_for and recipe.segments == 0:
-        return "" if steps == made_for else f" It is made for exactly {made_for}: set steps to {made_for}, others are untried."
-    low, high = recipe.steps
-    if low == high and steps != low:
-        return f" It is made for exactly {low}: set steps to {low}, others are untried."
+    low, high = _step_range(recipe, made_for)
     if low <= steps <= high:
         return ""
-    return f" It is made for {low} to {high} steps: set steps to {max(low, min(steps, high))}, others are untried."
+    return f" It is made for {_count(low, high)}: set steps to {max(low, min(steps, high))}, others are untried."
+
+
+def _step_range(recipe: Recipe, made_for: int) -> tuple[int, int]:
+    """Returns the fewest and the most steps that a method's file is made for."""
+    return (made_for, made_for) if made_for and recipe.segments == 0 else recipe.steps
+
+
+def _count(low: int, high: int) -> str:
+    return f"exactly {low}" if low == high else f"{low} to {high} steps"

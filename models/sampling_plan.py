@@ -42,6 +42,7 @@ class LoraPlan:
         to_clean: as samplers.tcd.plan_steps takes it.
         timestep_shift: as samplers.shift.shifted_timestep takes it.
         recipe: the other method's that all this is by, None for Hyper-SD.
+        made_for: the exact number of steps that the other method's file was made for, 0 where there is none.
     """
 
     family: str
@@ -63,6 +64,7 @@ class LoraPlan:
     to_clean: bool = False
     timestep_shift: float = 1.0
     recipe: Recipe | None = None
+    made_for: int = 0
 
     @property
     def rule(self) -> dict[str, float]:

@@ -124,6 +124,8 @@ def run_for(settings: Settings, plan: LoraPlan | None, default_eta: float) -> Ru
         to_clean=bool(plan and plan.to_clean),
         timestep_shift=plan.timestep_shift if plan else 1.0,
         recipe=plan.recipe if plan else None,
+        made_for=plan.made_for if plan else 0,
+        steps=plan.steps if plan else 0,
     )
 
 

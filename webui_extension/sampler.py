@@ -14,7 +14,7 @@ from ..samplers.tcd import plan_steps, sample_tcd
 from ..samplers.timesteps import ENDS, sigmas_at
 from . import host, options
 from .kept_image import kept_by_own_level
-from .schedule import LABEL, Run, timesteps_of
+from .schedule import LABEL, Run, timesteps_of, untried_in
 from .settings_table import START_KEY
 
 NAME = "Hyper-SD TCD"
@@ -60,7 +60,7 @@ class HyperSDSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         if steps < 1:
             return torch.zeros(1)  # strength 0: nothing to do
         timesteps, said = timesteps_of(run, taken, strength)
-        if said:
+        if said := " ".join(filter(None, (untried_in(run, taken, p.is_hr_pass, strength), said))):
             p.comment(f"Hyper-SD: {said}")
         if not p.is_hr_pass and len(timesteps) <= MAX_STEPS:
             p.extra_generation_params["Hyper-SD timesteps"] = " ".join(map(str, timesteps))

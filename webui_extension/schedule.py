@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..models.recipe import Recipe
-from ..models.recipe_plan import trailing_of
+from ..models.recipe_plan import trailing_of, untried_pass
 from ..samplers.schedule import TRAIN_TIMESTEPS, NoiseSchedule
 from ..samplers.timesteps import LAST_TIMESTEP, cut_timesteps, hyper_sd_timesteps, listed_timesteps, sliceable_sigmas
 from . import host
@@ -27,6 +27,8 @@ class Run:
         to_clean: as samplers.tcd.plan_steps takes it.
         timestep_shift: as samplers.tcd.plan_steps takes it.
         recipe: of the method, which has timesteps for passes of other steps too; None for Hyper-SD.
+        made_for: the exact number of steps that the method's file was made for, 0 where there is none.
+        steps: those of the plan, whose reason says what there is to say of them; 0 without a plan.
     """
 
     eta: float = 0.3
@@ -37,6 +39,8 @@ class Run:
     to_clean: bool = False
     timestep_shift: float = 1.0
     recipe: Recipe | None = None
+    made_for: int = 0
+    steps: int = 0
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -71,6 +75,25 @@ def timesteps_of(run: Run, steps: int, strength: float | None = None) -> tuple[l
     if usual:
         return listed_timesteps(usual, part), said
     return _by_segments(run, steps, strength), said
+
+
+def untried_in(run: Run, steps: int, is_hires: bool, strength: float | None) -> str:
+    """Returns what is to be said of a pass of steps that the method was not made for, "" where the plan has said it already.
+
+    Args:
+        run: of the image.
+        steps: of the pass.
+        is_hires: whether it is the hires pass, which has steps of its own.
+        strength: as timesteps_of() takes it.
+    """
+    if run.recipe is None or steps == run.steps:
+        return ""
+    said, nearest = untried_pass(run.recipe, steps, run.made_for)
+    if said and is_hires:
+        return f"{said} Set Hires steps to {nearest}."
+    if said and strength is not None and steps < nearest <= run.steps:
+        return f"{said} A higher denoising strength takes more of the steps."
+    return said
 
 
 def _by_segments(run: Run, steps: int, strength: float | None) -> list[int]:
