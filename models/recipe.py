@@ -1,7 +1,7 @@
 """How another method's few-step files are sampled, as data: one recipe of the catalogue."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,7 @@ PER_STEP = "steps"  # in place of a number of segments: as many as there are ste
 NUMBER_SOURCES = ("own code", "field practice", "derived")
 _GRIDS = ("tcd", "trailing")
 _SOURCED = ("eta", "grid", "cfg", "strength", "steps", "start_timestep", "timestep_shift")
+_COUNT = re.compile(r"[1-9]\d{0,2}", re.ASCII)
 _WORD = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){0,5}")
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -94,6 +95,20 @@ def word_in(name: str, words: tuple[str, ...]) -> str:
     return max((f"-{word}-" for word in words if f"-{word}-" in tokens), key=len, default="")
 
 
+def labels_of(recipes: Iterable[Recipe], taken: str) -> dict[str, Recipe]:
+    """Returns recipes by the names that people choose; of two for one method the later is told apart.
+
+    Args:
+        recipes: the pack's and a person's own.
+        taken: what is on the list already and is no method.
+    """
+    labels: dict[str, Recipe] = {}
+    for recipe in recipes:
+        is_taken = recipe.method in (taken, *labels)
+        labels[f"{recipe.method} ({recipe.name})" if is_taken else recipe.method] = recipe
+    return labels
+
+
 def read_recipe(name: str, raw: Any) -> Recipe:
     """Returns one recipe of a catalogue file.
 
@@ -114,7 +129,7 @@ def read_recipe(name: str, raw: Any) -> Recipe:
         families=_families(raw),
         eta=float(number(raw, "eta", (int, float), 0, 1, None) or 0),
         segments=0 if segments == PER_STEP else number(raw, "segments", int, 1, 1000, 1),
-        to_clean=raw.get("to_clean", False) is True,
+        to_clean=_to_clean(raw),
         grid=choice(raw, "grid", _GRIDS),
         lists=_lists(raw.get("timesteps", {})),
         start_timestep=number(raw, "start_timestep", int, 1, LAST_TIMESTEP, LAST_TIMESTEP),
@@ -123,7 +138,7 @@ def read_recipe(name: str, raw: Any) -> Recipe:
         cfg_range=_pair(raw, "cfg_range", [cfg, cfg]),
         strength=float(number(raw, "strength", (int, float), -10, 10, 1.0)),
         strengths=tuple((int(steps), float(value)) for steps, value in _by_steps(raw, "strengths")),
-        steps=_pair(raw, "steps", None),
+        steps=_pair(raw, "steps", None, int),
         sources=_sources(raw),
         lora_names=_words(raw, "lora_names"),
         checkpoint_names=_words(raw, "checkpoint_names"),
@@ -138,21 +153,25 @@ def _families(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(families)
 
 
-def _pair(raw: Mapping[str, Any], name: str, default: list | None) -> tuple:
+def _to_clean(raw: Mapping[str, Any]) -> bool:
+    value = raw.get("to_clean", False)
+    if not isinstance(value, bool):
+        raise CatalogError(f"to_clean must be true or false, got {value!r}")
+    return value
+
+
+def _pair(raw: Mapping[str, Any], name: str, default: list | None, kind: Any = int | float) -> tuple:
     value = raw.get(name, default)
-    whole = (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
-    )
-    if not whole or not 1 <= value[0] <= value[1] <= 1000:
-        raise CatalogError(f"{name} must be two numbers such as [1, 8], the lower first, got {value!r}")
+    fits = isinstance(value, list) and len(value) == 2 and all(isinstance(n, kind) and not isinstance(n, bool) for n in value)
+    if not fits or not 1 <= value[0] <= value[1] <= 1000:
+        whole = "whole " * (kind is int)
+        raise CatalogError(f"{name} must be two {whole}numbers from 1 to 1000 such as [1, 8], the lower first, got {value!r}")
     return value[0], value[1]
 
 
 def _by_steps(raw: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
     value = raw.get(name, {})
-    if not isinstance(value, Mapping) or not all(steps.isdecimal() for steps in value):
+    if not isinstance(value, Mapping) or not all(_COUNT.fullmatch(steps) for steps in value):
         raise CatalogError(f'{name} must be an object by step counts, such as {{"4": ...}}, got {value!r}')
     if name == "strengths" and not all(isinstance(n, int | float) and abs(n) <= 10 for n in value.values()):
         raise CatalogError(f"{name} must be numbers from -10 to 10, got {value!r}")

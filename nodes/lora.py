@@ -13,7 +13,7 @@ from ..models.families import FAMILIES, title_of
 from ..models.file_plan import plan_for_embedded, plan_for_file
 from ..models.inside import Inside, few_steps_inside, plan_inside
 from ..models.lora import LoraPlan, effective_strength, plan, scale_note
-from ..models.recipe import Recipe
+from ..models.recipe import Recipe, labels_of
 from ..models.recognition import Recognition
 from ..models.sampling_plan import MAX_STEPS, starting_at
 from ..samplers.schedule import NoiseSchedule
@@ -105,7 +105,7 @@ def sampler_of(chosen: LoraPlan, denoise: float) -> Any:
 
 def methods() -> dict[str, Recipe]:
     """Returns the other methods' recipes, a person's own included, by the names that people choose."""
-    return {recipe.method: recipe for recipe in DOWNLOADS.catalog()[0].recipes}
+    return labels_of(DOWNLOADS.catalog()[0].recipes, BY_FILE)
 
 
 STEPS = io.Int.Input(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ScheduleError
 from ..models.catalog import load_catalog
-from ..models.recipe import Recipe
+from ..models.recipe import Recipe, labels_of
 from ..models.sampling_plan import MAX_STEPS
 from ..rewards.ranking import noted_title
 from ..rewards.table import SCORERS
@@ -40,10 +40,8 @@ def recipes() -> dict[str, Recipe]:
 
 def methods() -> dict[str, str]:
     """Returns the values of the setting method with their labels; of two recipes for one method the later is told apart."""
-    labels = {BY_FILE: "by the file"}
-    for name, recipe in recipes().items():
-        labels[name] = f"{recipe.method} ({name})" if recipe.method in labels.values() else recipe.method
-    return labels
+    by_file = "by the file"
+    return {BY_FILE: by_file} | {recipe.name: label for label, recipe in labels_of(recipes().values(), by_file).items()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hyper_sd.models.catalog import Catalog, load_catalog
 from hyper_sd.models.entry import OTHER
 from hyper_sd.models.file_plan import plan_for_file
 from hyper_sd.models.lora_plan import plan, plan_of
-from hyper_sd.models.recipe import NUMBER_SOURCES, read_recipe
+from hyper_sd.models.recipe import NUMBER_SOURCES, labels_of, read_recipe
 from hyper_sd.models.recipe_plan import plan_by_recipe
 from hyper_sd.models.recognition import Recognition, recognise
 from hyper_sd.tests.models.synthetic_loras import write_sparse
@@ -180,7 +180,8 @@ def test_merged_checkpoint_takes_its_method_and_no_lora():
         {"timesteps": {"2": [5, 999]}}, {"timesteps": {"x": []}}, {"steps": [8, 1]}, {"steps": [True, 4]}, {"steps": 4},
         {"timestep_shift": 0}, {"timestep_shift": "0.5"}, {"sources": {"eta": "a thread"}}, {"sources": {"colour": "own code"}},
         {"lora_names": "lcm"}, {"lora_names": ["(a+)+$"]}, {"method": ""}, {"segments": 0}, {"strengths": {"8": "x"}},
-        {"surprise": 1}, {"start_timestep": 1000},
+        {"surprise": 1}, {"start_timestep": 1000}, {"to_clean": "yes"}, {"to_clean": 1}, {"steps": [1.5, 8.5]},
+        {"timesteps": {"9" * 5000: [999]}}, {"strengths": {"9" * 5000: 1}}, {"strengths": {"0": 1}},
     ],
 )  # fmt: skip
 def test_wrong_recipe_of_a_person_is_refused_with_its_field(wrong):
@@ -188,6 +189,13 @@ def test_wrong_recipe_of_a_person_is_refused_with_its_field(wrong):
     assert read_recipe("mine", right).method == "Mine"
     with pytest.raises(CatalogError):
         read_recipe("mine", right | wrong)
+
+
+def test_recipe_that_is_called_as_another_or_as_no_method_takes_no_ones_place():
+    twin, unnamed = replace(RECIPES["lcm"], name="mine"), replace(RECIPES["lcm"], name="odd", method="by the file")
+    labels = labels_of([*RECIPES.values(), twin, unnamed], "by the file")
+    assert (labels["LCM"], labels["LCM (mine)"], labels["by the file (odd)"]) == (RECIPES["lcm"], twin, unnamed)
+    assert "by the file" not in labels
 
 
 def test_person_s_own_recipe_and_entry_are_read_and_theirs_alone(tmp_path):

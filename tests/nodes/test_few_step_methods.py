@@ -1,5 +1,7 @@
 """Other methods' LoRAs and merged checkpoints in the Hyper-SD node, on the real host: what is found, set, asked and said."""
 
+import json
+
 import pytest
 import torch
 from hyper_sd.errors import ScheduleError, UnsupportedModelError
@@ -114,6 +116,18 @@ def test_file_that_nobody_knows_keeps_the_persons_settings(pack, unet, own):
     assert load(pack, unet, 4, "unified", lora_name=own[0])[1].extra_options["to_clean"] is False
     with pytest.raises(UnsupportedModelError, match=r"own\.safetensors does not say .* Choose its method"):
         load(pack, unet, 4, OTHER, lora_name=own[0])
+
+
+def test_a_persons_recipe_that_is_called_as_another_stands_beside_it(pack, unet, own, tmp_path, monkeypatch):
+    from hyper_sd.nodes.model_downloads import DOWNLOADS
+
+    mine = {"method": "LCM", "like": "LCM", "families": ["sd15"], "eta": 0.6, "grid": "tcd", "steps": [1, 8]}
+    recipes = {"mine": mine, "odd": {**mine, "method": "by the file", "eta": 0.7}}
+    (tmp_path / "catalog.json").write_text(json.dumps({"entries": [], "recipes": recipes}), encoding="utf-8")
+    monkeypatch.setattr(DOWNLOADS, "_user_file", tmp_path / "catalog.json")
+    for method, eta in (("LCM", 1.0), ("LCM (mine)", 0.6), ("by the file (odd)", 0.7)):
+        assert load(pack, unet, 4, OTHER, lora_name=own[0], method=method)[1].extra_options["eta"] == eta
+    assert "Sampled by the method that you chose" not in load(pack, unet, 4, "unified", lora_name=own[0])[4]
 
 
 @pytest.mark.parametrize("options", [{"method": "LCM"}, {"method": "SDXL-Lightning", "variant": "unified"}])
