@@ -10,20 +10,26 @@ from .settings_table import BY_FILE, Settings
 
 # A plan of the prompt's LoRA from one of these is exactly as the file was made; from any other the picture says so.
 AS_MADE = ("released recipe", "measured here", "its own training")
+# A method's numbers that artists found are the same for each of its pictures, so the panel's line alone says them.
+USUAL = (*AS_MADE, "field practice")
 INSIDE = ("merged", "one-step")  # variants by which a person says that few steps are in the checkpoint
 
 
-def is_to_be_told(settings: Settings, plan: LoraPlan, kept: Written | None) -> bool:
+def is_to_be_told(settings: Settings, model: Model, plan: LoraPlan, kept: Written | None) -> bool:
     """Whether the picture says what its plan rests on.
 
     Args:
         settings: the panel's.
+        model: that makes the image.
         plan: for the image.
         kept: the LoRA of the prompt that it is for, None for the released file.
     """
+    if plan.source == "a guess" or settings.method != BY_FILE:
+        return True
+    if kept is None and (plan.file or inside_of(model) is None):
+        return False  # what the panel chooses by itself, its line says
     is_other = kept is not None and settings.variant not in ("auto", kept.known.variant)
-    is_untried = kept is not None and plan.source not in AS_MADE
-    return is_other or is_untried or plan.source == "a guess" or settings.method != BY_FILE
+    return is_other or plan.source not in (USUAL if plan.recipe else AS_MADE)
 
 
 def two_at_once(settings: Settings, model: Model, plan: LoraPlan, loras: Sequence[Written], kept: Written | None) -> str:

@@ -121,7 +121,7 @@ def plan_image(p: Any, settings: Settings) -> None:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
     setattr(p, sampler.RUN, _run(settings, plan))
-    if remarks.is_to_be_told(settings, plan, kept):
+    if remarks.is_to_be_told(settings, model, plan, kept):
         p.comment(f"Hyper-SD: {plan.reason}")
     if double := "" if p.disable_extra_networks else remarks.two_at_once(settings, model, plan, loras, kept):
         p.comment(f"Hyper-SD: {double}")

@@ -1,12 +1,15 @@
 """What a picture and the panel's line say of a plan that is not exactly as the authors made the file."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from hyper_sd.tests.webui_extension.lora_files import FOUR, own_file, place
+from hyper_sd.models.inside import FEW_STEP
+from hyper_sd.tests.webui_extension.lora_files import FOUR, known_by_content, own_file, place
 from hyper_sd.tests.webui_extension.stub_run import Processing, paste, process_images
 from hyper_sd.webui_extension.settings_table import TABLE
+from safetensors.torch import save_file
 
 TWICE = "Two few-step LoRAs at once often burn the picture: "
 
@@ -26,9 +29,11 @@ def look(prompt: str, **named) -> tuple[str, dict]:
 
 
 @pytest.fixture
-def named(host, monkeypatch):
-    """Gives the host a checkpoint of another name."""
+def named(host, monkeypatch, tmp_path):
+    """Gives the host a checkpoint of another name; its folder is the current one."""
     from hyper_sd.webui_extension import chosen_model, script
+
+    monkeypatch.chdir(tmp_path)
 
     def name(stem: str, family: str = "sd15") -> None:
         model = chosen_model.Model(family, Path(f"{stem}.safetensors"), family)
@@ -135,3 +140,31 @@ def test_steps_that_a_guessed_merge_cannot_take_say_that_it_is_a_guess(host, nam
     assert p.images == []
     assert "photo-hyper.safetensors has Hyper-SD inside by its name alone, so no LoRA is added. If not, choose" in p.comments[0]
     assert "choose 4, which is usual" in p.comments[0]
+
+
+@pytest.mark.parametrize(("steps", "words"), [(4, ""), (12, "set steps to 8, others are untried.")])
+def test_what_artists_found_is_in_the_line_and_below_a_picture_only_where_steps_are_untried(host, steps, words):
+    row = {"id": "small-tcd", "kind": "other", "steps": 4, "recipe": "tcd"}
+    tag = known_by_content(host, "calm", file="x.safetensors", **row)
+    p = make(host, f"cat {tag}", steps)
+    assert [words in comment for comment in p.comments] == [True] * bool(words)
+    assert "steps (field practice)" in look(f"cat {tag}", steps=steps)[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "words"),
+    [
+        ("lcm", 4, ""),
+        ("lcm", 12, "It is made for 2 to 8 steps: set steps to 8, others are untried."),
+        (None, 4, ""),
+        (None, 3, "set steps to 4, since fewer jump across its segments."),
+    ],
+)
+def test_a_checkpoint_that_was_baked_here_says_steps_that_its_lora_was_not_made_for(host, named, recipe, steps, words):
+    named("mix")
+    variant = {"variant": "other", "recipe": recipe} if recipe else {"variant": "n-step", "steps": 4}
+    note = {"file": "few.safetensors", "strength": 0.8, "evidence": "metadata", "steps": 0, **variant}
+    save_file({"a": torch.zeros(1)}, "mix.safetensors", {FEW_STEP: json.dumps(note)})
+    p = make(host, "cat", steps)
+    assert [words in comment for comment in p.comments] == [True] * bool(words)
+    assert words in look("cat", steps=steps)[0]
