@@ -1,6 +1,6 @@
 """Activates a LoRA for both passes without touching the prompt, and leaves alone what the user wrote there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,18 @@ def activate(p: Any, lora: Activation) -> None:
             data.setdefault("lora", []).append(extra_networks.ExtraNetworkParams(items=[lora.name, f"{strength:g}"]))
     with devices.autocast():
         extra_networks.activate(p, p.extra_network_data)
+
+
+def later_in(p: Any, planned: Collection[str]) -> list[Written]:
+    """Returns the few-step LoRAs of a batch's own prompt, and of its hires pass, that are not among the planned ones.
+
+    Args:
+        p: the host's processing object, before activate().
+        planned: the hosts' names of those that the plan knows of.
+    """
+    passes = (p.extra_network_data, getattr(p, "hr_extra_network_data", None))
+    found = {lora.name: lora for data in passes for lora in few_step_in(loras_of(data))}
+    return [lora for name, lora in found.items() if name not in planned]
 
 
 def _has(loras: Sequence[Written], name: str) -> bool:

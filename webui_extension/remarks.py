@@ -52,3 +52,12 @@ def two_at_once(settings: Settings, model: Model, plan: LoraPlan, loras: Sequenc
     if len(names) < 2:
         return ""
     return f"Two few-step LoRAs at once often burn the picture: {' and '.join(names)}; remove one."
+
+
+def came_later(loras: Sequence[Written]) -> str:
+    """Returns a sentence about few-step LoRAs of a prompt that the plan did not know of."""
+    names, verb = " and ".join(lora.known.file for lora in loras), "is" if len(loras) == 1 else "are"
+    return (
+        f"{names} came into the prompt after the picture was planned, by a later batch, the hires pass or a wildcard, and "
+        f"{verb} sampled by that plan. Where it does not fit, make such pictures in a run of their own."
+    )

@@ -9,7 +9,7 @@ from ..errors import HyperSDError
 from ..models.lora import LoraPlan
 from . import accordion, host, one_step, options, remarks, sampler, settings_table, sorting
 from .chosen_model import Model
-from .lora_activation import activate, loras_in
+from .lora_activation import activate, later_in, loras_in
 from .planning import apply, choose, inside_of, run_for
 from .prompt_loras import keeps_own, kept_of
 from .schedule import Run
@@ -19,6 +19,7 @@ TITLE = "Hyper-SD"
 PROMPTS = ("txt2img_prompt", "img2img_prompt")  # by which the hosts call the boxes in the page
 AXES = "hyper_sd_axes"  # values of XYZ axes on the host's processing object, by the settings' names
 LORA = "hyper_sd_lora"  # the Activation there
+PLANNED = "hyper_sd_planned"  # the hosts' names of the LoRAs that the plan there knows of
 KEYS = {*settings_table.KEYS, *sampler.KEYS, "Hyper-SD LoRA", host.PROBLEM}
 _log = logging.getLogger("hyper_sd")
 
@@ -51,8 +52,8 @@ class HyperSDScript(scripts.Script):
 
     def process(self, p: Any, *values: Any) -> None:
         """Plans the image. By now its checkpoint is loaded, and nothing has looked at the steps yet."""
-        setattr(p, LORA, None)
-        setattr(p, sampler.RUN, None)
+        for name in (LORA, PLANNED, sampler.RUN):
+            setattr(p, name, None)
         sorting.begin(p, settings_table.UNSORTED)
         for key in KEYS:  # an XYZ grid's images share this dictionary
             p.extra_generation_params.pop(key, None)
@@ -72,6 +73,9 @@ class HyperSDScript(scripts.Script):
 
     def process_batch(self, p: Any, *values: Any, **batch: Any) -> None:
         """Activates the LoRA. By now the host has taken the tags out of this batch's prompts."""
+        planned = getattr(p, PLANNED, None)
+        if planned is not None and not p.disable_extra_networks and (later := later_in(p, planned)):
+            p.comment(f"Hyper-SD: {remarks.came_later(later)}")
         lora = getattr(p, LORA, None)
         if lora is not None:
             activate(p, lora)
@@ -120,6 +124,7 @@ def plan_image(p: Any, settings: Settings) -> None:
         if getattr(p, "enable_hr", False) and lora.hires_strength != lora.strength:
             notes["Hyper-SD hires strength"] = f"{lora.hires_strength:g}"
         setattr(p, LORA, lora)
+    setattr(p, PLANNED, {lora.name for lora in loras})
     setattr(p, sampler.RUN, _run(settings, plan))
     if remarks.is_to_be_told(settings, model, plan, kept):
         p.comment(f"Hyper-SD: {plan.reason}")
