@@ -1,4 +1,4 @@
-"""Which few-step LoRAs a MODEL has in its patches already, whatever loaded them: their files' tensors are compared."""
+"""Which few-step LoRAs a MODEL has already: their files' tensors are compared with its patches, whatever loaded them."""
 
 import functools
 from collections.abc import Iterator
@@ -53,6 +53,20 @@ def few_step_in(model: Any) -> str:
         except (OSError, UnsupportedModelError, SafetensorError):
             continue  # a file that cannot be read was not loaded; what reads it for its own sake says what is wrong
     return ""
+
+
+def few_step_beside(model: Any, before: list[str]) -> str:
+    """Returns the name of a few-step LoRA that works beside a MODEL's weights (the host's bypass), empty where there is none.
+
+    Such a LoRA hides its tensors from everybody, so the workflow tells.
+
+    Args:
+        model: MODEL.
+        before: names in the loaders that it went through.
+    """
+    if not getattr(model, "injections", None):
+        return ""
+    return next((name for name in before if name in lora_options() and known_lora(name).variant), "")
 
 
 def _is_in(path: Path, patches: dict[str, list], names: dict[str, str]) -> bool:

@@ -20,8 +20,8 @@ from ..samplers.schedule import NoiseSchedule
 from ..samplers.tcd import sample_tcd
 from ..samplers.timesteps import LAST_TIMESTEP, distinct_sigmas
 from . import demo_model
-from .checkpoint import checkpoint_of
-from .loaded_loras import few_step_in
+from .checkpoint import checkpoint_of, loras_before
+from .loaded_loras import few_step_beside, few_step_in
 from .lora_files import AUTO, add_lora, family_of, known_lora, lora_options, lora_path, read_file, released_path
 from .model_downloads import DOWNLOADS
 from .schema import CATEGORY, found_as, lasting_text, require_choice
@@ -214,7 +214,7 @@ class HyperSDLoraLoader(io.ComfyNode):
         else:
             unused = "" if lora_name == AUTO else f" {lora_name} is not used."
             patched, text = model, f"{chosen}{unused}"
-        text += two_at_once(model, inside, is_adding=path is not None)
+        text += two_at_once(cls, model, inside, is_adding=path is not None)
         patched = asked_shifted(patched, chosen.timestep_shift)
         sigmas = sigmas_of(model, chosen, denoise)
         return io.NodeOutput(patched, sampler_of(chosen, denoise), sigmas, chosen.cfg, text, ui=lasting_text(text))
@@ -234,15 +234,16 @@ def inside_of(node: type[io.ComfyNode], model: Any) -> Inside | None:
     return checkpoint and few_steps_inside(checkpoint, family_of(model), DOWNLOADS.catalog()[0])
 
 
-def two_at_once(model: Any, inside: Inside | None, is_adding: bool) -> str:
+def two_at_once(node: type[io.ComfyNode], model: Any, inside: Inside | None, is_adding: bool) -> str:
     """Returns a sentence where a picture gets few steps twice, empty elsewhere.
 
     Args:
+        node: that is running.
         model: MODEL, which may have a few-step LoRA already.
         inside: what its checkpoint has.
         is_adding: whether a LoRA comes on top.
     """
-    loaded = few_step_in(model)
+    loaded = few_step_in(model) or few_step_beside(model, loras_before(node))
     there = [f"{loaded} is in this model already"] if loaded else []
     there += [str(inside)] if inside else []
     if len(there) + is_adding < 2:

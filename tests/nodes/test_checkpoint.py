@@ -78,6 +78,25 @@ def test_a_few_step_lora_that_was_loaded_into_such_a_checkpoint_is_said(pack, un
     assert "Two few-step" not in merged  # the person may mean that very LoRA
 
 
+@pytest.mark.parametrize("strength", [0.7, 0])
+def test_a_few_step_lora_beside_the_weights_is_said_by_the_workflow(pack, unet, own, loras, worlds, checkpoints, strength):
+    import comfy.sd
+
+    if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        pytest.skip("this ComfyUI has no bypass")
+    few, style = worlds.small_lora(unet, seed=5), worlds.small_lora(unet, seed=6)
+    worlds.write(loras / "style.safetensors", style)
+    name = worlds.write(loras / "tcd-lora-copy.safetensors", few)
+    loaded = comfy.sd.load_bypass_lora_for_models(unet, None, few if strength else style, 0.7, 0)[0]
+    node = wired(pack, checkpoints, "a.safetensors", **{
+        "4": {"inputs": {"model": ["1", 0], "lora_name": name, "strength_model": strength}},
+        "5": {"inputs": {"model": ["4", 0], "lora_name": "style.safetensors", "strength_model": 1}},
+    })  # fmt: skip
+    text = node.execute(loaded, 4, "unified", 0.0, lora_name=own[0]).args[4]
+    assert (f"{name} is in this model already" in text) == bool(strength)
+    assert "Two few-step" not in node.execute(unet, 4, "unified", 0.0, lora_name=own[0]).args[4]  # by the wires alone
+
+
 def test_the_persons_method_counts_before_the_name(pack, unet, checkpoints):
     node = wired(pack, checkpoints)
     assert node.execute(unet, 4, "merged checkpoint", 0.0, method="TCD").args[1].extra_options["to_clean"] is False
