@@ -13,7 +13,7 @@ from ..errors import CatalogError, DownloadError
 from .entry import ANY_FAMILY, UNKNOWN, Entry, Licence, read_entry
 from .families import FAMILIES
 from .host_folders import HOST_ENDINGS
-from .recipe import Recipe, read_recipe
+from .recipe import BY_FILE, Recipe, read_recipe
 
 CATALOG = Path(__file__).with_name("catalog.json")
 ENDING = ".safetensors"
@@ -123,6 +123,8 @@ def _read_recipes(path: Path, raw: dict[str, Any], taken: dict[str, Recipe]) -> 
         double = next((name for name in raw if name in taken), None)
         if double:
             raise CatalogError(f"the name {double} is taken; choose another")
+        if BY_FILE in raw:
+            raise CatalogError(f"the name {BY_FILE} stands for no method but the file's own; choose another")
         return {name: read_recipe(name, value) for name, value in raw.items()}
     except CatalogError as error:
         raise CatalogError(f"{path}, recipes: {error}.") from error

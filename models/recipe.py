@@ -10,6 +10,7 @@ from .families import FAMILIES
 from .fields import choice, number, text
 
 LAST_TIMESTEP = 999  # as samplers.timesteps has it, which needs torch; the list of downloads is read without it
+BY_FILE = "by-file"  # in place of a recipe's name: the one that the file itself tells
 PER_STEP = "steps"  # in place of a number of segments: as many as there are steps
 # Where a number comes from. "own code": seen in the method's own code or on its model card. "field practice": what artists
 # found. "derived": it follows from how the method was trained or sampled; nobody has published it for this sampler.
@@ -102,9 +103,11 @@ def labels_of(recipes: Iterable[Recipe], taken: str) -> dict[str, Recipe]:
         recipes: the pack's and a person's own.
         taken: what is on the list already and is no method.
     """
-    labels: dict[str, Recipe] = {}
+    labels, recipes = dict[str, Recipe](), tuple(recipes)
     for recipe in recipes:
-        is_taken = recipe.method in (taken, *labels)
+        # A label that is another recipe's name would be read as that recipe, in a request and in an infotext.
+        names = [other.name for other in recipes if other is not recipe]
+        is_taken = recipe.method in (taken, BY_FILE, *names, *labels)
         labels[f"{recipe.method} ({recipe.name})" if is_taken else recipe.method] = recipe
     return labels
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ScheduleError
 from ..models.catalog import load_catalog
-from ..models.recipe import Recipe, labels_of
+from ..models.recipe import BY_FILE, Recipe, labels_of
 from ..models.sampling_plan import MAX_STEPS
 from ..rewards.ranking import noted_title
 from ..rewards.table import SCORERS
@@ -23,7 +23,6 @@ VARIANTS = {
     "one-step": "one-step checkpoint",
     "other": "other few-step LoRA",
 }
-BY_FILE = "by-file"
 UNSORTED = "none"
 SCORES = {UNSORTED: "None"} | {scorer_id: kind.title for scorer_id, kind in SCORERS.items()}
 SCORE_KEY = "Hyper-SD score"  # in a picture's own infotext, with the scorer's title

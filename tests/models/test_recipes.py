@@ -196,6 +196,10 @@ def test_recipe_that_is_called_as_another_or_as_no_method_takes_no_ones_place():
     labels = labels_of([*RECIPES.values(), twin, unnamed], "by the file")
     assert (labels["LCM"], labels["LCM (mine)"], labels["by the file (odd)"]) == (RECIPES["lcm"], twin, unnamed)
     assert "by the file" not in labels
+    crossed = [
+        replace(RECIPES["lcm"], name=name, method=method) for name, method in (("a", "lcm"), ("b", "by-file"), ("c", "c"))
+    ]
+    assert list(labels_of([*RECIPES.values(), *crossed], "by the file"))[-3:] == ["lcm (a)", "by-file (b)", "c"]
 
 
 def test_person_s_own_recipe_and_entry_are_read_and_theirs_alone(tmp_path):
@@ -218,4 +222,7 @@ def test_person_s_own_recipe_and_entry_are_read_and_theirs_alone(tmp_path):
             load_catalog(path)
     path.write_text(json.dumps({"recipes": {"lcm": recipe}, "entries": []}), encoding="utf-8")
     with pytest.raises(CatalogError, match="is taken"):
+        load_catalog(path)
+    path.write_text(json.dumps({"recipes": {"by-file": recipe}, "entries": []}), encoding="utf-8")
+    with pytest.raises(CatalogError, match="the name by-file stands for no method"):
         load_catalog(path)
