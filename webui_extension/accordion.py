@@ -11,7 +11,7 @@ from ..errors import DownloadError, HyperSDError
 from ..models.catalog import load_catalog
 from ..models.lora import LoraPlan
 from ..models.progress import State
-from . import host_models, remarks, scoring
+from . import host, host_models, remarks, scoring
 from .chosen_model import Model
 from .lora_activation import Activation, loras_in
 from .planning import choose, describe, run_for
@@ -59,12 +59,13 @@ def _component(spec: Spec, elem_id: str) -> Any:
     return gr.Slider(minimum=spec.low, maximum=spec.high, step=spec.step, **common)
 
 
-def build(elem_id: Callable[[str], str], prompt: Any = None) -> list[Any]:
+def build(elem_id: Callable[[str], str], prompt: Any = None, styles: Any = None) -> list[Any]:
     """Makes the panel and returns the controls in the table's order.
 
     Args:
         elem_id: makes a name unique in the page.
         prompt: the tab's box of the prompt, whose LoRA the line is about; None where the host has shown none.
+        styles: the tab's list of styles, which bring a LoRA into the prompt, too; None where the host has shown none.
     """
     specs, components = {spec.name: spec for spec in TABLE}, {}
 
@@ -80,9 +81,11 @@ def build(elem_id: Callable[[str], str], prompt: Any = None) -> list[Any]:
         with gr.Accordion("More", open=False, elem_id=elem_id("more")):
             add(FOLDED)
     controls = [components[spec.name] for spec in TABLE]
-    wires = {"inputs": [*controls, *([prompt] if prompt else [])], "outputs": [line, button], "show_progress": False}
-    for control in [*controls, *([_tags_box(prompt, elem_id("tags"))] if prompt else [])]:
-        control.change(look, **wires)
+    written = [part for part in (prompt, prompt and styles) if part]
+    wires = {"inputs": [*controls, *written], "outputs": [line, button], "show_progress": False}
+    for control in [*controls, *([_tags_box(prompt, elem_id("tags"))] if prompt else []), *written[1:]]:
+        # Not by the queue: what stands in gradio 3's when Reload UI closes it is never answered, and the host waits for that.
+        control.change(look, **wires, queue=False)
     button.click(fetch, **wires)
     return controls
 
@@ -114,7 +117,8 @@ def _wanted(values: tuple) -> _Wanted:
     settings = read_settings(values[: len(TABLE)], {})
     if not settings.enabled:
         return _Wanted(settings)
-    loras = loras_in([prompt or "" for prompt in values[len(TABLE) :]])
+    prompt, styles = (*values[len(TABLE) :], None, None)[:2]
+    loras = loras_in([host.with_styles(prompt or "", styles or [])])
     if own := keeps_own(settings, loras):
         return _Wanted(settings, said=own)
     model, kept = Model.on_page(), kept_of(settings, loras)
@@ -126,7 +130,7 @@ def look(*values: Any) -> tuple[str, Any]:
     """Returns the line under the controls, and whether the download button is seen.
 
     Args:
-        values: of the controls in the table's order, and of the prompt's box where the page has one.
+        values: of the controls in the table's order, then of the prompt's box and the list of styles where the page has them.
     """
     try:
         wanted = _wanted(values)

@@ -27,6 +27,11 @@ def option(name: str, default: Any) -> Any:
     return getattr(shared.opts, name, default)
 
 
+def with_styles(prompt: str, names: list[str]) -> str:
+    """Returns a prompt with the styles that the page has chosen, as the host puts them in before a picture is planned."""
+    return shared.prompt_styles.apply_styles_to_prompt(prompt, names) if names else prompt
+
+
 def schedule_name(p: Any) -> str:
     """Returns the schedule type of the pass that is about to run."""
     own = getattr(p, "hr_scheduler", None) if p.is_hr_pass else None

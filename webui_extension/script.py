@@ -16,7 +16,8 @@ from .schedule import Run
 from .settings_table import Settings, read_settings
 
 TITLE = "Hyper-SD"
-PROMPTS = ("txt2img_prompt", "img2img_prompt")  # by which the hosts call the boxes in the page
+# By which the hosts call the boxes in the page.
+PROMPTS, STYLES = ("txt2img_prompt", "img2img_prompt"), ("txt2img_styles", "img2img_styles")
 AXES = "hyper_sd_axes"  # values of XYZ axes on the host's processing object, by the settings' names
 LORA = "hyper_sd_lora"  # the Activation there
 PLANNED = "hyper_sd_planned"  # the hosts' names of the LoRAs that the plan there knows of
@@ -28,6 +29,7 @@ class HyperSDScript(scripts.Script):
     """Chooses and activates the LoRA and notes what was used. Every decision is made in planning.py."""
 
     prompt: Any = None  # the tab's box of the prompt, once the host has made it
+    styles: Any = None  # the tab's list of styles, as prompt
 
     def title(self) -> str:
         """Returns the name by which the API calls it, too."""
@@ -38,13 +40,16 @@ class HyperSDScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def after_component(self, component: Any, **given: Any) -> None:
-        """Keeps the prompt's box, which every host makes before it asks a script for its controls."""
-        if getattr(component, "elem_id", None) in PROMPTS:
+        """Keeps the prompt's box and the list of styles, which every host makes before it asks a script for its controls."""
+        name = getattr(component, "elem_id", None)
+        if name in PROMPTS:
             self.prompt = component
+        elif name in STYLES:
+            self.styles = component
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """Returns the controls in the table's order."""
-        controls = accordion.build(self.elem_id, self.prompt)
+        controls = accordion.build(self.elem_id, self.prompt, self.styles)
         pairs = zip(settings_table.TABLE, controls, strict=True)
         self.infotext_fields = [(control, spec.pasted) for spec, control in pairs if spec.key or spec.paste]
         self.paste_field_names = sorted(settings_table.KEYS)

@@ -1,9 +1,11 @@
 """The panel's line about the few-step LoRA that stands in the prompt, and what the page asks of the host for it."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from hyper_sd.tests.webui_extension.lora_files import FOUR, own_file, place
+from hyper_sd.tests.webui_extension.stub_host import Component
 from hyper_sd.webui_extension.settings_table import TABLE
 
 
@@ -82,6 +84,30 @@ def test_the_page_asks_only_where_the_tags_of_the_prompt_have_changed(make_host,
     assert changed.handler is controls[0].handlers["change"]
     assert controls[0].wired[0].inputs == [*controls, host.prompt]
     assert len(controls) == len(TABLE)  # the API's arguments
+
+
+def test_the_line_follows_a_lora_that_a_style_brings_as_the_picture_does(host, flash):
+    styles = Component(elem_id="txt2img_styles", value=[])
+    apply = {"quick": f"{{prompt}}, {flash}"}
+    host.shared.prompt_styles = SimpleNamespace(
+        apply_styles_to_prompt=lambda prompt, names: [apply[name].format(prompt=prompt) for name in names][-1]
+    )
+    script = type(host.scripts[0])()
+    for part in (Component(elem_id="txt2img_prompt", value=""), styles):
+        script.after_component(part)
+    controls = script.ui(False)
+    (changed,) = styles.wired
+    assert (changed.event, changed.inputs) == ("change", [*controls, script.prompt, styles])
+    values = [{"enabled": True}.get(spec.name, spec.default) for spec in TABLE]
+    text, button = changed.handler(*values, "cat", ["quick"])
+    assert text.startswith("quick.safetensors, strength 0.9, 4 steps")
+    assert button == {"visible": False}
+    assert changed.handler(*values, "cat", [])[0].startswith(f"**{FOUR}.safetensors is missing**")
+
+
+def test_the_line_is_asked_for_beside_the_hosts_queue(host):
+    controls = host.scripts[0].controls
+    assert {wired.queue for control in controls for wired in control.wired} == {False}
 
 
 def test_a_page_without_the_prompts_box_has_the_panel(host):
