@@ -29,8 +29,9 @@ BUILD_INTRO = (
     "checkpoint into a new full checkpoint; both files stay as they are."
 )
 BAKE_INTRO = (
-    "Writes a new checkpoint that draws as the checkpoint with this LoRA loaded. Both files stay as they are. A baked Hyper-SD "
-    "LoRA needs its own steps, sampler and CFG as before: choose the variant merged checkpoint."
+    "Writes a new checkpoint that draws as the checkpoint with this LoRA loaded. Both files stay as they are. A few-step LoRA "
+    "that is baked in needs its own steps, sampler and CFG as before: the panel's variant auto takes them from the new file's "
+    "note, which is written for every few-step LoRA that is recognised."
 )
 
 
