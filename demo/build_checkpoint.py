@@ -104,8 +104,8 @@ def find_file(given: str, kind: str) -> Path:
         return found[0]
     if found:
         raise DemoError(f"{given} is there {len(found)} times; give the path: {' or '.join(map(str, found))}.")
-    looked = f" nor below {' or '.join(map(str, folders))}" if folders else ""
-    raise DemoError(f"{given} is neither here{looked}; give the path of a .safetensors file.")
+    where = f"neither here nor below {' or '.join(map(str, folders))}" if folders else "not here"
+    raise DemoError(f"{given} is {where}; give the path of a .safetensors file.")
 
 
 def _target(out: str, base: Path) -> Path:

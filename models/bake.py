@@ -11,6 +11,7 @@ import torch
 
 from .bake_plan import Change, plan_bake
 from .casting import NAMES, require_finite, stored_in
+from .catalog import Catalog
 from .files import BLOCK
 from .inside import FEW_STEP, few_step_note
 from .lora_fit import Match
@@ -30,7 +31,7 @@ class Baked:
     Args:
         path: of the new file.
         match: how much of the LoRA is in it.
-        note: a sentence on the LoRA's scale, often empty.
+        note: sentences on the LoRA's scale, and on the few steps that are inside now; often empty.
     """
 
     path: Path
@@ -47,6 +48,7 @@ def bake(
     text_strength: float | None = None,
     dtype: torch.dtype | None = None,
     progress: Report | None = None,
+    catalog: Catalog | None = None,
 ) -> Baked:
     """Writes a new checkpoint in which a LoRA acts at a strength without being loaded.
 
@@ -62,6 +64,7 @@ def bake(
         dtype: of every floating point tensor in the new file; None keeps each one's own.
         progress: called with what goes on, the bytes done and all of them. What it raises ends it, leaves nothing behind and is
             passed on.
+        catalog: by which the LoRA is told, the pack's own by default; a person's own has their recipes, too.
     Raises: UnsupportedModelError for wrong or damaged files, a LoRA of another family or kind, and one that does not fit;
         BuildError for a strength that the dtype cannot hold, a name that is taken, too full a disk or a folder that cannot be
         written; OSError of the system otherwise.
@@ -70,6 +73,7 @@ def bake(
     strengths = (strength, strength if text_strength is None else text_strength)
     if not all(map(math.isfinite, strengths)):
         raise BuildError(f"A strength must be a finite number, got {_worded(strengths)}.")
+    known = recognise(lora, catalog)
     with open_tensors(base) as model, open_tensors(lora) as change:
         plan = plan_bake(model, change, *strengths)
         told = f"{lora.name} at strength {_worded(strengths)}"
@@ -81,10 +85,11 @@ def bake(
             hashes = _hashes([model, change], progress)
             for name in change.header:
                 require_finite(lora, name, change.tensor(name))
-            write_pieces(part, pieces, _metadata(model, change, hashes, strengths), progress)
+            write_pieces(part, pieces, _metadata(model, change, hashes, strengths, known), progress)
             model.require_unchanged()
             change.require_unchanged()
-    return Baked(target, plan.match, plan.note)
+    noted = f"It is noted in {target.name} how {lora.name} is sampled: leave the variant at auto there."
+    return Baked(target, plan.match, " ".join(filter(None, [plan.note, few_step_note(known, strength) and noted])))
 
 
 def _worded(strengths: Sequence[float]) -> str:
@@ -139,7 +144,9 @@ def _hashes(files: Sequence[TensorFile], progress: Report | None) -> list[str]:
     return hashes
 
 
-def _metadata(model: TensorFile, lora: TensorFile, hashes: Sequence[str], strengths: tuple[float, float]) -> dict[str, str]:
+def _metadata(
+    model: TensorFile, lora: TensorFile, hashes: Sequence[str], strengths: tuple[float, float], known: Recognition
+) -> dict[str, str]:
     """Returns the base's metadata with what was done to it."""
     done = {"base": model.path.name, "base_sha256": hashes[0], "lora": lora.path.name, "lora_sha256": hashes[1]}
     done |= {"strength": f"{strengths[0]:g}", "text_strength": f"{strengths[1]:g}"}
@@ -147,7 +154,7 @@ def _metadata(model: TensorFile, lora: TensorFile, hashes: Sequence[str], streng
     earlier = {key: text for key, text in model.metadata.items() if key in new or key == BEFORE}
     kept = {key: text for key, text in model.metadata.items() if key not in earlier and key not in UNTRUE}
     kept |= start_note(model.path.name, model.metadata)
-    kept, earlier = _few_steps_noted(kept, earlier, recognise(lora.path), strengths[0])
+    kept, earlier = _few_steps_noted(kept, earlier, known, strengths[0])
     return {"format": "pt", **kept, **({BEFORE: json.dumps(earlier)} if earlier else {}), **new}
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import HyperSDError, UnsupportedModelError
 from ..models.bake import bake
+from ..models.catalog import Catalog, load_catalog
 from ..models.files import index_folders
 from ..models.jobs import listed_name
 from ..models.merge import merge
@@ -39,10 +40,16 @@ class CheckpointBuilder:
     Args:
         folders: returns the host's folders for a kind of file, the one to write into first.
         refresh: has the host list its files anew.
+        catalog: returns the pack's catalogue with a person's own, by which a LoRA's method is told.
     """
 
-    def __init__(self, folders: Callable[[str], Sequence[Path]], refresh: Callable[[], None] = lambda: None):
-        self._folders, self._refresh = folders, refresh
+    def __init__(
+        self,
+        folders: Callable[[str], Sequence[Path]],
+        refresh: Callable[[], None] = lambda: None,
+        catalog: Callable[[], Catalog] = load_catalog,
+    ):
+        self._folders, self._refresh, self._catalog = folders, refresh, catalog
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._text = ""
@@ -122,7 +129,7 @@ class CheckpointBuilder:
         options["dtype"] = _precision(BAKE_DTYPES, dtype)
 
         def build(progress: Report) -> str:
-            baked = bake(base, source, target, progress=progress, **options)
+            baked = bake(base, source, target, progress=progress, catalog=self._catalog(), **options)
             return f"{baked.match}. {baked.note}".strip()
 
         self._begin(target, build)

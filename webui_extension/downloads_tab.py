@@ -151,5 +151,7 @@ def build_tab(downloads: Downloads, builder: CheckpointBuilder) -> list[tuple[gr
 
 def register() -> None:
     """Adds the tab when the host builds its page. Its button Reload UI forgets earlier callbacks."""
-    builder = CheckpointBuilder(host_models.model_folders, host_models.refresh_lists)
+    builder = CheckpointBuilder(
+        host_models.model_folders, host_models.refresh_lists, lambda: host_models.DOWNLOADS.catalog()[0]
+    )
     script_callbacks.on_ui_tabs(lambda: build_tab(host_models.DOWNLOADS, builder))

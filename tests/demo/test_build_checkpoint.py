@@ -99,6 +99,9 @@ def test_files_are_found_by_their_names_in_the_hosts_folders(tmp_path, monkeypat
         find_file("c.safetensors", "loras")
     with pytest.raises(DemoError, match="is neither here"):
         find_file(f"below{os.sep}b.safetensors", "loras")
+    monkeypatch.setattr(build_checkpoint, "model_folders", lambda kind: [])
+    with pytest.raises(DemoError, match=r"d\.safetensors is not here; give the path"):
+        find_file("d.safetensors", "loras")
 
 
 def test_a_python_without_the_packages_is_told(monkeypatch):

@@ -159,3 +159,17 @@ def test_bake_notes_a_few_step_lora_and_a_style_leaves_the_note(tmp_path):
     assert baked(tmp_path / "c.safetensors", few, "d.safetensors", -0.5) is None  # taken away again
     assert FEW_STEP in json.loads(metadata_of(tmp_path / "d.safetensors")["hyper_sd.before"])
     assert baked(base, few, "e.safetensors", 0) is None
+
+
+def test_bake_notes_what_a_persons_own_catalogue_tells_and_says_so(tmp_path):
+    lcm = next(recipe for recipe in CATALOG.recipes if recipe.name == "lcm")
+    mine = replace(CATALOG, recipes=(*CATALOG.recipes, replace(lcm, name="mine", lora_names=("mydistil",))))
+    base = world.write_base(tmp_path / "base.safetensors", "sd15")
+    lora = world.write_lora(tmp_path / "mydistil.safetensors", [x for x in world.layers("sd15") if not x.encoder])
+    plain = bake(base, lora, tmp_path / "plain.safetensors")
+    assert (plain.note, few_steps_inside(plain.path, "sd15", mine)) == ("", None)
+    baked = bake(base, lora, tmp_path / "noted.safetensors", catalog=mine)
+    assert (
+        baked.note == "It is noted in noted.safetensors how mydistil.safetensors is sampled: leave the variant at auto there."
+    )
+    assert few_steps_inside(baked.path, "sd15", mine).known.recipe.name == "mine"
