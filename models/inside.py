@@ -16,7 +16,8 @@ from .families import FAMILIES
 from .file_plan import plan_for_file
 from .header import read_header
 from .one_step import STARTS_AT, start_of
-from .recognition import Recognition, named_recipe, says_hyper_sd
+from .recipe_plan import plan_by_recipe
+from .recognition import Recognition, named_recipe, says_hyper_sd, steps_in
 from .sampling_plan import VARIANTS, LoraPlan
 
 FEW_STEP = "hyper_sd.few_step"  # in the metadata of a checkpoint: what few-step LoRA was baked into it, as few_step_note() says
@@ -94,7 +95,7 @@ def few_steps_inside(path: Path, family: str, catalog: Catalog | None = None) ->
     for name in filter(None, (path.name, metadata.get(FROM_UNET))):
         recipe = named_recipe(name, catalog, "checkpoint_names")
         if recipe and family in recipe.families:
-            return Inside(path.name, Recognition(name, "name", OTHER, recipe=recipe))
+            return Inside(path.name, Recognition(name, "name", OTHER, steps_in(name, recipe), recipe=recipe))
         if says_hyper_sd(name):
             return Inside(path.name, Recognition(name, "name", "unified", 1))
     return None
@@ -112,11 +113,13 @@ def plan_inside(family: str, steps: int, inside: Inside) -> LoraPlan:
     known = inside.known
     told = f"{inside}, so no LoRA is added."
     doubt = "" if known.is_certain else " If not, choose a variant."
-    is_merge = inside.strength is None and known.start_timestep is None
     try:
-        found = (
-            lora_plan.plan(family, steps, "merged", known.recipe) if is_merge else plan_for_file(family, steps, "auto", known)
-        )
+        if inside.strength is not None or known.start_timestep is not None:
+            found = plan_for_file(family, steps, "auto", known)
+        elif known.recipe:
+            found = plan_by_recipe(known.recipe, family, steps, made_for=known.steps, is_merged=True)
+        else:
+            found = lora_plan.plan(family, steps, "merged")
     except ScheduleError as error:
         raise ScheduleError(f"{told}{doubt} {error}") from error
     source = found.source if known.is_certain else "a guess"

@@ -112,8 +112,13 @@ def _by_words(path: Path, metadata: Mapping[str, str], catalog: Catalog) -> Reco
     name, recipe = next(iter(told.items()))
     if not _is_few_step(path, recipe.families):
         return None
+    return Recognition(path.name, names[name], OTHER, steps_in(name, recipe), recipe=recipe)
+
+
+def steps_in(name: str, recipe: Recipe) -> int:
+    """Returns the exact number of steps that a file's name says, 0 where it says none, or the method has none."""
     count = _COUNT.search(tokens_of(name)) if recipe.segments == 0 else None
-    return Recognition(path.name, names[name], OTHER, int(count["steps"]) if count else 0, recipe=recipe)
+    return int(count["steps"]) if count else 0
 
 
 def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:

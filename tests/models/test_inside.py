@@ -98,6 +98,14 @@ def test_a_name_alone_is_a_guess(tmp_path, name, family, method):
         assert "by its name alone, so no LoRA is added. If not, choose a variant." in found.reason
 
 
+def test_the_steps_in_a_merges_name_count_as_those_in_a_loras(tmp_path):
+    inside = few_steps_inside(checkpoint(tmp_path / "photo_Lightning_4Steps.safetensors"), "sdxl")
+    assert "untried" not in plan_inside("sdxl", 4, inside).reason
+    assert "It is made for exactly 4: set steps to 4, others are untried." in plan_inside("sdxl", 8, inside).reason
+    lcm = few_steps_inside(checkpoint(tmp_path / "photo_LCM_4steps.safetensors"), "sdxl")
+    assert "untried" not in plan_inside("sdxl", 8, lcm).reason  # one file for all of its steps
+
+
 def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path):
     pickled = tmp_path / "realvis_lcm.ckpt"
     pickled.write_bytes(b"PK\x03\x04")
