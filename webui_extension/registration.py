@@ -7,8 +7,8 @@ from .script import HyperSDScript
 
 __all__ = ["HyperSDScript", "register"]
 
-LISTED = (schedule, sampler, options)  # in lists that the host keeps at Reload UI; it makes what the others add anew
-PARTS = (*LISTED, xyz, downloads_tab, one_step, sorting, kept_image)
+LISTED = (schedule, sampler, options, xyz)  # in lists that the host keeps at Reload UI; it makes what the others add anew
+PARTS = (*LISTED, downloads_tab, one_step, sorting, kept_image)
 
 
 def register() -> None:

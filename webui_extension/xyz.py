@@ -29,11 +29,14 @@ def _confirm(spec: Spec) -> Callable[[Any, Any], None]:
     return confirm
 
 
+def _grids() -> list[Any]:
+    return [data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
+
+
 def add() -> None:
     """Appends the axes to the host's list and takes away those that an earlier load appended."""
-    grids = [data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"]
-    for grid in grids:
-        grid.axis_options[:] = [option for option in grid.axis_options if not option.label.startswith(PREFIX)]
+    unregister()
+    for grid in _grids():
         for spec in (spec for spec in TABLE if spec.axis):
             choices = (lambda spec=spec: list(spec.choices)) if spec.choices else None
             grid.axis_options.append(
@@ -44,3 +47,9 @@ def add() -> None:
 def register() -> None:
     """Has the axes added before the host builds its page, when every script has been loaded."""
     script_callbacks.on_before_ui(add)
+
+
+def unregister() -> None:
+    """Takes the axes out of the host's list, which Forge-classic keeps in a module of its own over Reload UI."""
+    for grid in _grids():
+        grid.axis_options[:] = [option for option in grid.axis_options if not option.label.startswith(PREFIX)]

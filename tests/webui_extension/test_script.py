@@ -6,7 +6,7 @@ from hyper_sd.models.catalog import load_catalog
 from hyper_sd.tests.models import synthetic_checkpoints, synthetic_unets
 from hyper_sd.tests.webui_extension.lora_files import FOUR, UNIFIED, lora_bytes, place
 from hyper_sd.tests.webui_extension.stub_host import Model, StubHost
-from hyper_sd.tests.webui_extension.stub_run import Processing, process_images
+from hyper_sd.tests.webui_extension.stub_run import Processing, process_images, unload_extension
 
 
 def make(host: StubHost, *panel, **given) -> Processing:
@@ -200,6 +200,15 @@ def test_axes_of_a_grid_change_one_image_each_and_share_nothing(host):
     assert not any(key.startswith("Hyper-SD") for key in plain.extra_generation_params)
     with pytest.raises(ValueError, match="0 to 1"):
         axes["[Hyper-SD] Eta"].confirm(p, [2.0])
+
+
+def test_axes_leave_a_list_that_the_host_keeps_once_the_extension_is_switched_off(host):
+    grid = type("Grid", (), {})()
+    grid.axis_options, grid.AxisOption = [_Axis("Seed", int, None)], _Axis
+    _list_grid(host, grid)
+    assert len(grid.axis_options) > 5
+    unload_extension(host)
+    assert [axis.label for axis in grid.axis_options] == ["Seed"]
 
 
 class _Axis:
