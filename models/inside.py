@@ -112,7 +112,8 @@ def plan_inside(family: str, steps: int, inside: Inside) -> LoraPlan:
     """
     known = inside.known
     told = f"{inside}, so no LoRA is added."
-    doubt = "" if known.is_certain else " If not, choose a variant."
+    # Of a LoRA that was baked in, the LoRA's own plan says what to do where its name lies.
+    doubt = "" if known.is_certain or inside.strength is not None else " If not, choose a variant."
     try:
         if inside.strength is not None or known.start_timestep is not None:
             found = plan_for_file(family, steps, "auto", known)

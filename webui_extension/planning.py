@@ -74,6 +74,11 @@ def inside_of(model: Model) -> Inside | None:
 def _without_file(settings: Settings, model: Model, steps: int, recipe: Recipe | None) -> LoraPlan:
     """Returns the plan where no LoRA of the prompt decides it: the checkpoint's own, or that of a released file."""
     variant = settings.variant
+    if recipe and variant not in ("auto", "merged", OTHER):
+        raise UnsupportedModelError(
+            f"The method {recipe.method} and the variant {VARIANTS[variant]} are of different LoRAs; choose the variant auto, "
+            "or leave Method to the file."
+        )
     if recipe and variant != "merged":
         raise UnsupportedModelError(
             f"{recipe.method} needs its LoRA in the prompt; where it is in the checkpoint, choose the variant "

@@ -51,7 +51,8 @@ def two_at_once(settings: Settings, model: Model, plan: LoraPlan, loras: Sequenc
         names.append("what the checkpoint has inside, as you chose")
     if len(names) < 2:
         return ""
-    return f"Two few-step LoRAs at once often burn the picture: {' and '.join(names)}; remove one."
+    listed = " and ".join((", ".join(names[:-1]), names[-1]))
+    return f"Two few-step LoRAs at once often burn the picture: {listed}; remove one."
 
 
 def came_later(loras: Sequence[Written]) -> str:

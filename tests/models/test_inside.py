@@ -60,7 +60,8 @@ def test_a_guess_stays_a_guess_inside(tmp_path):
     known = Recognition("LCM thing", "name", "other", 0, recipe=lcm)
     found = plan_inside("sd15", 4, few_steps_inside(noted(tmp_path / "x.safetensors", known), "sd15"))
     assert (found.eta, found.to_clean, found.source) == (1.0, True, "a guess")
-    assert "If not, choose a variant." in found.reason
+    assert "so no LoRA is added. By its name alone this is LCM: LCM-like" in found.reason
+    assert found.reason.endswith("If it is another's, choose its method.")
 
 
 @pytest.mark.parametrize(

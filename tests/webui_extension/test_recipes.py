@@ -153,3 +153,5 @@ def test_persons_method_is_taken_noted_and_refused_where_it_cannot_be(host, flas
     merged = make(host, prompt="cat", args=by("lcm", variant="merged"))
     assert merged.extra_generation_params["Hyper-SD jumps"] == "to the clean image"
     assert make(host, prompt="cat", args=by("lcm")).extra_generation_params["Hyper-SD problem"].startswith("LCM needs its LoRA")
+    unlike = make(host, prompt="cat", args=by("lcm", variant="unified")).extra_generation_params["Hyper-SD problem"]
+    assert unlike.startswith("The method LCM and the variant unified are of different LoRAs; choose the variant auto")
