@@ -11,13 +11,13 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..samplers.timesteps import LAST_TIMESTEP
 from . import lora_plan
 from .catalog import Catalog, load_catalog
-from .entry import OTHER
+from .entry import HYPER_SD, OTHER
 from .families import FAMILIES
 from .file_plan import plan_for_file
 from .header import read_header
 from .one_step import STARTS_AT, start_of
 from .recipe_plan import plan_by_recipe
-from .recognition import Recognition, named_recipe, says_hyper_sd, steps_in
+from .recognition import Recognition, named_recipes, says_hyper_sd, steps_in
 from .sampling_plan import VARIANTS, LoraPlan
 
 FEW_STEP = "hyper_sd.few_step"  # in the metadata of a checkpoint: what few-step LoRA was baked into it, as few_step_note() says
@@ -34,16 +34,18 @@ class Inside:
         known: what is inside; its `file` is the LoRA that was baked in, else the file whose name tells: the checkpoint, or the
             UNet that it was built from.
         strength: at which the LoRA was baked in, None where none was baked here.
+        others: methods that the name tells as well.
     """
 
     checkpoint: str
     known: Recognition
     strength: float | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
-        """What people call it."""
-        return self.known.recipe.method if self.known.recipe else "Hyper-SD"
+        """What people call it, with what else the name tells."""
+        return " or ".join((self.known.recipe.method if self.known.recipe else HYPER_SD, *self.others))
 
     def __str__(self) -> str:
         if self.strength is not None:
@@ -93,12 +95,17 @@ def few_steps_inside(path: Path, family: str, catalog: Catalog | None = None) ->
         evidence = "metadata" if STARTS_AT in metadata else "name"
         return Inside(path.name, Recognition(path.name, evidence, "n-step", 1, start_timestep=start))
     for name in filter(None, (path.name, metadata.get(FROM_UNET))):
-        recipe = named_recipe(name, catalog, "checkpoint_names")
-        if recipe and family in recipe.families:
-            return Inside(path.name, Recognition(name, "name", OTHER, steps_in(name, recipe), recipe=recipe))
-        if says_hyper_sd(name):
-            return Inside(path.name, Recognition(name, "name", "unified", 1))
+        if told := _by_name(name, family, catalog):
+            first, *others = told
+            return Inside(path.name, first, others=tuple(known.recipe.method for known in others))
     return None
+
+
+def _by_name(name: str, family: str, catalog: Catalog) -> list[Recognition]:
+    """Returns what a checkpoint's name tells, Hyper-SD first, then other methods in the name's order."""
+    recipes = [recipe for recipe in named_recipes(name, catalog, "checkpoint_names") if family in recipe.families]
+    ours = [Recognition(name, "name", "unified", 1)] if says_hyper_sd(name) else []
+    return ours + [Recognition(name, "name", OTHER, steps_in(name, recipe), recipe=recipe) for recipe in recipes]
 
 
 def plan_inside(family: str, steps: int, inside: Inside) -> LoraPlan:

@@ -122,7 +122,13 @@ def steps_in(name: str, recipe: Recipe) -> int:
 
 
 def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
-    """Returns the one recipe whose words stand in a file's name, None where none do, or where two do.
+    """Returns the one recipe whose words stand in a file's name, as named_recipes(); None where none do, or where two do."""
+    found = named_recipes(name, catalog, words)
+    return found[0] if len(found) == 1 and not says_hyper_sd(name) else None
+
+
+def named_recipes(name: str, catalog: Catalog, words: str) -> list[Recipe]:
+    """Returns the recipes whose words stand in a file's name, in the name's order.
 
     Args:
         name: without folders.
@@ -132,7 +138,7 @@ def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:
     told = {recipe: word for recipe in catalog.recipes if (word := word_in(name, getattr(recipe, words)))}
     # "dmd-2-sdxl-1-step" says more than the "dmd-2" in it.
     found = [recipe for recipe, word in told.items() if not any(word != other and word in other for other in told.values())]
-    return found[0] if len(found) == 1 and not says_hyper_sd(name) else None
+    return sorted(found, key=lambda recipe: tokens_of(name).index(told[recipe]))
 
 
 def says_hyper_sd(name: str) -> bool:
