@@ -212,7 +212,7 @@ def prepare(data: Path, root: Path) -> None:
 
     checkpoints, loras = data / "models" / "Stable-diffusion", data / "models" / "Lora"
     recorder = data / "extensions" / "recorder" / "scripts"
-    for folder in (checkpoints, loras, recorder):
+    for folder in (checkpoints, loras, recorder, data / "tmp"):  # to the last Forge neo writes, which does not make it
         folder.mkdir(parents=True)
     (data / "extensions" / "hyper-sd").symlink_to(ROOT, target_is_directory=True)
     shutil.copy(Path(__file__).with_name("recorder.py"), recorder)
