@@ -116,9 +116,10 @@ def _by_words(path: Path, metadata: Mapping[str, str], catalog: Catalog) -> Reco
 
 
 def steps_in(name: str, recipe: Recipe) -> int:
-    """Returns the exact number of steps that a file's name says, 0 where it says none, or the method has none."""
-    count = _COUNT.search(tokens_of(name)) if recipe.segments == 0 else None
-    return int(count["steps"]) if count else 0
+    """Returns the exact number of steps that a file's name says, 0 where it says none, or one that the method is not for."""
+    found = _COUNT.search(tokens_of(name)) if recipe.segments == 0 else None
+    count = int(found["steps"]) if found else 0
+    return count if recipe.steps[0] <= count <= recipe.steps[1] else 0
 
 
 def named_recipe(name: str, catalog: Catalog, words: str) -> Recipe | None:

@@ -106,6 +106,8 @@ def test_the_steps_in_a_merges_name_count_as_those_in_a_loras(tmp_path):
     inside = few_steps_inside(checkpoint(tmp_path / "photo_Lightning_4Steps.safetensors"), "sdxl")
     assert "untried" not in plan_inside("sdxl", 4, inside).reason
     assert "It is made for exactly 4: set steps to 4, others are untried." in plan_inside("sdxl", 8, inside).reason
+    one = few_steps_inside(checkpoint(tmp_path / "sdxl_lightning_1step_x0.safetensors"), "sdxl")
+    assert "It is made for 2 to 8 steps: set steps to 2, others are untried." in plan_inside("sdxl", 1, one).reason
     lcm = few_steps_inside(checkpoint(tmp_path / "photo_LCM_4steps.safetensors"), "sdxl")
     assert "untried" not in plan_inside("sdxl", 8, lcm).reason  # one file for all of its steps
 
