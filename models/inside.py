@@ -115,12 +115,18 @@ def plan_inside(family: str, steps: int, inside: Inside) -> LoraPlan:
         family: of the model, "sd15" or "sdxl".
         steps: model evaluations, 1 to 16.
         inside: what it has.
-    Raises: ScheduleError for a step count, saying what it rests on.
+    Raises: ScheduleError for a step count, saying what it rests on; UnsupportedModelError for a LoRA that was baked in by a
+        recipe that is not known here, such as a person's own of another computer.
     """
     known = inside.known
     told = f"{inside}, so no LoRA is added."
     # Of a LoRA that was baked in, the LoRA's own plan says what to do where its name lies.
     doubt = "" if known.is_certain or inside.strength is not None else " If not, choose a variant."
+    if known.variant == OTHER and known.recipe is None:
+        raise UnsupportedModelError(
+            f"{inside}, and the method of that LoRA is in no catalogue here. Choose the variant merged checkpoint and its "
+            "method, or bring the recipe into your own catalogue."
+        )
     try:
         if inside.strength is not None or known.start_timestep is not None:
             found = plan_for_file(family, steps, "auto", known)
@@ -161,8 +167,8 @@ def _by_note(checkpoint: str, note: str | None, catalog: Catalog) -> Inside | No
             return None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
-    if (recipe is None) == (variant == OTHER):
-        return None  # a person's own recipe, of another computer
+    if recipe and variant != OTHER:
+        return None
     evidence = told["evidence"] if told.get("evidence") in ("name", "title") else "metadata"
     known = Recognition(told["file"][:150], evidence, variant, steps, entry, start, recipe)
     return Inside(checkpoint, known, float(strength))

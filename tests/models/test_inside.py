@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hyper_sd.errors import ScheduleError
+from hyper_sd.errors import ScheduleError, UnsupportedModelError
 from hyper_sd.models.bake import bake
 from hyper_sd.models.catalog import load_catalog
 from hyper_sd.models.file_plan import plan_for_file
@@ -143,12 +143,21 @@ def test_too_many_steps_say_what_the_refusal_rests_on(tmp_path):
         '{"file": "a", "variant": "n-step", "steps": 1, "strength": 1, "start_timestep": 1000}',
         '{"file": "a", "variant": "auto", "steps": 4, "strength": 1}',
         '{"file": "a", "variant": ["n-step"], "steps": 4, "strength": 1}',
-        '{"file": "a", "variant": "other", "steps": 4, "strength": 1, "recipe": "mine"}',
+        '{"file": "a", "variant": "n-step", "steps": 4, "strength": 1, "recipe": "lcm"}',
         '{"file": 7, "variant": "n-step", "steps": 4, "strength": 1}',
     ],
 )  # fmt: skip
 def test_a_note_that_says_nothing_usable_is_none(tmp_path, note):
     assert few_steps_inside(checkpoint(tmp_path / "x.safetensors", hyper_sd__few_step=note), "sd15") is None
+
+
+def test_a_baked_lora_of_a_method_that_is_not_known_here_is_told_and_gets_none_on_top(tmp_path):
+    note = '{"file": "mine.safetensors", "variant": "other", "steps": 4, "strength": 1, "recipe": "of another computer"}'
+    inside = few_steps_inside(checkpoint(tmp_path / "x.safetensors", hyper_sd__few_step=note), "sd15")
+    with pytest.raises(
+        UnsupportedModelError, match=r"x\.safetensors has mine\.safetensors .* is in no catalogue here\. Choose"
+    ):
+        plan_inside("sd15", 4, inside)
 
 
 def metadata_of(path):
