@@ -77,6 +77,45 @@ def test_shifted_model_equals_the_samplers_own_shift_and_leaves_the_shared_model
     assert torch.equal(twice, by_model)
 
 
+# method -> the sampler node's inputs, the scheduler node's timesteps and end, diffusers' scheduler
+SCHEDULERS = {
+    "LCM": ((1.0, 1, True), "", "sigma 0", "LCMScheduler"),
+    "DMD2, Flash": ((1.0, 1, True), "999, 749, 499, 249", "sigma 0", "LCMScheduler"),
+    "TCD": ((0.3, 1), "", "alpha_bar[0]", "TCDScheduler"),
+    "TDD": ((0.2, 1), "999, 751, 499, 251", "alpha_bar[0]", "TCDScheduler"),
+    "SDXL-Lightning, PCM": ((0.0, 4), "999, 749, 499, 249", "sigma 0", "DDIMScheduler"),
+}
+
+
+@torch.no_grad()
+def _by_diffusers(host, model, conds, name, listed, eta):
+    """Returns the latents on which a scheduler of diffusers ends, with the host's network and its noise."""
+    diffusers = pytest.importorskip("diffusers")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    more = {"timestep_spacing": "trailing", "clip_sample": False} if name == "DDIMScheduler" else {}
+    more |= {"original_inference_steps": 1000} if listed and name == "LCMScheduler" else {}
+    scheduler = getattr(diffusers, name)(**betas, **more)
+    timesteps = [int(t) for t in listed.split(",")] if listed else None
+    scheduler.set_timesteps(**({"timesteps": timesteps} if listed and name != "DDIMScheduler" else {"num_inference_steps": 4}))
+    x, generator = host.initial_noise(host.latent()), torch.Generator().manual_seed(7)
+    network = host.network_of(model)
+    for t in scheduler.timesteps:
+        answer = network(x, t[None].float(), context=conds[0][0][0])
+        x = scheduler.step(answer, t, x, **({"eta": eta} if name == "TCDScheduler" else {}), generator=generator).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("method", SCHEDULERS)
+def test_whole_runs_on_the_host_equal_diffusers_own_schedulers(host, pack, unet, conds, method):
+    inputs, listed, end, name = SCHEDULERS[method]
+    sampler = pack["HyperSDSampler"].execute(*inputs).args[0]
+    generator = torch.Generator().manual_seed(7)
+    sampler.extra_options["noise_sampler"] = lambda *_: torch.randn(1, 4, 16, 16, generator=generator)
+    sigmas = pack["HyperSDScheduler"].execute(unet, 4, 1, 1.0, end, timesteps=listed).args[0]
+    found = host.custom(unet, *conds, sampler, sigmas, cfg=1.0) * 0.18215 / (1 + float(sigmas[-1]) ** 2) ** 0.5
+    assert (found - _by_diffusers(host, unet, conds, name, listed, inputs[0])).abs().max() <= 1e-3
+
+
 def test_the_sampler_node_has_both_options(host, pack, unet, conds):
     rule = {"eta": 1.0, "num_segments": 1, "to_clean": True, "timestep_shift": 0.25}
     sigmas = distinct_sigmas(_schedule(unet), [999, 749, 499, 249])

@@ -14,6 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 from hyper_sd.tests.webui import reference  # noqa: E402 - after the skip
 from hyper_sd.tests.webui import tiny_checkpoint as tiny  # noqa: E402
 
+TDD = [999, 751, 499, 251]  # its own list for 4 steps
 _LAST = NoiseSchedule.from_betas().sigma(0)
 
 
@@ -24,10 +25,10 @@ def unet(webui):
 
 
 @torch.no_grad()
-def _diffusers(unet, batch, *, steps, eta, cfg, seed=1, **scheduler) -> list[torch.Tensor]:
+def _diffusers(unet, batch, *, steps=None, eta, cfg, seed=1, timesteps=None, **scheduler) -> list[torch.Tensor]:
     """Returns the latents before every step and after the last, from the host's text states and the host's seed."""
     tcd = diffusers.TCDScheduler(**reference.BETAS, **scheduler)
-    tcd.set_timesteps(steps)
+    tcd.set_timesteps(steps, timesteps=timesteps)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(4, 8, 8, generator=generator)[None]
     trajectory = [x]
@@ -90,6 +91,14 @@ def test_timestep_list_told_to_the_sampler_equals_its_own_scheduler(webui, unet,
     assert reference.timesteps_asked(batch) == reference.FULL
     expected = reference.by_scheduler(reference.scheduler_of("dmd2", reference.FULL), _network(unet, batch))
     assert reference.worst(reference.hosts_run(batch), expected) <= 1e-3
+
+
+def test_tdds_list_told_to_the_sampler_equals_tcds_scheduler_on_it(webui, unet, tell):
+    tell(eta=0.2, timesteps=TDD)
+    batch = webui.draw(override_settings=_settings(0.2))
+    assert reference.timesteps_asked(batch) == TDD
+    expected = _diffusers(unet, batch, eta=0.2, cfg=1.0, timesteps=TDD)
+    assert reference.worst(_hosts(batch), expected) <= 1e-3
 
 
 @pytest.mark.parametrize("levels", ["Default", "Zero Terminal SNR"])
